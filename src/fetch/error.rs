@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use crate::api::{AcceptedReason, ReachableReason};
+
+/// Why a source could not be asked, or its answer not be used.
+///
+/// Texts name the failed action and what to do; they hold no header value, no body and no secret. `detail` texts are
+/// built by the adapter from positions, sizes, names of settings and library error kinds, never from content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    #[error("the source answered 401: {detail}")]
+    AuthenticationFailed { detail: String },
+    #[error("the source answered 403: {detail}")]
+    Forbidden { detail: String },
+    #[error("the source answered {status}: too many requests")]
+    RateLimited { status: u16, retry_after: Option<Duration> },
+    #[error(
+        "the source answered {status} and points elsewhere; redirects are not followed, set `http.url` to the final address"
+    )]
+    Redirected { status: u16 },
+    /// 5xx, and any other status that brings no page (404, 410, …).
+    #[error("the source answered {status}")]
+    ServerError { status: u16, retry_after: Option<Duration> },
+    #[error("cannot connect: {detail}")]
+    ConnectionFailed { detail: String },
+    #[error("no complete answer within {after:?} (`http.timeout`)")]
+    Timeout { after: Duration },
+    #[error("the TLS handshake failed: {detail}")]
+    TlsFailed { detail: String },
+    #[error("the response is larger than {limit} bytes (`http.maxResponseBytes`)")]
+    ResponseTooLarge { limit: u64 },
+    #[error("cannot decode the response: {detail}")]
+    DecodeFailed { detail: String },
+    #[error("cannot map item {item} of the response: {detail}")]
+    MappingFailed { item: usize, detail: String },
+    /// The ids of a page do not fit the cursor; found by the loader, not by an adapter.
+    #[error("the source does not keep to the cursor: {detail}")]
+    CursorRejected { detail: String },
+    /// The permit could not be spent in time; nothing left this process.
+    #[error("the request did not leave within the send limit of its reservation")]
+    PermitExpired,
+}
+
+impl FetchError {
+    #[must_use]
+    pub fn reason(&self) -> ReachableReason {
+        match self {
+            Self::AuthenticationFailed { .. } => ReachableReason::AuthenticationFailed,
+            Self::Forbidden { .. } => ReachableReason::Forbidden,
+            Self::RateLimited { .. } => ReachableReason::RateLimited,
+            Self::Redirected { .. } => ReachableReason::Redirected,
+            Self::ServerError { .. } => ReachableReason::ServerError,
+            Self::ConnectionFailed { .. } | Self::PermitExpired => ReachableReason::ConnectionFailed,
+            Self::Timeout { .. } => ReachableReason::Timeout,
+            Self::TlsFailed { .. } => ReachableReason::TLSFailed,
+            Self::ResponseTooLarge { .. } => ReachableReason::ResponseTooLarge,
+            Self::DecodeFailed { .. } => ReachableReason::DecodeFailed,
+            Self::MappingFailed { .. } => ReachableReason::MappingFailed,
+            Self::CursorRejected { .. } => ReachableReason::CursorRejected,
+        }
+    }
+
+    /// What the source asked us to wait, if it did.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Why a fetcher could not be built from its EventSource. Maps to the Accepted condition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("{field} is not valid: {detail}")]
+    InvalidSpec { field: &'static str, detail: String },
+    #[error("Secret `{name}` named by {field} does not exist in the namespace of the EventSource")]
+    SecretNotFound { field: &'static str, name: String },
+    #[error("Secret `{name}` named by {field} has no key `{key}`")]
+    SecretKeyMissing { field: &'static str, name: String, key: String },
+    #[error("{kind} `{name}` named by `http.tls.caRef` {detail}")]
+    CANotFound { kind: &'static str, name: String, detail: String },
+    /// The API server did not answer; nothing is known of the Secret. Not a verdict on the object.
+    #[error("cannot read the credentials named by {field}")]
+    Unavailable { field: &'static str },
+}
+
+impl OpenError {
+    /// `None` when nothing is known yet (the API server did not answer): the condition keeps its value.
+    #[must_use]
+    pub fn reason(&self) -> Option<AcceptedReason> {
+        match self {
+            Self::InvalidSpec { .. } => Some(AcceptedReason::InvalidSpec),
+            Self::SecretNotFound { .. } => Some(AcceptedReason::SecretNotFound),
+            Self::SecretKeyMissing { .. } => Some(AcceptedReason::SecretKeyMissing),
+            Self::CANotFound { .. } => Some(AcceptedReason::CANotFound),
+            Self::Unavailable { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The port that says which sources this replica holds, and when that ends.
+//!
+//! Leases give liveness, balance and visibility; safety rests on the row (DESIGN 3, 6). `kubernetes` is the adapter.
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::{event::StreamName, store::Holder};
+
+/// A source whose Lease names this replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    pub stream: StreamName,
+    /// The incarnation of this replica that holds it; the `holder` of the row.
+    pub holder: Holder,
+    pub lease_name: String,
+    pub acquired_at: Timestamp,
+}
+
+/// What ownership tells the supervisor. For one stream they come in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Directive {
+    /// The Lease is mine: adopt the row and poll.
+    Run(Holding),
+    /// The Lease is to move to another replica: finish the poll, stop, then call [`Ownership::yielded`].
+    Yield(StreamName),
+    /// The Lease is no longer mine: finish the poll in flight and stop. Nobody waits for it. The reason is for the log
+    /// and the Assigned condition.
+    Lost(StreamName, LostReason),
+}
+
+/// Why a held source is no longer held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostReason {
+    /// This incarnation was declared dead, or its member Lease was deleted.
+    IncarnationEnded,
+    /// Another replica's name stands in the Lease.
+    TakenOver,
+    /// The Lease was deleted by somebody else.
+    LeaseDeleted,
+}
+
+/// The supervisor's side of ownership. The directives come on a channel that the adapter hands out once.
+pub trait Ownership: Send + Sync {
+    /// The task of a source that was told to yield has ended; its Lease may be written now.
+    fn yielded(&self, stream: &StreamName);
+
+    /// The object of a held source is gone and its task has ended for good: its Lease may be deleted.
+    fn finished(&self, stream: &StreamName);
+
+    /// Whether a source holds a batch that it could not commit yet. Such a source is not handed off for a lost database.
+    fn holds_batch(&self, stream: &StreamName, holds: bool);
+
+    /// When the database last answered this replica; carried by its member Lease.
+    fn database_answered(&self);
+}
+
+/// The channel of directives.
+pub type Directives = mpsc::UnboundedReceiver<Directive>;

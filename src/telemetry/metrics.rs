@@ -1,0 +1,120 @@
+//! The metric families, all with the prefix `headgate_`. Label values come from enums, never from error text.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// The labels of cheap per-source series.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabels {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Per source, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    pub namespace: String,
+    pub name: String,
+    pub outcome: &'static str,
+}
+
+/// One label from a closed set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabels {
+    pub cause: &'static str,
+}
+
+/// All families, registered once and shared.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub requests: Family<OutcomeLabels, Counter>,
+    /// Start to start per source, across holders where the row tells: the promise as a series.
+    pub request_interval: Histogram,
+    /// Must stay 0: a start seen by this process less than 200 ms after the one before.
+    pub gate_violations: Counter,
+    pub gate_wait: Histogram,
+    pub request_duration: Histogram,
+    pub append_duration: Histogram,
+    pub events_appended: Family<SourceLabels, Counter>,
+    pub retransported_events: Family<CauseLabels, Counter>,
+    pub takeover_duration: Histogram,
+    pub leases_held: Gauge,
+    pub lease_transitions: Counter,
+    pub lease_renew_failures: Counter,
+}
+
+impl Metrics {
+    /// Makes the families and registers them.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        let registry = registry.sub_registry_with_prefix("headgate");
+        let metrics = Self {
+            requests: Family::default(),
+            request_interval: Histogram::new([0.19, 0.2, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0]),
+            gate_violations: Counter::default(),
+            gate_wait: Histogram::new([0.005, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0]),
+            request_duration: Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0]),
+            append_duration: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0]),
+            events_appended: Family::default(),
+            retransported_events: Family::default(),
+            takeover_duration: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 30.0]),
+            leases_held: Gauge::default(),
+            lease_transitions: Counter::default(),
+            lease_renew_failures: Counter::default(),
+        };
+        registry.register("requests", "Requests to sources by outcome", metrics.requests.clone());
+        registry.register_with_unit(
+            "request_interval",
+            "Time between the starts of two consecutive requests to one source",
+            Unit::Seconds,
+            metrics.request_interval.clone(),
+        );
+        registry.register(
+            "gate_violations",
+            "Requests that started too early; must stay 0",
+            metrics.gate_violations.clone(),
+        );
+        registry.register_with_unit("gate_wait", "Time waited for the gate", Unit::Seconds, metrics.gate_wait.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Send to end of response",
+            Unit::Seconds,
+            metrics.request_duration.clone(),
+        );
+        registry.register_with_unit(
+            "append_duration",
+            "Time to commit one append",
+            Unit::Seconds,
+            metrics.append_duration.clone(),
+        );
+        registry.register("events_appended", "Events stored", metrics.events_appended.clone());
+        registry.register(
+            "retransported_events",
+            "Events that travelled more than once, by cause",
+            metrics.retransported_events.clone(),
+        );
+        registry.register_with_unit(
+            "takeover_duration",
+            "Last sign of the old holder to the first reserve of the new one",
+            Unit::Seconds,
+            metrics.takeover_duration.clone(),
+        );
+        registry.register("leases_held", "Source Leases that name this replica", metrics.leases_held.clone());
+        registry.register(
+            "lease_transitions",
+            "Changes of holder written by this replica",
+            metrics.lease_transitions.clone(),
+        );
+        registry.register(
+            "lease_renew_failures",
+            "Failed or late renewals of the member Lease",
+            metrics.lease_renew_failures.clone(),
+        );
+        Arc::new(metrics)
+    }
+}
