@@ -1,0 +1,59 @@
+//! I1, I2, I4, I8: what can be seen on neighbours in the order of their starts.
+
+use super::{Evidence, GAP_US, Rule, SourceFindings, Violation};
+use crate::access_log::Access;
+
+pub(super) fn check(
+    source: &str,
+    accesses: &[&Access],
+    evidence: &Evidence,
+    found: &mut SourceFindings,
+) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut broken = |rule, what, lines: &[&Access]| {
+        let lines = lines.iter().map(|&access| access.clone()).collect();
+        violations.push(Violation { rule, source: source.to_owned(), what, lines });
+    };
+    let mut delivered = 0;
+    for (place, &access) in accesses.iter().enumerate() {
+        if access.after > delivered && place > 0 {
+            broken(
+                Rule::I4,
+                format!("asked after {}, but only {delivered} was ever delivered", access.after),
+                &[access],
+            );
+        }
+        delivered = delivered.max(access.after).max(access.delivered.iter().map(|run| run.last).max().unwrap_or(0));
+        let Some(&before) = place.checked_sub(1).and_then(|place| accesses.get(place)) else { continue };
+
+        let gap = access.started - before.started;
+        found.smallest_gap_us = Some(found.smallest_gap_us.map_or(gap, |smallest| smallest.min(gap)));
+        found.longest_wait_us = Some(found.longest_wait_us.map_or(gap, |longest| longest.max(gap)));
+        if gap < GAP_US {
+            broken(Rule::I1, format!("{gap} us between two starts"), &[before, access]);
+        }
+        if access.after < before.after {
+            broken(
+                Rule::I4,
+                format!("the cursor went back from {} to {}", before.after, access.after),
+                &[before, access],
+            );
+        }
+        if evidence.longest_wait.is_some_and(|bound| gap > bound) {
+            broken(Rule::I8, format!("{} ms without a request", gap / 1000), &[before, access]);
+        }
+        // Not only the neighbour: a request that is never answered may outlast many.
+        for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
+            let explained = evidence
+                .nemeses
+                .iter()
+                .any(|nemesis| nemesis.struck(&earlier.replica, earlier.started, access.started));
+            if explained {
+                found.explained_overlaps += 1;
+            } else {
+                broken(Rule::I2, "a request started before an earlier one had ended".to_owned(), &[earlier, access]);
+            }
+        }
+    }
+    violations
+}

@@ -1,0 +1,161 @@
+//! What is answered to one request, and the sending of it with an exact account.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::{fault::Fault, feed::Feed, wire};
+use crate::{
+    access_log::{Access, Delivered},
+    clock,
+};
+
+/// Pieces a slow body is sent in.
+const SLOW_PIECES: usize = 20;
+
+/// The plan of one answer.
+pub(super) struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// For each event of the body in written order: its index, and where its last byte ends.
+    events: Vec<(u64, usize)>,
+    manner: Manner,
+}
+
+/// How the body goes out.
+enum Manner {
+    AtOnce,
+    Over(Duration),
+    CutAfter(usize),
+    Never,
+}
+
+/// Decides what is answered.
+pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, available: u64) -> Answer {
+    let page = |after: u64, limit: u64| (after + 1..=available.min(after.saturating_add(limit))).collect::<Vec<_>>();
+    match fault {
+        None => Answer::page(feed, &page(after, limit)),
+        Some(Fault::Status(status)) => Answer::status(*status),
+        Some(Fault::RateLimited { seconds, as_date }) => {
+            let mut answer = Answer::status(429);
+            answer.headers.push(("retry-after", retry_after(*seconds, *as_date)));
+            answer
+        }
+        Some(Fault::Redirect) => {
+            let mut answer = Answer::status(302);
+            answer.headers.push(("location", format!("/{}/events?redirected=yes", feed.name)));
+            answer
+        }
+        Some(Fault::SlowBody { ms }) => {
+            let mut answer = Answer::page(feed, &page(after, limit));
+            answer.manner = Manner::Over(Duration::from_millis(*ms));
+            answer
+        }
+        Some(Fault::CutBody { share }) => {
+            let mut answer = Answer::page(feed, &page(after, limit));
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a share needs no more"
+            )]
+            let cut = (answer.body.len() as f64 * share) as usize;
+            answer.manner = Manner::CutAfter(cut.min(answer.body.len() - 1));
+            answer
+        }
+        Some(Fault::NeverAnswers) => {
+            let mut answer = Answer::status(200);
+            answer.manner = Manner::Never;
+            answer
+        }
+        Some(Fault::Unsorted) => Answer::page(feed, &page(after, limit).into_iter().rev().collect::<Vec<_>>()),
+        Some(Fault::Repeats) => {
+            Answer::page(feed, &page(after, limit).into_iter().flat_map(|index| [index, index]).collect::<Vec<_>>())
+        }
+        Some(Fault::MoreThanAsked) => Answer::page(feed, &page(after, limit.saturating_mul(2))),
+        Some(Fault::IgnoresAfterId) => Answer::page(feed, &page(0, limit)),
+        Some(Fault::BadItem) => Answer::page_with_bad_item(feed, &page(after, limit)),
+    }
+}
+
+fn retry_after(seconds: u32, as_date: bool) -> String {
+    if !as_date {
+        return seconds.to_string();
+    }
+    let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(i64::from(seconds));
+    date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+impl Answer {
+    /// An answer without events.
+    pub(super) fn status(status: u16) -> Self {
+        let body = format!("{{\"status\":{status}}}").into_bytes();
+        Self { status, headers: Vec::new(), body, events: Vec::new(), manner: Manner::AtOnce }
+    }
+
+    fn page(feed: &Feed, indexes: &[u64]) -> Self {
+        Self::items(indexes.iter().map(|&index| (Some(index), feed.event(index))))
+    }
+
+    fn page_with_bad_item(feed: &Feed, indexes: &[u64]) -> Self {
+        let middle = indexes.len() / 2;
+        Self::items(indexes.iter().enumerate().map(|(place, &index)| {
+            if place == middle { (None, "{\"type\":\"no id\"}".to_owned()) } else { (Some(index), feed.event(index)) }
+        }))
+    }
+
+    fn items(items: impl Iterator<Item = (Option<u64>, String)>) -> Self {
+        let mut body = vec![b'['];
+        let mut events = Vec::new();
+        for (index, text) in items {
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            body.extend_from_slice(text.as_bytes());
+            events.extend(index.map(|index| (index, body.len())));
+        }
+        body.push(b']');
+        Self { status: 200, headers: Vec::new(), body, events, manner: Manner::AtOnce }
+    }
+
+    /// Sends it and writes into `access` what the network stack took.
+    pub(super) async fn send(self, stream: &mut TcpStream, access: &mut Access) -> std::io::Result<()> {
+        access.status = self.status;
+        if matches!(self.manner, Manner::Never) {
+            // Whatever the peer sends or closes ends it.
+            stream.read(&mut [0; 64]).await?;
+            return Ok(());
+        }
+        let length = self.body.len().to_string();
+        let mut headers = vec![("content-type", "application/json"), ("content-length", length.as_str())];
+        headers.extend(self.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        access.first_byte = Some(clock::now_us());
+        wire::write_whole(stream, &wire::head(self.status, &headers)).await?;
+        let (written, sent) = self.send_body(stream).await;
+        let taken: Vec<u64> = self.events.iter().filter(|(_, end)| *end <= written).map(|(index, _)| *index).collect();
+        access.delivered = Delivered::runs(&taken);
+        access.complete = written == self.body.len();
+        sent
+    }
+
+    async fn send_body(&self, stream: &mut TcpStream) -> (usize, std::io::Result<()>) {
+        match self.manner {
+            Manner::AtOnce => wire::write_counted(stream, &self.body).await,
+            Manner::CutAfter(cut) => wire::write_counted(stream, &self.body[..cut]).await,
+            Manner::Over(time) => {
+                let mut written = 0;
+                for piece in self.body.chunks(self.body.len().div_ceil(SLOW_PIECES)) {
+                    tokio::time::sleep(time / u32::try_from(SLOW_PIECES).expect("a small constant")).await;
+                    let (count, sent) = wire::write_counted(stream, piece).await;
+                    written += count;
+                    if sent.is_err() {
+                        return (written, sent);
+                    }
+                }
+                (written, Ok(()))
+            }
+            Manner::Never => (0, Ok(())),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What can go wrong with one request, chosen per request.
+
+use serde::{Deserialize, Serialize};
+
+/// One way to misbehave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Fault {
+    /// Answers with this status and a small body.
+    Status(u16),
+    /// 429 with `Retry-After` in seconds, or as the date that many seconds ahead.
+    RateLimited { seconds: u32, as_date: bool },
+    /// Spreads the body over this many milliseconds.
+    SlowBody { ms: u64 },
+    /// Ends the connection in the middle of the body, after this share of its bytes.
+    CutBody { share: f64 },
+    /// 302 to another path of the same source.
+    Redirect,
+    /// Reads the request and never answers; ends when the client goes away.
+    NeverAnswers,
+    /// Sends the page in falling order.
+    Unsorted,
+    /// Sends each event of the page twice.
+    Repeats,
+    /// Sends twice as many events as were asked for.
+    MoreThanAsked,
+    /// Sends from the beginning, whatever `afterId` says.
+    IgnoresAfterId,
+    /// One item of the page (in its middle) has no id.
+    BadItem,
+}
+
+/// The name of a fault, as it stands in the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FaultKind {
+    None,
+    Status,
+    RateLimited,
+    SlowBody,
+    CutBody,
+    Redirect,
+    NeverAnswers,
+    Unsorted,
+    Repeats,
+    MoreThanAsked,
+    IgnoresAfterId,
+    BadItem,
+}
+
+impl FaultKind {
+    /// Whether the source itself sends events that it should not send again, or sends them so that nobody can use them.
+    #[must_use]
+    pub fn explains_repeats(self) -> bool {
+        matches!(
+            self,
+            Self::CutBody | Self::Unsorted | Self::Repeats | Self::MoreThanAsked | Self::IgnoresAfterId | Self::BadItem
+        )
+    }
+}
+
+impl From<Option<&Fault>> for FaultKind {
+    fn from(fault: Option<&Fault>) -> Self {
+        match fault {
+            None => Self::None,
+            Some(Fault::Status(_)) => Self::Status,
+            Some(Fault::RateLimited { .. }) => Self::RateLimited,
+            Some(Fault::SlowBody { .. }) => Self::SlowBody,
+            Some(Fault::CutBody { .. }) => Self::CutBody,
+            Some(Fault::Redirect) => Self::Redirect,
+            Some(Fault::NeverAnswers) => Self::NeverAnswers,
+            Some(Fault::Unsorted) => Self::Unsorted,
+            Some(Fault::Repeats) => Self::Repeats,
+            Some(Fault::MoreThanAsked) => Self::MoreThanAsked,
+            Some(Fault::IgnoresAfterId) => Self::IgnoresAfterId,
+            Some(Fault::BadItem) => Self::BadItem,
+        }
+    }
+}
+
+/// A fault and how often it comes, between 0 and 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Chance {
+    pub of: f64,
+    pub fault: Fault,
+}
