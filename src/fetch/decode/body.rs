@@ -20,7 +20,6 @@ use crate::fetch::FetchError;
 const MOST_HELD: usize = 100_000;
 
 /// The walk through one body.
-#[derive(Debug)]
 pub(super) struct Body {
     /// `None`: the body is the array, or an object with exactly one.
     items_path: Option<Arc<Path>>,

@@ -12,7 +12,6 @@ use crate::{
 };
 
 /// Takes the items that a body is cut into.
-#[derive(Debug)]
 pub(super) struct Items {
     mapping: Arc<ItemMapping>,
     format: Format,
@@ -35,10 +34,10 @@ impl Items {
 
     /// Takes one item, which begins at byte `start` of the body.
     pub(super) fn take(&mut self, start: usize, bytes: &[u8]) {
+        self.seen += 1;
         if self.failed.is_some() {
             return;
         }
-        self.seen += 1;
         match self.mapping.item(bytes) {
             Ok(item) => self.ready.push(item),
             Err(error) => self.failed = Some(self.explain(start, error)),

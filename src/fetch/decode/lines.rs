@@ -5,7 +5,7 @@ use memchr::memchr;
 use super::{BOM, cut::is_space, items::Items};
 
 /// Cuts a body into its lines. Blank lines are none, CRLF ends a line too, and the last one needs no end.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Lines {
     /// The begun line, as far as it came with earlier pieces.
     pending: Vec<u8>,

@@ -1,7 +1,7 @@
 //! Turns the bytes of a response into events while they stream. No IO, no clock.
 //!
-//! A body is cut into items byte-exactly as soon as each is complete ([`body`] for JSON, [`lines`] for NDJSON); each item
-//! is then proved to be JSON and mapped to an event ([`mapping`]). Memory is bounded by the largest item.
+//! A body is cut into items byte-exactly as soon as each is complete (`body` for JSON, `lines` for NDJSON); each item
+//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item.
 //!
 //! What was decided here, beside DESIGN 1, 4, 5 and 7:
 //!
@@ -11,10 +11,10 @@
 //! - **Ids** are strings, or numbers without sign, fraction and exponent, taken from their digits.
 //! - **Only the id is required.** Time, type and subject that are missing or of an unusable kind are none, and without a
 //!   value at `dataPath` the whole item is the payload: no such field may lose an event or stop the cursor. Type and
-//!   subject may be strings, numbers or booleans; for times see [`time`].
+//!   subject may be strings, numbers or booleans; for times see `time`.
 //! - **CloudEvents**: the id of the event is the attribute `id` alone, though the standard makes it unique per `source`: the
 //!   order and the cursor of a stream need one id. A feed of several producers with the same ids shows as
-//!   ConflictingEvent. For the payload see [`mapping`].
+//!   ConflictingEvent. For the payload see `mapping`.
 //! - **Repeated keys**: the last counts. On the way to the items they are an error, because earlier items have gone.
 //! - **Set aside** under their id: payloads nested deeper than 128, types and subjects with `\u0000`, and items with a raw
 //!   NUL byte in a string, which is no JSON but common. Half surrogate pairs, `\u0000`, long numbers and repeated keys in a
@@ -68,23 +68,21 @@ impl Decoder {
     /// Begins a response.
     #[must_use]
     pub fn page(&self) -> PageDecoder {
-        let body = match self.format {
+        let shape = match self.format {
             Format::JSON => Shape::Json(Body::new(self.items_path.clone())),
             Format::NDJSON => Shape::Lines(Lines::default()),
         };
-        PageDecoder { shape: body, items: Items::new(Arc::clone(&self.mapping), self.format), failed: None }
+        PageDecoder { shape, items: Items::new(Arc::clone(&self.mapping), self.format), failed: None }
     }
 }
 
-/// Reads one response.
-#[derive(Debug)]
+/// Reads one response. Not `Debug`: it holds a piece of the body.
 pub struct PageDecoder {
     shape: Shape,
     items: Items,
     failed: Option<FetchError>,
 }
 
-#[derive(Debug)]
 enum Shape {
     Json(Body),
     Lines(Lines),

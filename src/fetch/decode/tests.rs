@@ -16,6 +16,11 @@ pub(super) fn ndjson() -> Source {
     Source(Decode { format: Format::NDJSON, items_path: None }, Mapping::default())
 }
 
+fn cloud_events(Source(decode, _): Source) -> Source {
+    let preset = Some(crate::api::event_source::MappingPreset::CloudEvents);
+    Source(decode, Mapping { preset, id_path: None, ..Mapping::default() })
+}
+
 impl Source {
     pub(super) fn items_at(mut self, path: &str) -> Self {
         self.0.items_path = Some(path.to_owned());
@@ -70,7 +75,6 @@ impl Source {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) events: Vec<Event>,
     pub(super) set_aside: Vec<SetAside>,
@@ -219,6 +223,16 @@ fn an_item_that_cannot_be_mapped_says_which_and_what_to_do(
     assert_eq!(source.reads(body).error(), text);
 }
 
+#[rstest]
+#[case::batch(json(), r#"[{"id":"a","type":"paid","data":{"n":1}},{"id":"b","data":[2]}]"#)]
+#[case::lines(ndjson(), "{\"id\":\"a\",\"type\":\"paid\",\"data\":{\"n\":1}}\n{\"id\":\"b\",\"data\":[2]}")]
+fn the_cloud_events_preset_goes_with_either_format(#[case] source: Source, #[case] body: &str) {
+    let read = cloud_events(source).reads(body);
+    assert_eq!(read.ids(), ["a", "b"], "{}", read.error());
+    assert_eq!(read.payloads(), [r#"{"n":1}"#, "[2]"]);
+    assert_eq!(read.events[0].event_type.as_deref(), Some("paid"));
+}
+
 #[test]
 fn bytes_that_are_no_utf_8_are_found_at_their_place() {
     let read = json().reads(b"[{\"id\":1},{\"id\":2,\"a\":\"\xFF\"}]");
@@ -268,6 +282,9 @@ fn a_prefix_of_the_wrong_array_is_never_handed_out() {
 
     let read = json().reads(r#"{"warnings":["no id here"],"data":[{"id":1}]}"#);
     assert!(read.error().contains("more than one array"), "the shape counts before the item: {}", read.error());
+
+    let read = json().reads(r#"{"data":[{"id":1},{},{"id":3},{"id"#);
+    assert!(read.error().contains("the body ends inside item 4"), "{}", read.error());
 
     let read = json().reads(first_array);
     assert_eq!((read.ids(), read.error().contains("ends before")), (vec![], true), "nor of a cut object");
