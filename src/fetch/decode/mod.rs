@@ -126,17 +126,12 @@ impl PageDecoder {
         self.hand_out()
     }
 
-    /// Decides what becomes of the items read so far.
+    /// Notes what went wrong. While items are held back, the shape of the whole body counts before a bad item in what may
+    /// be the wrong array.
     fn settle(&mut self, read: Result<(), FetchError>) {
-        let held = self.holds_back();
         match read {
-            // The shape of the whole body counts before a bad item in what may be the wrong array.
-            Err(shape) if held => {
-                self.items.ready.clear();
-                self.failed = Some(shape);
-            }
             Err(shape) => self.failed = Some(shape),
-            Ok(()) if held => {}
+            Ok(()) if self.holds_back() => {}
             Ok(()) => self.failed = self.items.failed.take(),
         }
     }

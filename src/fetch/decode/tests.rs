@@ -240,6 +240,16 @@ fn bytes_that_are_no_utf_8_are_found_at_their_place() {
     assert_eq!(read.error(), "cannot decode the response: item 2 is not UTF-8 (at byte 23)");
 }
 
+#[rstest]
+#[case::cut_short(b"\xEF\xBB [{\"id\":1}]", 2)]
+#[case::not_at_the_start(b" \xEF\xBB\xBF[{\"id\":1}]", 1)]
+#[case::twice(b"\xEF\xBB\xBF\xEF\xBB\xBF[]", 3)]
+#[case::of_utf_16(b"\xFF\xFE[\0]\0", 0)]
+fn only_a_whole_byte_order_mark_at_the_start_is_ignored(#[case] body: &[u8], #[case] at: usize) {
+    let expected = format!("cannot decode the response: the body is not JSON: expected a value (at byte {at})");
+    assert_eq!(json().reads(body).error(), expected);
+}
+
 #[test]
 fn items_before_a_bad_one_come_first_and_none_after_it() {
     for source in [json().items_at("$.data"), json()] {
