@@ -7,9 +7,11 @@
 //! | [`test_api`] | a client and a namespace per test, with the CRDs applied |
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
-//! | [`source`] | a source of events that lies, fails and dawdles as told |
-//! | [`access_log`], [`checker`] | what that source really sent, and whether the promises held |
 //! | [`process`], [`server`] | processes that are started, stopped, killed and frozen |
+//! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
+//! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
+//! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
+//! | [`stage`], [`demo`], [`playground`] | all of it together |
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -17,17 +19,25 @@ use std::path::{Path, PathBuf};
 pub mod access_log;
 pub mod account;
 pub mod cache;
+pub mod chaos;
 pub mod checker;
 pub mod clock;
 pub mod control_plane;
+pub mod demo;
+pub mod fleet;
 pub mod narrate;
+pub mod nemesis;
 pub mod parts;
 pub mod place;
+pub mod playground;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proof;
 pub mod server;
 pub mod source;
+pub mod stage;
+pub mod stored;
 pub mod test_api;
 
 /// The root of this clone.

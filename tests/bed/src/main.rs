@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use headgate_bed::{control_plane, parts};
+use headgate_bed::{control_plane, demo, parts, playground};
 
 /// Real servers to test and try Headgate with.
 #[derive(Parser)]
@@ -22,6 +22,35 @@ enum Command {
     Parts {
         #[command(subcommand)]
         command: PartsCommand,
+    },
+    /// Shows three replicas under fire for a minute, and proves that the promises held.
+    Demo {
+        /// The `headgate` binary.
+        #[arg(long)]
+        binary: PathBuf,
+        /// Where the evidence is left when a promise was broken.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/evidence"))]
+        evidence: PathBuf,
+    },
+    /// Starts what does not run of the playground: servers, sources, replicas.
+    Up {
+        /// The `headgate` binary.
+        #[arg(long)]
+        binary: PathBuf,
+        /// How many replicas.
+        #[arg(long, default_value_t = 3)]
+        replicas: u16,
+    },
+    /// Ends the playground and removes all it wrote.
+    Down,
+    /// Serves the sources of the playground.
+    Source {
+        /// The address to listen on.
+        #[arg(long)]
+        listen: String,
+        /// The access log.
+        #[arg(long)]
+        log: PathBuf,
     },
     /// Builds etcd and all programs of Kubernetes from source if this machine has not yet, and prints their directory.
     Kubernetes,
@@ -59,6 +88,14 @@ async fn main() -> Result<ExitCode> {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
             return Ok(ExitCode::from(code));
         }
+        Command::Demo { binary, evidence } => {
+            if !demo::run(&binary, &evidence).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Up { binary, replicas } => playground::up(&playground::default_place(), &binary, replicas).await?,
+        Command::Down => playground::down(&playground::default_place())?,
+        Command::Source { listen, log } => playground::serve_sources(&listen, &log).await?,
         Command::Kubernetes => println!("{}", control_plane::built()?.display()),
     }
     Ok(ExitCode::SUCCESS)
