@@ -31,6 +31,7 @@ fn document() -> Value {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             conventional(schema);
             default_status(schema);
+            name_in_schema(schema);
         }
     }
     let mut document = serde_json::to_value(crd).expect("a definition is plain data");
@@ -66,6 +67,17 @@ fn default_status(root: &mut JSONSchemaProps) {
     if let Some(status) = root.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
         status.default = Some(JSON(json!({ "observedGeneration": -1 })));
     }
+}
+
+/// Lets the rule on the name say which field it is about; a rule may only point at fields of the schema.
+fn name_in_schema(root: &mut JSONSchemaProps) {
+    let text = JSONSchemaProps { type_: Some("string".to_owned()), ..JSONSchemaProps::default() };
+    let metadata = JSONSchemaProps {
+        type_: Some("object".to_owned()),
+        properties: Some([("name".to_owned(), text)].into()),
+        ..JSONSchemaProps::default()
+    };
+    root.properties.get_or_insert_default().insert("metadata".to_owned(), metadata);
 }
 
 /// Bounds are doubles in the Kubernetes types; `1000` should not be written as `1000.0`.

@@ -55,11 +55,14 @@ const JSON_PATH: &str = r"^\$((\.[A-Za-z_][A-Za-z0-9_-]*)|(\[[0-9]{1,9}\])|(\['[
         priority = 1
     ),
     validation = Rule::new("self.metadata.name.size() <= 63")
-        .message("`metadata.name` must be no more than 63 characters"),
+        .message("`metadata.name` must be no more than 63 characters")
+        .field_path(".metadata.name"),
     validation = Rule::new(
         "!has(self.status) || !has(self.status.cursor) || self.spec.epoch > oldSelf.spec.epoch \
-         || (self.spec.mapping.?idPath == oldSelf.spec.mapping.?idPath \
-         && self.spec.mapping.?preset == oldSelf.spec.mapping.?preset)"
+         || (has(self.spec.mapping.idPath) == has(oldSelf.spec.mapping.idPath) \
+         && (!has(self.spec.mapping.idPath) || self.spec.mapping.idPath == oldSelf.spec.mapping.idPath) \
+         && has(self.spec.mapping.preset) == has(oldSelf.spec.mapping.preset) \
+         && (!has(self.spec.mapping.preset) || self.spec.mapping.preset == oldSelf.spec.mapping.preset))"
     )
         .message("`epoch` must grow in the change that gives `idPath` or `preset` another value once a cursor exists: \
                   the cursor is an id as the old mapping read it")

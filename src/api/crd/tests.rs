@@ -39,6 +39,8 @@ fn schemas() -> Vec<(String, Value)> {
     let document = document();
     let mut found = Vec::new();
     walk("", &document["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut found);
+    // Kubernetes describes and bounds `metadata` itself.
+    found.retain(|(path, _)| !path.starts_with(".metadata"));
     assert!(found.len() > 60, "the walk sees the whole schema");
     found
 }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::JSON_PATH;
 
 /// Which parts of an item become which parts of an event: either `preset`, or `idPath` and the other paths.
+///
+/// The default `idPath` stays in a stored object when somebody applies a preset later, so it may stand beside a preset: it
+/// is what CloudEvents says too.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -16,8 +19,8 @@ use super::JSON_PATH;
         .message("`idPath` must be set, unless `preset` is")
         .field_path(".idPath"),
     validation = Rule::new(
-        "!has(self.preset) || !(has(self.idPath) || has(self.timePath) || has(self.typePath) || has(self.subjectPath) \
-         || has(self.dataPath))"
+        "!has(self.preset) || !((has(self.idPath) && self.idPath != '$.id') || has(self.timePath) || has(self.typePath) \
+         || has(self.subjectPath) || has(self.dataPath))"
     )
         .message("`preset` must be the only member: it sets every path")
         .field_path(".preset")
