@@ -19,11 +19,11 @@ pub use auth::{Auth, BasicAuth, BearerAuth, CaKind, CaRef, HeaderAuth, OAuth2, S
 pub use http::{AfterId, Decode, Format, Http, HttpCursor, NameValue, PlaintextCredentials, ValueFrom};
 pub use mapping::{Mapping, MappingPreset};
 pub use poll::{LEAST_MIN_INTERVAL, Poll};
-pub(crate) use status::LONGEST_POLL_REQUEST;
 pub use status::{EventSourceStatus, HolderStatus};
+pub(crate) use status::{LONGEST_MESSAGE, LONGEST_POLL_REQUEST};
 
-/// An RFC 9535 singular query: names and indexes, no wildcards.
-const JSON_PATH: &str = r"^\$((\.[A-Za-z_][A-Za-z0-9_-]*)|(\[[0-9]{1,9}\])|(\['[^'\\]+'\]))*$";
+/// An RFC 9535 singular query: at most 32 names and indexes, no wildcards.
+const JSON_PATH: &str = r"^\$((\.[A-Za-z_][A-Za-z0-9_-]*)|(\[[0-9]{1,9}\])|(\['[^']+'\])){0,32}$";
 
 /// What to load, from where, and how fast.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]

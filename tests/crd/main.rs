@@ -174,7 +174,7 @@ async fn what_the_types_write_is_taken_and_read_back_equal() {
     let mut spec = EventSourceSpec::over_http(Http::at(rules::URL));
     spec.poll.min_interval = std::time::Duration::from_millis(1_500).into();
     spec.poll.max_error_interval = std::time::Duration::from_mins(90).into();
-    let mut object = EventSource::new(&server.fresh_name(), spec);
+    let mut object = EventSource::new(&Server::fresh_name(), spec);
     object.metadata.namespace = Some(server::NAMESPACE.to_owned());
     let stored = server.sources.create(&kube::api::PostParams::default(), &object).await.expect("the object is taken");
     assert_eq!(stored.spec, object.spec);

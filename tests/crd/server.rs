@@ -44,13 +44,13 @@ impl Server {
         Self { sources: Api::namespaced(client.clone(), NAMESPACE), client }
     }
 
-    pub(crate) fn fresh_name(&self) -> String {
+    pub(crate) fn fresh_name() -> String {
         format!("crd-{:08x}", rand::random::<u32>())
     }
 
     /// Stores an object, with its cursor when it has one, and returns its name.
     pub(crate) async fn store(&self, before: &Before) -> String {
-        let name = self.fresh_name();
+        let name = Self::fresh_name();
         self.apply(&name, &before.spec, false).await.expect("the object that a change starts from is taken");
         if let Some(cursor) = before.cursor {
             let status = json!({"apiVersion": "headgate.dev/v1alpha1", "kind": "EventSource",
@@ -69,7 +69,7 @@ impl Server {
         let name = match (stored, own_name) {
             (Some(name), _) => name.to_owned(),
             (None, Some(name)) => name.as_str().expect("a name").to_owned(),
-            (None, None) => self.fresh_name(),
+            (None, None) => Self::fresh_name(),
         };
         match self.apply(&name, &spec, true).await {
             Ok(_) => Ok(()),
