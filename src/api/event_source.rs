@@ -174,3 +174,53 @@ pub enum DeletionPolicy {
     Retain,
     Delete,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(value: serde_json::Value) -> EventSourceSpec {
+        serde_json::from_value(value).expect("a spec")
+    }
+
+    #[test]
+    fn a_spec_without_its_defaults_reads_as_one_with_them() {
+        let minimal = spec(json!({"http": {"url": "https://orders.example.com/events"}}));
+        assert_eq!(minimal, EventSourceSpec::over_http(Http::at("https://orders.example.com/events")));
+        assert_eq!(spec(serde_json::to_value(&minimal).expect("plain data")), minimal);
+    }
+
+    #[test]
+    fn a_stream_begins_where_start_says() {
+        let start = |start| spec(json!({ "start": start })).start_cursor();
+        assert_eq!(start(json!({"position": "Earliest"})), Ok(Cursor::Start));
+        let seven = EventId::new("7").expect("an id");
+        assert_eq!(start(json!({"position": "AfterID", "afterID": "7"})), Ok(Cursor::After(seven)));
+    }
+
+    #[test]
+    fn a_start_that_is_no_id_is_an_error_and_not_the_beginning() {
+        let start = |start| spec(json!({ "start": start })).start_cursor();
+        assert_eq!(start(json!({"position": "AfterID"})), Err(IdError::Empty));
+        // 1024 characters pass the schema, which cannot count bytes.
+        assert_eq!(start(json!({"position": "AfterID", "afterID": "ü".repeat(1024)})), Err(IdError::TooLong));
+    }
+
+    #[test]
+    fn an_empty_limit_parameter_is_none() {
+        let http = Http { limit_param: String::new(), ..Http::at("https://orders.example.com/events") };
+        assert_eq!(http.limit_param(), None);
+        assert_eq!(Http::at("https://orders.example.com/events").limit_param(), Some("limit"));
+    }
+
+    #[test]
+    fn the_samples_are_objects_of_these_types() {
+        for text in [include_str!("../../config/samples/minimal.yaml"), include_str!("../../config/samples/full.yaml")]
+        {
+            let sample: EventSource = serde_saphyr::from_str(text).expect("an EventSource");
+            assert!(sample.spec.http.is_some());
+        }
+    }
+}

@@ -276,7 +276,7 @@ fn url_rules() -> Vec<RuleCase> {
             .rejects(url("ftp://orders.example.com/events"))
             .rejects(url("https:///events"))
             .rejects(url("https://:8080/events"))
-            .saying("spec.http.url", "must be an absolute http or https URL"),
+            .saying("spec.http.url", "must be an absolute URL"),
         RuleCase::at(".spec.http.url", "no password in the address")
             .accepts(url("https://orders.example.com/@me/events"))
             .rejects(url("https://user:secret@orders.example.com/events"))
@@ -289,7 +289,7 @@ fn url_rules() -> Vec<RuleCase> {
         RuleCase::at(".spec.http.auth.oauth2.tokenURL", "an absolute URL")
             .accepts(token("http://login.shop.svc/token"))
             .rejects(token("login.example.com/token"))
-            .saying("spec.http.auth.oauth2.tokenURL", "must be an absolute http or https URL"),
+            .saying("spec.http.auth.oauth2.tokenURL", "must be an absolute URL"),
         RuleCase::at(".spec.http.auth.oauth2.tokenURL", "no password in the address")
             .accepts(token("https://login.example.com/@me/token"))
             .rejects(token("https://id:secret@login.example.com/token"))

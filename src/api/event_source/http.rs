@@ -72,7 +72,7 @@ pub struct Http {
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(
         validation = Rule::new("isURL(self) && self.matches('^https?://[^/?#:]')")
-            .message("must be an absolute http or https URL"),
+            .message("must be an absolute URL that begins with http:// or https://"),
         validation = Rule::new("!self.matches('^[^/?#]*//[^/?#]*@')")
             .message("must not hold user-info; use `auth`"),
         validation = Rule::new("!self.contains('#')").message("must not hold a fragment")
