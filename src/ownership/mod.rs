@@ -5,6 +5,17 @@
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+pub mod assignment;
+pub mod database;
+pub mod holdings;
+pub mod lease;
+pub mod membership;
+pub mod pacing;
+pub mod rendezvous;
+pub mod roster;
+pub mod turns;
+pub mod view;
+
 use crate::{event::StreamName, store::Holder};
 
 /// A source whose Lease names this replica.
