@@ -29,8 +29,8 @@ pub fn bound(total: usize, seats: usize) -> usize {
 /// The highest-ranked of the seats that `may` take the stream and are below the bound; when all are at the bound (the
 /// sources were counted an instant apart), the one that holds least.
 #[must_use]
-pub fn choose(stream: Key, seats: &[Seat], bound: usize, may: impl Fn(&Seat) -> bool) -> Option<usize> {
-    let open = || seats.iter().enumerate().filter(|(_, seat)| may(seat));
+pub fn choose(stream: Key, seats: &[Seat], bound: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+    let open = || seats.iter().enumerate().filter(|(at, _)| may(*at));
     open()
         .filter(|(_, seat)| seat.held < bound)
         .max_by_key(|(at, seat)| (score(stream, seat.member), *at))
@@ -48,7 +48,7 @@ pub fn deal(orphans: &[StreamName], seats: &mut [Seat], bound: usize) -> Vec<Opt
     orphans
         .iter()
         .map(|stream| {
-            let at = choose(Key::of(stream.as_str()), seats, bound, |seat| all_stuck || !seat.stuck)?;
+            let at = choose(Key::of(stream.as_str()), seats, bound, |at| all_stuck || !seats[at].stuck)?;
             seats[at].held += 1;
             Some(at)
         })
@@ -57,17 +57,13 @@ pub fn deal(orphans: &[StreamName], seats: &mut [Seat], bound: usize) -> Vec<Opt
 
 /// Where a source that leaves a living owner goes: the newest pod template first, so that a rolling update moves it
 /// once. Counts it into its seat.
-pub fn hand(stream: &StreamName, seats: &mut [Seat], bound: usize, may: impl Fn(&Seat) -> bool) -> Option<usize> {
+pub fn hand(stream: &StreamName, seats: &mut [Seat], bound: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
     let key = Key::of(stream.as_str());
-    let below = |seat: &Seat| seat.held < bound && may(seat);
-    let at = [
-        choose(key, seats, bound, |seat| seat.newest && below(seat)),
-        choose(key, seats, bound, below),
-        choose(key, seats, bound, |seat| seat.newest && may(seat)),
-        choose(key, seats, bound, &may),
-    ]
-    .into_iter()
-    .find_map(|choice| choice)?;
+    let below = |at: usize| seats[at].held < bound && may(at);
+    let at = choose(key, seats, bound, |at| seats[at].newest && below(at))
+        .or_else(|| choose(key, seats, bound, below))
+        .or_else(|| choose(key, seats, bound, |at| seats[at].newest && may(at)))
+        .or_else(|| choose(key, seats, bound, &may))?;
     seats[at].held += 1;
     Some(at)
 }

@@ -86,6 +86,6 @@ mod tests {
         let mut watch = DatabaseWatch::new(now);
         assert!(!look_for(&mut watch, &mut now, Duration::from_mins(5), false, false));
         assert!(!look_for(&mut watch, &mut now, Duration::from_secs(5), false, true));
-        assert!(!look_for(&mut watch, &mut now, Duration::from_secs(60), true, true));
+        assert!(!look_for(&mut watch, &mut now, Duration::from_mins(1), true, true));
     }
 }

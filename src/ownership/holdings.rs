@@ -25,7 +25,7 @@ enum Phase {
     /// The task has stopped; nobody was there to take the source.
     Stopped,
     /// The task has stopped; the Lease that names another is being written.
-    Handing,
+    Handing { to: Holder },
     /// The task has ended for good; the Lease is being deleted.
     Deleting,
 }
@@ -71,7 +71,7 @@ impl Holdings {
 
     /// The write of a claim, a handoff or a deletion was answered; [`Holdings::align`] says what follows.
     pub fn settle(&mut self, stream: &StreamName) {
-        if matches!(self.phases.get(stream), Some(Phase::Claiming | Phase::Handing)) {
+        if matches!(self.phases.get(stream), Some(Phase::Claiming | Phase::Handing { .. })) {
             self.phases.remove(stream);
         }
     }
@@ -93,8 +93,8 @@ impl Holdings {
     }
 
     /// The Lease of a stopped source will be written to name another.
-    pub fn hand(&mut self, stream: &StreamName) {
-        self.phases.insert(stream.clone(), Phase::Handing);
+    pub fn hand(&mut self, stream: &StreamName, to: &Holder) {
+        self.phases.insert(stream.clone(), Phase::Handing { to: to.clone() });
     }
 
     /// A stopped source stays with me after all.
@@ -166,7 +166,20 @@ impl Holdings {
     /// The sources that are on their way to another member.
     #[must_use]
     pub fn moving(&self) -> usize {
-        self.phases.values().filter(|phase| matches!(phase, Phase::Yielding { .. } | Phase::Handing)).count()
+        self.phases.values().filter(|phase| matches!(phase, Phase::Yielding { .. } | Phase::Handing { .. })).count()
+    }
+
+    /// Those of them that are meant for `target`.
+    #[must_use]
+    pub fn moving_to(&self, target: &Holder) -> usize {
+        self.phases
+            .values()
+            .filter(|phase| match phase {
+                Phase::Yielding { to, .. } => to.as_ref() == Some(target),
+                Phase::Handing { to } => to == target,
+                _ => false,
+            })
+            .count()
     }
 
     /// Those of them that should have moved in a moment.
@@ -176,7 +189,7 @@ impl Holdings {
             .values()
             .filter(|phase| match phase {
                 Phase::Yielding { since, .. } => now - *since < PROMPT,
-                Phase::Handing => true,
+                Phase::Handing { .. } => true,
                 _ => false,
             })
             .count()
@@ -258,7 +271,7 @@ mod tests {
         assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), Some(Directive::Yield(orders())));
         assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), None, "it is told once");
         assert_eq!(holdings.stopped(&orders()), Some(None));
-        holdings.hand(&orders());
+        holdings.hand(&orders(), &Holder::new("b_2"));
         assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "the answer decides");
         holdings.settle(&orders());
         assert!(!holdings.has(&orders()));

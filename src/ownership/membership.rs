@@ -96,7 +96,9 @@ impl Membership {
             .collect()
     }
 
-    fn is_well(&self, now: Instant) -> bool {
+    /// Whether my own last renewal is fresh.
+    #[must_use]
+    pub fn is_well(&self, now: Instant) -> bool {
         self.renewed.is_some_and(|renewed| now.saturating_duration_since(renewed) <= self.late_after)
     }
 }

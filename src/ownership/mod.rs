@@ -7,7 +7,9 @@ use tokio::sync::mpsc;
 
 pub mod assignment;
 pub mod database;
+pub mod gone;
 pub mod holdings;
+pub mod kubernetes;
 pub mod lease;
 pub mod membership;
 pub mod pacing;

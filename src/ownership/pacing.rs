@@ -37,6 +37,12 @@ impl Pacing {
         }
     }
 
+    /// Whether a round waits or runs.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.round.is_some()
+    }
+
     /// How many moves to start now. `surplus` is what this owner has still to give, `moving` how many of these are on
     /// their way already; `out_of_band` is whether a round is worth beginning.
     pub fn due(&mut self, now: Instant, out_of_band: bool, surplus: usize, moving: usize) -> usize {

@@ -121,6 +121,13 @@ impl View {
         self.live.contains_key(holder)
     }
 
+    /// The member that does what one of them has to do.
+    #[must_use]
+    pub fn first_member(&self) -> Option<&Holder> {
+        let live = || self.members.values().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
+        live().find(|(lease, _)| !lease.state.draining).or_else(|| live().next()).map(|(_, holder)| holder)
+    }
+
     fn apply_source(&mut self, lease: SourceLease) -> Option<Change> {
         if let Some(listed) = &mut self.listed {
             listed.sources.insert(lease.stream.clone());

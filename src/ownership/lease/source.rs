@@ -11,7 +11,7 @@ use crate::{event::StreamName, store::Holder};
 
 /// A source's Lease itself never runs out, its holder's member Lease does. Ten years tell tools that look at
 /// `renewTime` and this that nothing is wrong.
-const DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const DURATION: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// The Lease that names the holder of one source. Written only when the holder changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,13 @@ impl SourceLease {
             transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or_default(),
             stream,
         })
+    }
+
+    /// What is known of a Lease whose name is this stream's and whose labels were edited away: enough to write it anew.
+    #[must_use]
+    pub fn unlabelled(stream: &StreamName, lease: &Lease) -> Self {
+        let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        Self { stream: stream.clone(), version: Version::of(lease), holder: holder(lease), acquired: None, transitions }
     }
 
     /// The Lease that gives the stream to `holder`: over `previous` by compare-and-set, or a new one.
