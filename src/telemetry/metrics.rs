@@ -46,6 +46,7 @@ pub struct Metrics {
     pub leases_held: Gauge,
     pub lease_transitions: Counter,
     pub lease_renew_failures: Counter,
+    pub lease_takeover_duration: Histogram,
 }
 
 impl Metrics {
@@ -66,6 +67,7 @@ impl Metrics {
             leases_held: Gauge::default(),
             lease_transitions: Counter::default(),
             lease_renew_failures: Counter::default(),
+            lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
         };
         registry.register("requests", "Requests to sources by outcome", metrics.requests.clone());
         registry.register_with_unit(
@@ -114,6 +116,12 @@ impl Metrics {
             "lease_renew_failures",
             "Failed or late renewals of the member Lease",
             metrics.lease_renew_failures.clone(),
+        );
+        registry.register_with_unit(
+            "lease_takeover_duration",
+            "Last sign of a dead holder to the Lease that names the next one",
+            Unit::Seconds,
+            metrics.lease_takeover_duration.clone(),
         );
         Arc::new(metrics)
     }
