@@ -24,6 +24,7 @@
 //! An EventSource's way: `controller` (watch) -> `desired` -> `ownership` -> `loader` -> `controller` (status).
 
 pub mod api;
+pub mod controller;
 pub mod desired;
 pub mod event;
 pub mod fetch;

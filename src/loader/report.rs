@@ -49,6 +49,8 @@ pub struct Report {
     pub note: Option<String>,
     /// The last value of `headgate.dev/poll-requested-at` that was served.
     pub handled_poll_request: Option<String>,
+    /// Events and cursor of a deleted object with `deletionPolicy: Delete` are gone: the finalizer may be removed.
+    pub forgotten: bool,
 }
 
 /// The outcome behind one condition: its reason and the message that says what to do.
