@@ -79,6 +79,13 @@ pub(super) struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Serial(u64);
 
+#[cfg(test)]
+impl Job {
+    pub(super) fn of(stream: StreamName, uid: &str, kind: JobKind) -> Self {
+        Self { stream, uid: uid.to_owned(), serial: Serial(0), kind }
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum JobKind {
     Status { trigger: Trigger, view: Box<View>, base: Option<Base> },

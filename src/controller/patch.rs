@@ -138,3 +138,6 @@ fn failed(stream: &StreamName, error: &kube::Error) -> Performed {
         _ => Performed { done: Done::Failed, result: "unavailable" },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,6 @@ fn lag_seconds(view: &View, previous: &EventSourceStatus, now: Timestamp) -> Opt
 fn to_second(time: Timestamp) -> Time {
     Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
+
+#[cfg(test)]
+mod tests;
