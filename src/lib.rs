@@ -27,10 +27,12 @@
 pub mod admin;
 pub mod api;
 pub mod cli;
+pub mod controller;
 pub mod desired;
 pub mod event;
 pub mod fetch;
 pub mod loader;
+pub mod operator;
 pub mod ownership;
 pub mod permit;
 pub mod store;
