@@ -1,9 +1,6 @@
 //! The command line: parse, start telemetry, call one function.
 
-use std::{
-    io::Write as _,
-    process::ExitCode,
-};
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;

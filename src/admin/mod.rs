@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use sources::{HolderOf, SourceView, Sources};
+pub use sources::{SourceView, Sources};
 
 use crate::telemetry::health::Health;
 

@@ -1,26 +1,19 @@
 //! `/v1/sources`: every EventSource as this replica sees it, exact for those it holds.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     api::Source,
     desired::Desired,
-    event::StreamName,
     loader::report::{BlockedBy, Report, Reports},
 };
-
-/// Says who holds a source, as the Leases tell.
-pub type HolderOf = Arc<dyn Fn(&StreamName) -> Option<String> + Send + Sync>;
 
 /// What the list is made of.
 #[derive(Clone)]
 pub struct Sources {
     pub desired: Desired,
     pub reports: Reports,
-    pub holder_of: HolderOf,
 }
 
 /// One source. What only its holder knows is left out by the others.
@@ -84,11 +77,7 @@ impl Sources {
         };
         match self.reports.get(&source.stream) {
             Some(report) => view.exact(&report, now),
-            None => SourceView {
-                holder: (self.holder_of)(&source.stream),
-                blocked_by: Some(BlockedBy::Lease.as_str()),
-                ..view
-            },
+            None => SourceView { blocked_by: Some(BlockedBy::Lease.as_str()), ..view },
         }
     }
 }

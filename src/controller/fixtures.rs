@@ -66,6 +66,7 @@ pub(super) fn held(name: &str) -> Report {
         reachable: None,
         stored: None,
         caught_up: None,
+        last_caught_up: None,
         suspended: false,
         blocked_by: None,
         last_interval: None,

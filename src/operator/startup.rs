@@ -28,7 +28,12 @@ pub(super) async fn until_it_works<T>(
 ) -> Result<T, OperatorError> {
     let pauses = || {
         let (least, most) = (Duration::from_millis(200), Duration::from_secs(5));
-        ExponentialBuilder::default().with_min_delay(least).with_max_delay(most).with_jitter().without_max_times().build()
+        ExponentialBuilder::default()
+            .with_min_delay(least)
+            .with_max_delay(most)
+            .with_jitter()
+            .without_max_times()
+            .build()
     };
     let mut pauses = pauses();
     loop {
