@@ -13,7 +13,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     raw::Source,
-    world::{BoxedFetcher, Vault, connect, fetcher, fetcher_with, open, poll, poll_failing, send},
+    world::{
+        BoxedFetcher, Vault, connect, fetcher, fetcher_with, from_start, open, permit_for, poll, poll_failing, refused,
+        send,
+    },
 };
 
 /// A certificate authority of the test's own.
@@ -38,10 +41,10 @@ impl Authority {
     }
 
     fn issues(&self, name: &str) -> Identity {
-        self.issues_with(CertificateParams::new([name.to_owned()]).expect("parameters"))
+        self.issues_with(&CertificateParams::new([name.to_owned()]).expect("parameters"))
     }
 
-    fn issues_with(&self, params: CertificateParams) -> Identity {
+    fn issues_with(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity { certificate, key }
@@ -125,15 +128,17 @@ async fn a_slow_handshake_lies_outside_the_permit() {
     let front = listener.local_addr().expect("its address");
     let source = steady(acceptor).await;
     let behind = source.address;
-    // A link that delays the first bytes by more than any permit lives.
+    // A link that delays the first bytes by more than the permit lives.
     let link = tokio::spawn(async move {
         let (mut near, _) = listener.accept().await.expect("a connection");
-        sleep(Duration::from_millis(500)).await;
+        sleep(Duration::from_secs(1)).await;
         let mut far = tokio::net::TcpStream::connect(behind).await.expect("the source");
         tokio::io::copy_bidirectional(&mut near, &mut far).await.ok();
     });
     let mut fetcher = fetcher_with(trusting(&format!("https://{front}/events")), with_ca(&authority)).await;
-    assert_eq!(poll(&mut fetcher).await.expect("the permit was taken after the handshake"), ["1"]);
+    connect(&mut fetcher).await;
+    let permit = permit_for(Duration::ZERO, Duration::from_millis(500));
+    fetcher.send(permit, &from_start()).await.expect("sent on a connection that stood");
     link.abort();
 }
 
@@ -173,7 +178,7 @@ async fn an_expired_certificate_is_refused() {
     let authority = Authority::new();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
     params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    let source = steady(authority.issues_with(params).acceptor(None)).await;
+    let source = steady(authority.issues_with(&params).acceptor(None)).await;
     let error = trusting_fetcher(&source, &authority).await.connect().await.unwrap_err();
     assert!(matches!(&error, FetchError::TlsFailed { detail } if detail.contains("has expired")), "{error}");
 }
@@ -211,10 +216,7 @@ async fn a_missing_client_certificate_is_named() {
     // TLS 1.3 tells the client only after its handshake is done.
     let error = match fetcher.connect().await {
         Err(error) => error,
-        Ok(()) => match send(&mut fetcher).await {
-            Err(failure) => failure.error,
-            Ok(_) => panic!("answered"),
-        },
+        Ok(()) => refused(&mut fetcher).await.error,
     };
     let named = match &error {
         FetchError::TlsFailed { detail } => detail.contains("http.tls.clientCertSecretRef"),
@@ -262,11 +264,8 @@ async fn a_connection_that_died_over_tls_ends_in_an_error_with_nothing_sent() {
     .await;
     let mut fetcher = trusting_fetcher(&source, &authority).await;
     poll(&mut fetcher).await.expect("a page");
-    sleep(Duration::from_millis(50)).await;
-    let failure = match send(&mut fetcher).await {
-        Err(failure) => failure,
-        Ok(_) => panic!("answered"),
-    };
+    source.said_goodbye(1).await;
+    let failure = refused(&mut fetcher).await;
     assert_eq!(failure.progress, headgate::fetch::Progress::NeverLeft, "{failure}");
     assert_eq!(source.requests().len(), 1);
     poll(&mut fetcher).await.expect("over a new connection");
@@ -284,4 +283,27 @@ async fn a_source_that_ends_tls_without_an_answer_is_not_asked_again() {
     let failure = poll_failing(&mut fetcher).await;
     assert_eq!(failure.progress, headgate::fetch::Progress::MayBeServed { first_byte: None });
     assert_eq!((source.connections(), source.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_endpoint_elsewhere_is_trusted_by_the_custom_authority_too() {
+    let authority = Authority::new();
+    let tokens = Source::over_tls(authority.issues("localhost").acceptor(None), |mut talk| async move {
+        talk.request().await?;
+        talk.answer(200, "", "{\"access_token\":\"t\",\"expires_in\":\"3600\"}").await
+    })
+    .await;
+    let source = steady(authority.issues("127.0.0.1").acceptor(None)).await;
+    let vault = with_ca(&authority);
+    vault.put_secret("client", &[("id", "me"), ("secret", "s")]);
+    let mut http = trusting(&source.url());
+    http["auth"] = json!({ "oauth2": {
+        "tokenURL": format!("https://localhost:{}/token", tokens.address.port()),
+        "clientIDSecretRef": { "name": "client", "key": "id" },
+        "clientSecretSecretRef": { "name": "client", "key": "secret" },
+    } });
+    let mut fetcher = fetcher_with(http, vault).await;
+    poll(&mut fetcher).await.expect("a page");
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!((tokens.requests().len(), source.requests().len()), (1, 2));
 }
