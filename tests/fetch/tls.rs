@@ -1,6 +1,6 @@
 //! TLS: whom to trust, who I am, and that the handshake lies outside the permit.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use headgate::fetch::{FetchError, OpenError};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
@@ -8,7 +8,11 @@ use rstest::rstest;
 use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -120,39 +124,50 @@ async fn a_custom_authority_is_trusted(#[case] kind: &str) {
     assert_eq!(source.connections(), 1);
 }
 
+/// A link on which everything that comes from the source takes `delay`. Its address.
+async fn slow_link(source: &Source, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let source = source.address;
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.expect("a connection");
+        let mut far = TcpStream::connect(source).await.expect("the source");
+        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.split(), far.split());
+        let answers = async {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = from_far.read(&mut piece).await {
+                sleep(delay).await;
+                to_near.write_all(&piece[..length]).await.ok();
+            }
+        };
+        tokio::join!(tokio::io::copy(&mut from_near, &mut to_far), answers)
+    });
+    address
+}
+
 #[tokio::test]
 async fn a_slow_handshake_lies_outside_the_permit() {
     let authority = Authority::new();
-    let acceptor = authority.issues("127.0.0.1").acceptor(None);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let front = listener.local_addr().expect("its address");
-    let source = steady(acceptor).await;
-    let behind = source.address;
-    // A link that delays the first bytes by more than the permit lives.
-    let link = tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.expect("a connection");
-        sleep(Duration::from_secs(1)).await;
-        let mut far = tokio::net::TcpStream::connect(behind).await.expect("the source");
-        tokio::io::copy_bidirectional(&mut near, &mut far).await.ok();
-    });
-    let mut fetcher = fetcher_with(trusting(&format!("https://{front}/events")), with_ca(&authority)).await;
+    let source = steady(authority.issues("127.0.0.1").acceptor(None)).await;
+    let link = slow_link(&source, Duration::from_secs(1)).await;
+    let mut fetcher = fetcher_with(trusting(&format!("https://{link}/events")), with_ca(&authority)).await;
     connect(&mut fetcher).await;
     let permit = permit_for(Duration::ZERO, Duration::from_millis(500));
     fetcher.send(permit, &from_start()).await.expect("sent on a connection that stood");
-    link.abort();
 }
 
 #[tokio::test]
 async fn the_first_byte_over_tls_belongs_to_the_answer_and_not_to_a_session_ticket() {
     let authority = Authority::new();
-    // The server sends its tickets right after the handshake; they are read with the answer at the latest.
     let source = Source::over_tls(authority.issues("127.0.0.1").acceptor(None), |mut talk| async move {
         talk.request().await?;
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(500)).await;
         talk.page(&[1]).await
     })
     .await;
-    let mut fetcher = trusting_fetcher(&source, &authority).await;
+    // The server sends its tickets when the handshake is done; over this link they arrive after the request has left.
+    let link = slow_link(&source, Duration::from_millis(200)).await;
+    let mut fetcher = fetcher_with(trusting(&format!("https://{link}/events")), with_ca(&authority)).await;
     connect(&mut fetcher).await;
     let page = send(&mut fetcher).await.expect("answered");
     assert!(page.first_byte() >= source.last_answer());
