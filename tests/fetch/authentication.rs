@@ -93,13 +93,13 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
     let mut fetcher = fetcher_with(spec(&source, &auth), vault.clone()).await;
     poll(&mut fetcher).await.expect("a page");
     assert!(!fetcher.reload_credentials().await.expect("readable"));
-    connect(&mut fetcher).await;
+    poll(&mut fetcher).await.expect("a page");
     assert_eq!(source.connections(), 1, "nothing changed, nothing is rebuilt");
 
     vault.put_secret("orders-api", &[("token", "rotated")]);
     assert!(fetcher.reload_credentials().await.expect("readable"));
     poll(&mut fetcher).await.expect("a page");
-    assert_eq!(source.requests()[1].header("authorization"), Some("Bearer rotated"));
+    assert_eq!(source.requests()[2].header("authorization"), Some("Bearer rotated"));
     assert!(!fetcher.reload_credentials().await.expect("readable"));
 }
 

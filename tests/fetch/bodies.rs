@@ -149,7 +149,7 @@ async fn a_bad_item_comes_after_those_before_it_and_the_rest_is_read_out() {
     assert_eq!(ids, ["1"]);
     assert!(matches!(failure.error, FetchError::MappingFailed { item: 2, .. }), "{failure}");
     assert_eq!(failure.progress, Progress::ReadToEnd { first_byte: page.first_byte() });
-    connect(&mut fetcher).await;
+    poll(&mut fetcher).await.unwrap_err();
     assert_eq!(source.connections(), 1, "a response that was read out leaves a good connection");
 }
 

@@ -9,8 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     raw::Source,
     world::{
-        connect, detail, expired_permit, fetcher, from_start, may_be_served, permit_in, poll, poll_failing, refused,
-        send,
+        connect, expired_permit, fetcher, from_start, may_be_served, permit_in, poll, poll_failing, refused, send,
     },
 };
 
@@ -30,10 +29,11 @@ async fn the_connection_stands_before_the_gate_opens_and_carries_nothing_until_t
     let source = steady().await;
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     connect(&mut fetcher).await;
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!((source.connections(), source.bytes()), (1, vec![]));
+    source.connected(1).await;
+    let gate_opens = Instant::now();
     send(&mut fetcher).await.expect("answered");
     assert_eq!((source.connections(), source.requests().len()), (1, 1));
+    assert!(source.requests()[0].at >= gate_opens, "not a byte went ahead");
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn nothing_is_sent_when_the_permit_has_expired() {
     assert_eq!((failure.error, failure.progress), (FetchError::PermitExpired, Progress::NeverLeft));
     assert_eq!(source.bytes(), b"");
     assert_eq!(poll(&mut fetcher).await.expect("the next permit is good"), ["1"]);
-    assert_eq!(source.requests().len(), 1);
+    assert_eq!((source.connections(), source.requests().len()), (1, 1));
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_connection_that_died_while_idle_ends_in_an_error_with_nothing_sent() 
     .await;
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     poll(&mut fetcher).await.expect("the first page");
-    sleep(Duration::from_millis(50)).await;
+    source.said_goodbye(1).await;
     let failure = refused(&mut fetcher).await;
     assert_eq!(failure.progress, Progress::NeverLeft, "{failure}");
     assert_eq!(source.requests().len(), 1);
@@ -108,7 +108,7 @@ async fn a_dead_connection_is_replaced_before_the_gate() {
     for connections in 1..=3 {
         poll(&mut fetcher).await.expect("a page");
         assert_eq!(source.connections(), connections);
-        sleep(Duration::from_millis(20)).await;
+        source.said_goodbye(connections).await;
     }
 }
 
@@ -117,6 +117,7 @@ async fn a_goodbye_on_an_idle_connection_is_not_taken_for_an_answer() {
     let source = Source::that(|mut talk| async move {
         if talk.number == 1 {
             talk.say("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n").await?;
+            talk.goodbye();
             return talk.hold().await;
         }
         talk.request().await?;
@@ -125,7 +126,7 @@ async fn a_goodbye_on_an_idle_connection_is_not_taken_for_an_answer() {
     .await;
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     connect(&mut fetcher).await;
-    sleep(Duration::from_millis(50)).await;
+    source.said_goodbye(1).await;
     assert_eq!(refused(&mut fetcher).await.progress, Progress::NeverLeft);
     assert_eq!(source.bytes(), b"");
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
@@ -157,7 +158,7 @@ async fn a_request_that_was_not_answered_is_not_sent_again() {
     for requests in 1..=3 {
         let failure = poll_failing(&mut fetcher).await;
         assert_eq!(failure.progress, Progress::MayBeServed { first_byte: None });
-        assert!(detail(&failure.error).contains("closed the connection"), "{failure}");
+        assert!(failure.to_string().contains("closed the connection"), "{failure}");
         assert_eq!((source.connections(), source.requests().len()), (requests, requests));
     }
 }
@@ -247,7 +248,7 @@ async fn something_else_than_http_is_named() {
     .await;
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     let failure = poll_failing(&mut fetcher).await;
-    assert!(detail(&failure.error).contains("is not HTTP/1.1"), "{failure}");
+    assert!(failure.to_string().contains("is not HTTP/1.1"), "{failure}");
     assert!(may_be_served(&failure));
 }
 
@@ -268,14 +269,13 @@ async fn a_head_without_end_is_cut_off() {
 
 #[tokio::test]
 async fn a_refused_connection_and_an_unknown_name_are_different() {
-    let source = steady().await;
-    let url = source.url();
-    drop(source);
-    sleep(Duration::from_millis(20)).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    drop(listener);
     let refused = fetcher(json!({ "url": url })).await.connect().await.unwrap_err();
-    assert!(detail(&refused).contains("refused the connection"), "{refused}");
+    assert!(refused.to_string().contains("refused the connection"), "{refused}");
     let unknown = fetcher(json!({ "url": "http://no-such-name.invalid/" })).await.connect().await.unwrap_err();
-    assert!(detail(&unknown).contains("the name `no-such-name.invalid` has no address"), "{unknown}");
+    assert!(unknown.to_string().contains("the name `no-such-name.invalid` has no address"), "{unknown}");
 }
 
 #[tokio::test]

@@ -1,14 +1,12 @@
 //! Behind a proxy: a tunnel that stands before the gate, and nothing that could be repeated.
 
-use std::sync::Arc;
-
 use headgate::fetch::{FetchError, Progress, http::Proxies};
 use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::{
     raw::Source,
-    world::{BoxedFetcher, Vault, connect, open_behind, poll, poll_failing},
+    world::{BoxedFetcher, connect, fetcher_behind, poll, poll_failing},
 };
 
 /// A proxy that opens every tunnel.
@@ -36,7 +34,7 @@ async fn source() -> Source {
 
 async fn behind(proxy: &Source, except: &str, source: &Source) -> BoxedFetcher {
     let proxies = Proxies::all(&format!("http://me:hunter2@{}", proxy.address), except);
-    open_behind(proxies, json!({ "url": source.url() }), Vault::empty()).await.expect("the spec is right")
+    fetcher_behind(proxies, json!({ "url": source.url() })).await
 }
 
 #[tokio::test]
@@ -44,8 +42,8 @@ async fn behind_a_proxy_the_tunnel_to_the_source_stands_before_the_gate() {
     let (proxy, source) = (proxy().await, source().await);
     let mut fetcher = behind(&proxy, "", &source).await;
     connect(&mut fetcher).await;
-    assert_eq!((proxy.connections(), source.connections()), (1, 1));
-    assert_eq!(source.bytes(), b"");
+    source.connected(1).await;
+    assert_eq!((proxy.connections(), source.bytes()), (1, vec![]));
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
     assert_eq!((proxy.connections(), source.connections(), source.requests().len()), (1, 1, 2));
@@ -104,10 +102,9 @@ async fn a_host_that_is_excepted_is_reached_directly() {
 
 #[tokio::test]
 async fn a_proxy_of_another_kind_is_refused() {
-    let source = Arc::new(source().await);
+    let source = source().await;
     let proxies = Proxies::all("socks5://127.0.0.1:1080", "");
-    let mut fetcher =
-        open_behind(proxies, json!({ "url": source.url() }), Vault::empty()).await.expect("the spec is right");
+    let mut fetcher = fetcher_behind(proxies, json!({ "url": source.url() })).await;
     let error = fetcher.connect().await.unwrap_err();
     assert!(error.to_string().contains("NO_PROXY"), "{error}");
 }

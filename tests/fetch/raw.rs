@@ -22,6 +22,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(crate) struct Request {
     pub(crate) head: String,
     pub(crate) body: String,
+    /// When its first byte arrived.
     pub(crate) at: Instant,
 }
 
@@ -52,6 +53,7 @@ pub(crate) struct Source {
     pub(crate) scheme: &'static str,
     record: Arc<Mutex<Record>>,
     accepted: watch::Receiver<usize>,
+    goodbyes: watch::Receiver<usize>,
     task: AbortHandle,
 }
 
@@ -103,6 +105,7 @@ impl Source {
         let address = listener.local_addr().expect("its address");
         let record = Arc::new(Mutex::new(Record::default()));
         let (count, accepted) = watch::channel(0);
+        let (goodbye, goodbyes) = watch::channel(0);
         let records = record.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -110,12 +113,17 @@ impl Source {
                 let (socket, _) = listener.accept().await.expect("a connection");
                 count.send_modify(|count| *count += 1);
                 let number = *count.borrow();
-                let talker = Talk { number, stream: Box::new(tokio::io::empty()), record: records.clone() };
+                let talker = Talk {
+                    number,
+                    stream: Box::new(tokio::io::empty()),
+                    record: records.clone(),
+                    goodbye: goodbye.clone(),
+                };
                 connections.spawn(serve(socket, talker));
             }
         })
         .abort_handle();
-        Self { address, scheme, record, accepted, task }
+        Self { address, scheme, record, accepted, goodbyes, task }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -135,6 +143,16 @@ impl Source {
         *self.accepted.borrow()
     }
 
+    /// Waits until so many connections were made.
+    pub(crate) async fn connected(&self, connections: usize) {
+        self.accepted.clone().wait_for(|count| *count >= connections).await.expect("the source runs");
+    }
+
+    /// Waits until the source has said so many goodbyes. On the loopback device they have arrived then.
+    pub(crate) async fn said_goodbye(&self, times: usize) {
+        self.goodbyes.clone().wait_for(|count| *count >= times).await.expect("the source runs");
+    }
+
     /// When the first byte of the last answer was handed to the socket.
     pub(crate) fn last_answer(&self) -> Instant {
         self.record.lock().expect("the record").last_answer.expect("an answer")
@@ -146,16 +164,17 @@ pub(crate) struct Talk {
     pub(crate) number: usize,
     stream: Box<dyn Stream>,
     record: Arc<Mutex<Record>>,
+    goodbye: watch::Sender<usize>,
 }
 
 impl Talk {
     /// Waits for a whole request.
     pub(crate) async fn request(&mut self) -> Option<Request> {
-        let mut bytes = Vec::new();
+        let mut bytes = vec![self.byte().await?];
+        let at = Instant::now();
         while !bytes.ends_with(b"\r\n\r\n") {
             bytes.push(self.byte().await?);
         }
-        let at = Instant::now();
         let head = String::from_utf8(bytes).expect("a head is text");
         let mut request = Request { head, body: String::new(), at };
         let length = request.header("content-length").map_or(0, |value| value.parse().expect("a length"));
@@ -193,7 +212,14 @@ impl Talk {
 
     /// Ends the connection from this side.
     pub(crate) async fn close(mut self) -> Option<()> {
-        self.stream.shutdown().await.ok()
+        let closed = self.stream.shutdown().await.ok();
+        self.goodbye();
+        closed
+    }
+
+    /// Lets the test know that what it waits for was said.
+    pub(crate) fn goodbye(&self) {
+        self.goodbye.send_modify(|count| *count += 1);
     }
 
     /// Keeps the connection until the peer ends it, and records what still arrives.

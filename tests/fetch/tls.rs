@@ -1,6 +1,6 @@
 //! TLS: whom to trust, who I am, and that the handshake lies outside the permit.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use headgate::fetch::{FetchError, OpenError};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
@@ -8,12 +8,19 @@ use rstest::rstest;
 use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
     raw::Source,
-    world::{BoxedFetcher, Vault, connect, fetcher, fetcher_with, open, poll, poll_failing, send},
+    world::{
+        BoxedFetcher, Vault, connect, fetcher, fetcher_with, from_start, open, permit_for, poll, poll_failing, refused,
+        send,
+    },
 };
 
 /// A certificate authority of the test's own.
@@ -38,10 +45,10 @@ impl Authority {
     }
 
     fn issues(&self, name: &str) -> Identity {
-        self.issues_with(CertificateParams::new([name.to_owned()]).expect("parameters"))
+        self.issues_with(&CertificateParams::new([name.to_owned()]).expect("parameters"))
     }
 
-    fn issues_with(&self, params: CertificateParams) -> Identity {
+    fn issues_with(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity { certificate, key }
@@ -117,37 +124,50 @@ async fn a_custom_authority_is_trusted(#[case] kind: &str) {
     assert_eq!(source.connections(), 1);
 }
 
+/// A link on which everything that comes from the source takes `delay`. Its address.
+async fn slow_link(source: &Source, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let source = source.address;
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.expect("a connection");
+        let mut far = TcpStream::connect(source).await.expect("the source");
+        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.split(), far.split());
+        let answers = async {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = from_far.read(&mut piece).await {
+                sleep(delay).await;
+                to_near.write_all(&piece[..length]).await.ok();
+            }
+        };
+        tokio::join!(tokio::io::copy(&mut from_near, &mut to_far), answers)
+    });
+    address
+}
+
 #[tokio::test]
 async fn a_slow_handshake_lies_outside_the_permit() {
     let authority = Authority::new();
-    let acceptor = authority.issues("127.0.0.1").acceptor(None);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let front = listener.local_addr().expect("its address");
-    let source = steady(acceptor).await;
-    let behind = source.address;
-    // A link that delays the first bytes by more than any permit lives.
-    let link = tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.expect("a connection");
-        sleep(Duration::from_millis(500)).await;
-        let mut far = tokio::net::TcpStream::connect(behind).await.expect("the source");
-        tokio::io::copy_bidirectional(&mut near, &mut far).await.ok();
-    });
-    let mut fetcher = fetcher_with(trusting(&format!("https://{front}/events")), with_ca(&authority)).await;
-    assert_eq!(poll(&mut fetcher).await.expect("the permit was taken after the handshake"), ["1"]);
-    link.abort();
+    let source = steady(authority.issues("127.0.0.1").acceptor(None)).await;
+    let link = slow_link(&source, Duration::from_secs(1)).await;
+    let mut fetcher = fetcher_with(trusting(&format!("https://{link}/events")), with_ca(&authority)).await;
+    connect(&mut fetcher).await;
+    let permit = permit_for(Duration::ZERO, Duration::from_millis(500));
+    fetcher.send(permit, &from_start()).await.expect("sent on a connection that stood");
 }
 
 #[tokio::test]
 async fn the_first_byte_over_tls_belongs_to_the_answer_and_not_to_a_session_ticket() {
     let authority = Authority::new();
-    // The server sends its tickets right after the handshake; they are read with the answer at the latest.
     let source = Source::over_tls(authority.issues("127.0.0.1").acceptor(None), |mut talk| async move {
         talk.request().await?;
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(500)).await;
         talk.page(&[1]).await
     })
     .await;
-    let mut fetcher = trusting_fetcher(&source, &authority).await;
+    // The server sends its tickets when the handshake is done; over this link they arrive after the request has left.
+    let link = slow_link(&source, Duration::from_millis(200)).await;
+    let mut fetcher = fetcher_with(trusting(&format!("https://{link}/events")), with_ca(&authority)).await;
     connect(&mut fetcher).await;
     let page = send(&mut fetcher).await.expect("answered");
     assert!(page.first_byte() >= source.last_answer());
@@ -173,7 +193,7 @@ async fn an_expired_certificate_is_refused() {
     let authority = Authority::new();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
     params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    let source = steady(authority.issues_with(params).acceptor(None)).await;
+    let source = steady(authority.issues_with(&params).acceptor(None)).await;
     let error = trusting_fetcher(&source, &authority).await.connect().await.unwrap_err();
     assert!(matches!(&error, FetchError::TlsFailed { detail } if detail.contains("has expired")), "{error}");
 }
@@ -211,10 +231,7 @@ async fn a_missing_client_certificate_is_named() {
     // TLS 1.3 tells the client only after its handshake is done.
     let error = match fetcher.connect().await {
         Err(error) => error,
-        Ok(()) => match send(&mut fetcher).await {
-            Err(failure) => failure.error,
-            Ok(_) => panic!("answered"),
-        },
+        Ok(()) => refused(&mut fetcher).await.error,
     };
     let named = match &error {
         FetchError::TlsFailed { detail } => detail.contains("http.tls.clientCertSecretRef"),
@@ -262,11 +279,8 @@ async fn a_connection_that_died_over_tls_ends_in_an_error_with_nothing_sent() {
     .await;
     let mut fetcher = trusting_fetcher(&source, &authority).await;
     poll(&mut fetcher).await.expect("a page");
-    sleep(Duration::from_millis(50)).await;
-    let failure = match send(&mut fetcher).await {
-        Err(failure) => failure,
-        Ok(_) => panic!("answered"),
-    };
+    source.said_goodbye(1).await;
+    let failure = refused(&mut fetcher).await;
     assert_eq!(failure.progress, headgate::fetch::Progress::NeverLeft, "{failure}");
     assert_eq!(source.requests().len(), 1);
     poll(&mut fetcher).await.expect("over a new connection");
@@ -284,4 +298,27 @@ async fn a_source_that_ends_tls_without_an_answer_is_not_asked_again() {
     let failure = poll_failing(&mut fetcher).await;
     assert_eq!(failure.progress, headgate::fetch::Progress::MayBeServed { first_byte: None });
     assert_eq!((source.connections(), source.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_endpoint_elsewhere_is_trusted_by_the_custom_authority_too() {
+    let authority = Authority::new();
+    let tokens = Source::over_tls(authority.issues("localhost").acceptor(None), |mut talk| async move {
+        talk.request().await?;
+        talk.answer(200, "", "{\"access_token\":\"t\",\"expires_in\":\"3600\"}").await
+    })
+    .await;
+    let source = steady(authority.issues("127.0.0.1").acceptor(None)).await;
+    let vault = with_ca(&authority);
+    vault.put_secret("client", &[("id", "me"), ("secret", "s")]);
+    let mut http = trusting(&source.url());
+    http["auth"] = json!({ "oauth2": {
+        "tokenURL": format!("https://localhost:{}/token", tokens.address.port()),
+        "clientIDSecretRef": { "name": "client", "key": "id" },
+        "clientSecretSecretRef": { "name": "client", "key": "secret" },
+    } });
+    let mut fetcher = fetcher_with(http, vault).await;
+    poll(&mut fetcher).await.expect("a page");
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!((tokens.requests().len(), source.requests().len()), (1, 2));
 }

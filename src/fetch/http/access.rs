@@ -47,6 +47,8 @@ pub(super) struct Access {
     pub(super) headers: HeaderMap,
     pub(super) query: Vec<(String, SecretString)>,
     pub(super) tls: Arc<ClientConfig>,
+    /// For a token endpoint on another host.
+    pub(super) token_tls: Arc<ClientConfig>,
     pub(super) client_credentials: Option<ClientCredentials>,
     values: Values,
 }
@@ -67,11 +69,11 @@ impl Access {
             Some(auth) => authorize(auth, &mut headers, &mut reading).await?,
             None => None,
         };
-        let tls = match &http.tls {
-            Some(tls) => special_tls(tls, &mut reading, configs).await?,
-            None => configs.shared().clone(),
+        let (tls, token_tls) = match &http.tls {
+            Some(tls) => special_tls(tls, client_credentials.is_some(), &mut reading, configs).await?,
+            None => (configs.shared().clone(), configs.shared().clone()),
         };
-        Ok(Self { headers, query, tls, client_credentials, values: reading.into_values() })
+        Ok(Self { headers, query, tls, token_tls, client_credentials, values: reading.into_values() })
     }
 
     /// Whether both readings found the same values.
@@ -202,12 +204,16 @@ pub(super) fn basic_authorization(
     sensitive(field, &format!("Basic {}", BASE64_STANDARD.encode(pair.expose_secret())))
 }
 
+/// The configurations for the source and for a token endpoint elsewhere.
 async fn special_tls(
     tls: &Tls,
+    wants_tokens: bool,
     reading: &mut Reading<'_>,
     configs: &TlsConfigs,
-) -> Result<Arc<ClientConfig>, OpenError> {
+) -> Result<(Arc<ClientConfig>, Arc<ClientConfig>), OpenError> {
+    let unusable = |_| invalid("http.tls.clientCertSecretRef", "the private key does not fit the certificate");
     let mut special = Special::default();
+    let mut token_tls = configs.shared().clone();
     if let Some(reference) = &tls.ca_ref {
         let pem = reading.authority(reference).await?;
         let authorities = tls::authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
@@ -218,6 +224,9 @@ async fn special_tls(
             name: reference.name.clone(),
             detail: format!("holds no PEM certificate under `{}`", reference.key),
         })?;
+        if wants_tokens {
+            token_tls = configs.widened(&authorities).map_err(unusable)?;
+        }
         special.authorities = Some(authorities);
     }
     if let Some(reference) = &tls.client_cert_secret_ref {
@@ -232,9 +241,7 @@ async fn special_tls(
         })?;
         special.client = Some((chain, key));
     }
-    configs
-        .special(special)
-        .map_err(|_| invalid("http.tls.clientCertSecretRef", "the private key does not fit the certificate"))
+    Ok((configs.special(special).map_err(unusable)?, token_tls))
 }
 
 fn header_name(field: &'static str, name: &str) -> Result<HeaderName, OpenError> {

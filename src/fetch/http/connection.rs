@@ -25,10 +25,9 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    dial::{Stream, dial},
+    dial::{Dialer, Stream},
     endpoint::Endpoint,
     line::{Heard, Line},
-    proxy::Proxies,
 };
 use crate::fetch::FetchError;
 
@@ -70,11 +69,11 @@ impl Connection {
         endpoint: &Endpoint,
         access: Access,
         tls: &Arc<ClientConfig>,
-        proxies: &Proxies,
+        dialer: &Dialer,
         within: Duration,
     ) -> Result<Self, FetchError> {
         let line = Line::open();
-        let stream = dial(endpoint, tls, proxies, line.clone(), within).await?;
+        let stream = dialer.dial(endpoint, tls, line.clone(), within).await?;
         if access == Access::Gated {
             line.stand(!endpoint.https);
         }
@@ -95,7 +94,12 @@ impl Connection {
             Poll::Ready(())
         })
         .await;
-        !self.ended && self.sender.is_ready() && Instant::now() < self.idle_until
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// Whether the connection has idled for so long that the server may be about to close it.
+    pub(super) fn is_stale(&self) -> bool {
+        Instant::now() >= self.idle_until
     }
 
     /// Sends one request and waits for the head of its response.

@@ -9,7 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{sleep, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use url::Host;
@@ -38,51 +38,60 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Connects to `endpoint`, through the proxy that is meant for it if there is one. All bytes pass `line`.
-///
-/// # Errors
-/// [`FetchError::ConnectionFailed`] or [`FetchError::TlsFailed`], with the step that failed and what to do.
-pub(super) async fn dial(
-    endpoint: &Endpoint,
-    tls: &Arc<ClientConfig>,
-    proxies: &Proxies,
-    line: Arc<Line>,
-    within: Duration,
-) -> Result<Box<dyn Stream>, FetchError> {
-    let until = tokio::time::Instant::now() + within;
-    let late = |step: &str| format!("{step} took longer than {within:?}");
-    let broken = |detail| FetchError::ConnectionFailed { detail };
-
-    let proxy = proxies.for_endpoint(endpoint)?;
-    let first_hop = proxy.as_ref().map_or(endpoint, Proxy::endpoint);
-    let socket = timeout_at(until, connect(first_hop))
-        .await
-        .map_err(|_| broken(late(&format!("a TCP connection to {first_hop}"))))??;
-    let mut stream: Box<dyn Stream> = Box::new(GatedSocket::new(socket, line));
-    if let Some(proxy) = &proxy {
-        stream = timeout_at(until, through(proxy, endpoint, tls, stream))
-            .await
-            .map_err(|_| broken(late(&format!("the tunnel through the proxy {first_hop}"))))??;
-    }
-    if !endpoint.https {
-        return Ok(stream);
-    }
-    timeout_at(until, encrypt(endpoint, tls, stream))
-        .await
-        .map_err(|_| FetchError::TlsFailed { detail: late(&format!("the handshake with {endpoint}")) })?
+/// How this process reaches other hosts.
+pub(super) struct Dialer {
+    pub(super) proxies: Proxies,
+    /// For the way to a proxy; the special roots and client certificate of a source are for the source alone.
+    pub(super) proxy_tls: Arc<ClientConfig>,
 }
 
-async fn through(
-    proxy: &Proxy,
-    endpoint: &Endpoint,
-    tls: &Arc<ClientConfig>,
-    mut stream: Box<dyn Stream>,
-) -> Result<Box<dyn Stream>, FetchError> {
-    if proxy.endpoint().https {
-        stream = encrypt(proxy.endpoint(), tls, stream).await?;
+impl Dialer {
+    /// Connects to `endpoint`, through the proxy that is meant for it if there is one. All bytes pass `line`.
+    ///
+    /// # Errors
+    /// [`FetchError::ConnectionFailed`] or [`FetchError::TlsFailed`], with the step that failed and what to do.
+    pub(super) async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        tls: &Arc<ClientConfig>,
+        line: Arc<Line>,
+        within: Duration,
+    ) -> Result<Box<dyn Stream>, FetchError> {
+        let until = Instant::now() + within;
+        let late = |step: &str| format!("{step} took longer than {within:?}");
+        let broken = |detail| FetchError::ConnectionFailed { detail };
+
+        let proxy = self.proxies.for_endpoint(endpoint)?;
+        let first_hop = proxy.as_ref().map_or(endpoint, Proxy::endpoint);
+        let socket = timeout_at(until, connect(first_hop))
+            .await
+            .map_err(|_| broken(late(&format!("a TCP connection to {first_hop}"))))??;
+        let mut stream: Box<dyn Stream> = Box::new(GatedSocket::new(socket, line));
+        if let Some(proxy) = &proxy {
+            stream = timeout_at(until, self.through(proxy, endpoint, stream))
+                .await
+                .map_err(|_| broken(late(&format!("the tunnel through the proxy {first_hop}"))))??;
+        }
+        if !endpoint.https {
+            return Ok(stream);
+        }
+        timeout_at(until, encrypt(endpoint, tls, stream))
+            .await
+            .map_err(|_| FetchError::TlsFailed { detail: late(&format!("the handshake with {endpoint}")) })?
     }
-    tunnel(proxy, endpoint, &mut stream).await?;
-    Ok(stream)
+
+    async fn through(
+        &self,
+        proxy: &Proxy,
+        endpoint: &Endpoint,
+        mut stream: Box<dyn Stream>,
+    ) -> Result<Box<dyn Stream>, FetchError> {
+        if proxy.endpoint().https {
+            stream = encrypt(proxy.endpoint(), &self.proxy_tls, stream).await?;
+        }
+        tunnel(proxy, endpoint, &mut stream).await?;
+        Ok(stream)
+    }
 }
 
 async fn encrypt(
@@ -98,24 +107,26 @@ async fn encrypt(
     }
 }
 
-/// Connects to the addresses of a name, a quarter of a second apart, and keeps the first connection that stands.
+/// Connects to the addresses of a name, the next one when one failed or did not answer for a while, and keeps the first
+/// connection that stands.
 async fn connect(endpoint: &Endpoint) -> Result<TcpStream, FetchError> {
-    let addresses = resolve(endpoint).await?;
-    let mut attempts: FuturesUnordered<_> = (0u32..)
-        .zip(addresses)
-        .map(|(place, address)| async move {
-            sleep(NEXT_ADDRESS_AFTER * place).await;
-            connect_to(address).await
-        })
-        .collect();
+    let mut waiting = resolve(endpoint).await?.into_iter();
+    let mut attempts = FuturesUnordered::new();
     let mut first_error = None;
-    while let Some(outcome) = attempts.next().await {
+    loop {
+        attempts.extend(waiting.next().map(connect_to));
+        let outcome = if waiting.len() == 0 {
+            attempts.next().await
+        } else {
+            let Ok(outcome) = timeout(NEXT_ADDRESS_AFTER, attempts.next()).await else { continue };
+            outcome
+        };
         match outcome {
-            Ok(socket) => return Ok(socket),
-            Err(error) => first_error = first_error.or(Some(error)),
+            Some(Ok(socket)) => return Ok(socket),
+            Some(Err(error)) => first_error = first_error.or(Some(error)),
+            None => return Err(FetchError::ConnectionFailed { detail: unreachable(endpoint, first_error.as_ref()) }),
         }
     }
-    Err(FetchError::ConnectionFailed { detail: unreachable(endpoint, first_error.as_ref()) })
 }
 
 /// The addresses of the endpoint in the order of the resolver, families taken in turns.
@@ -163,5 +174,32 @@ fn unreachable(endpoint: &Endpoint, error: Option<&io::Error>) -> String {
             format!("{endpoint} refused the connection; is the source running, and is the port right?")
         }
         Some(error) => format!("{endpoint} cannot be reached ({})", error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_gives_up_what_is_not_acknowledged_and_resets_when_it_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let socket = connect_to(listener.local_addr().expect("its address")).await.expect("a connection");
+        let options = SockRef::from(&socket);
+        assert_eq!(options.tcp_user_timeout().expect("an option"), Some(UNACKNOWLEDGED_FOR));
+        assert_eq!(options.linger().expect("an option"), Some(Duration::ZERO));
+        assert!(options.tcp_nodelay().expect("an option") && options.keepalive().expect("an option"));
+    }
+
+    #[tokio::test]
+    async fn the_next_address_of_a_name_is_tried_when_the_first_one_refuses() {
+        // `localhost` may have an IPv6 address as well, where nothing listens.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let endpoint = Endpoint { https: false, host: Host::Domain("localhost".to_owned()), port };
+        let socket = connect(&endpoint).await.expect("a connection");
+        assert_eq!(socket.peer_addr().expect("a peer").port(), port);
     }
 }

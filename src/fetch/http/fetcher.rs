@@ -52,8 +52,8 @@ impl HttpFetcher {
     pub(super) async fn open(shared: Arc<Shared>, source: Arc<Source>, http: &Http) -> Result<Self, OpenError> {
         let template = Template::of(http)?;
         let decoder = Decoder::new(&http.decode, &source.spec.mapping)?;
-        let timeout = http.timeout();
-        if timeout.is_zero() {
+        let timeout = Duration::from(http.timeout);
+        if http.timeout.is_negative() || timeout.is_zero() {
             return Err(invalid("http.timeout", "it must be longer than nothing"));
         }
         let limit = u64::try_from(http.max_response_bytes)
@@ -98,9 +98,9 @@ impl HttpFetcher {
         let within = self.connect_within();
         let until = Instant::now() + within;
         let named = |error: FetchError| in_token_request(error, &client.endpoint);
-        let (tls, proxies) = (&self.access.tls, &self.shared.proxies);
+        let (tls, dialer) = (&self.access.token_tls, &self.shared.dialer);
         let mut connection =
-            Connection::open(&client.endpoint, connection::Access::Free, tls, proxies, within).await.map_err(named)?;
+            Connection::open(&client.endpoint, connection::Access::Free, tls, dialer, within).await.map_err(named)?;
         let sender = Sender { replica: &self.shared.replica, attempt: None };
         let request = client.request(&sender).ok_or_else(unaskable)?;
         let late = || FetchError::ConnectionFailed {
@@ -140,7 +140,15 @@ impl HttpFetcher {
         request: Request<Full<Bytes>>,
         permit: Permit,
     ) -> Result<(Response<()>, Answered), Failure> {
-        sleep_until(permit.opens()).await;
+        // A reservation that was answered too slowly: the connection is as good as before.
+        let too_late = |permit: &Permit| permit.closes() < permit.opens().max(Instant::now());
+        if !too_late(&permit) {
+            sleep_until(permit.opens()).await;
+        }
+        if too_late(&permit) {
+            self.stand.put(connection);
+            return Err(never_left(FetchError::PermitExpired));
+        }
         if !connection.stands().await {
             return Err(broken(&connection, None, self.timeout));
         }
@@ -220,14 +228,15 @@ impl Fetcher for HttpFetcher {
         let endpoint = self.endpoint(self.next());
         if let Some(mut connection) = self.stand.take()
             && &connection.endpoint == endpoint
+            && !connection.is_stale()
             && connection.stands().await
         {
             self.stand.put(connection);
             return Ok(());
         }
-        let (tls, proxies) = (&self.access.tls, &self.shared.proxies);
+        let (tls, dialer) = (&self.access.tls, &self.shared.dialer);
         let connection =
-            Connection::open(endpoint, connection::Access::Gated, tls, proxies, self.connect_within()).await?;
+            Connection::open(endpoint, connection::Access::Gated, tls, dialer, self.connect_within()).await?;
         self.stand.put(connection);
         Ok(())
     }

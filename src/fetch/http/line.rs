@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn good() -> Permit {
-        permit(Duration::ZERO, Duration::from_secs(60))
+        permit(Duration::ZERO, Duration::from_mins(1))
     }
 
     /// What the peer got once this end is gone.
@@ -284,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_leaves_outside_the_time_of_the_permit() {
         for late_or_early in
-            [permit(Duration::ZERO, Duration::ZERO), permit(Duration::from_secs(60), Duration::from_secs(60))]
+            [permit(Duration::ZERO, Duration::ZERO), permit(Duration::from_mins(1), Duration::from_mins(1))]
         {
             let (mut socket, line, peer) = pair().await;
             tokio::time::sleep(Duration::from_millis(2)).await;

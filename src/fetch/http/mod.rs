@@ -17,7 +17,8 @@
 //! - **Proxies** of the environment are used through tunnels only, also for plain http ([`proxy`]).
 //! - **Each request carries** `User-Agent: headgate/<version>`, `Accept`, `Accept-Encoding: gzip`, `Headgate-Replica` and
 //!   `Headgate-Attempt` (who asked, for the access log of the source; no secret), and no `traceparent`.
-//! - **`http.tls.caRef` replaces** the default roots. Without it: the system's, or Mozilla's where there are none.
+//! - **`http.tls.caRef` replaces** the default roots for the source. Without it: the system's, or Mozilla's where there are
+//!   none. A token endpoint on another host is trusted by either, and never shown the client certificate.
 //! - **A token endpoint on the source's host** (whichever port) passes the gate ([`Reply::Prepared`]); on another host it is
 //!   asked inside [`Fetcher::connect`].
 //! - **A request counts as sent** when the first write system call took a byte of it. `http.timeout` runs from there to the
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hyper::header::HeaderValue;
 
-use self::{fetcher::HttpFetcher, tls::TlsConfigs};
+use self::{dial::Dialer, fetcher::HttpFetcher, tls::TlsConfigs};
 use super::{Fetcher, OpenError, Transports, credentials::Credentials};
 use crate::api::Source;
 
@@ -63,7 +64,7 @@ struct Shared {
     credentials: Arc<dyn Credentials>,
     replica: HeaderValue,
     tls: TlsConfigs,
-    proxies: Proxies,
+    dialer: Dialer,
 }
 
 /// The transports cannot be set up. Found at start.
@@ -95,7 +96,8 @@ impl HttpTransports {
     ) -> Result<Self, SetupError> {
         let replica = HeaderValue::from_str(replica).map_err(|_| SetupError::Replica)?;
         let tls = TlsConfigs::load()?;
-        Ok(Self { shared: Arc::new(Shared { credentials, replica, tls, proxies }) })
+        let dialer = Dialer { proxies, proxy_tls: tls.shared().clone() };
+        Ok(Self { shared: Arc::new(Shared { credentials, replica, tls, dialer }) })
     }
 }
 

@@ -24,7 +24,6 @@ static ATTEMPT: HeaderName = HeaderName::from_static("headgate-attempt");
 static REPLICA: HeaderName = HeaderName::from_static("headgate-replica");
 
 /// The parts of a spec that make a request.
-#[derive(Debug)]
 pub(super) struct Template {
     pub(super) endpoint: Endpoint,
     url: Url,

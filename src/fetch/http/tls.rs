@@ -48,6 +48,13 @@ impl TlsConfigs {
         &self.shared
     }
 
+    /// For hosts beside a source that has authorities of its own: these and the default ones, and no client certificate.
+    pub(super) fn widened(&self, authorities: &RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut roots = RootCertStore::clone(&self.roots);
+        roots.extend(authorities.roots.iter().cloned());
+        Ok(Arc::new(finished(trusting(&self.provider, &Arc::new(roots))?.with_no_client_auth())))
+    }
+
     /// # Errors
     /// When the client's key does not fit its certificate.
     pub(super) fn special(&self, special: Special) -> Result<Arc<ClientConfig>, rustls::Error> {
