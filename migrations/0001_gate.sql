@@ -52,7 +52,7 @@ CREATE TABLE headgate.source (
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0,
-    autovacuum_analyze_threshold = 50000
+    autovacuum_analyze_threshold = 5000
 );
 
 COMMENT ON TABLE headgate.source IS 'One row per stream: who may ask the source, when, and from where on.';

