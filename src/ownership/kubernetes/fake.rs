@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -36,7 +36,11 @@ pub(super) struct Entry {
 pub(super) struct FakeApi {
     state: Mutex<State>,
     length: watch::Sender<usize>,
+    /// Sees each write in the moment in which it happens.
+    witness: OnceLock<Witness>,
 }
+
+type Witness = Box<dyn Fn(&Entry) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -46,7 +50,11 @@ struct State {
 
 impl FakeApi {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), length: watch::Sender::new(0) })
+        Arc::new(Self { state: Mutex::default(), length: watch::Sender::new(0), witness: OnceLock::new() })
+    }
+
+    pub(super) fn is_witnessed_by(&self, witness: impl Fn(&Entry) + Send + Sync + 'static) {
+        assert!(self.witness.set(Box::new(witness)).is_ok(), "one witness is enough");
     }
 
     /// A connection of its own for one replica.
@@ -110,18 +118,24 @@ impl FakeApi {
             return Err(LeaseError::Conflict);
         }
         state.leases.remove(name);
-        state.log.push(Entry { at: Instant::now(), writer: writer.to_owned(), before: Some(before), after: None });
-        self.length.send_replace(state.log.len());
+        self.note(&mut state, writer, Some(before), None);
         Ok(())
     }
 
     fn write(&self, state: &mut State, writer: &str, before: Option<Lease>, mut lease: Lease) -> Lease {
         lease.metadata.resource_version = Some((state.log.len() + 1).to_string());
         state.leases.insert(lease.metadata.name.clone().unwrap(), lease.clone());
-        let after = Some(lease.clone());
-        state.log.push(Entry { at: Instant::now(), writer: writer.to_owned(), before, after });
-        self.length.send_replace(state.log.len());
+        self.note(state, writer, before, Some(lease.clone()));
         lease
+    }
+
+    fn note(&self, state: &mut State, writer: &str, before: Option<Lease>, after: Option<Lease>) {
+        let entry = Entry { at: Instant::now(), writer: writer.to_owned(), before, after };
+        if let Some(witness) = self.witness.get() {
+            witness(&entry);
+        }
+        state.log.push(entry);
+        self.length.send_replace(state.log.len());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

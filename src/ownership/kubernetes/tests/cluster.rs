@@ -39,6 +39,10 @@ pub(super) struct Cluster {
     pub(super) gate: Arc<FakeGate>,
     pub(super) pods: BTreeMap<String, Pod>,
     streams: Vec<StreamName>,
+    /// The tasks of each pod that ever was.
+    tasks: Arc<Mutex<HashMap<String, Arc<Running>>>>,
+    /// Handoffs that were written while the task still ran.
+    hasty: Arc<Mutex<Vec<String>>>,
     rng: StdRng,
 }
 
@@ -56,9 +60,27 @@ pub(super) struct Pod {
 
 impl Cluster {
     pub(super) fn of(sources: usize, seed: u64) -> Self {
+        let tasks = Arc::<Mutex<HashMap<String, Arc<Running>>>>::default();
+        let hasty = Arc::<Mutex<Vec<String>>>::default();
+        let api = FakeApi::new();
+        api.is_witnessed_by({
+            let (tasks, hasty) = (tasks.clone(), hasty.clone());
+            move |entry| {
+                let read = |lease: &Option<_>| lease.as_ref().and_then(SourceLease::read);
+                let (Some(before), Some(after)) = (read(&entry.before), read(&entry.after)) else { return };
+                let tasks = tasks.lock().unwrap().get(&entry.writer).cloned();
+                if tasks.is_some_and(|tasks| {
+                    after.holder != before.holder && tasks.runs(&after.stream, before.holder.as_ref())
+                }) {
+                    hasty.lock().unwrap().push(format!("{} gave {} away while it ran", entry.writer, after.stream));
+                }
+            }
+        });
         Self {
-            api: FakeApi::new(),
+            api,
             gate: Arc::default(),
+            tasks,
+            hasty,
             pods: BTreeMap::new(),
             streams: (0..sources).map(|n| StreamName::new("shop", &format!("source-{n}"))).collect(),
             rng: StdRng::seed_from_u64(seed),
@@ -91,6 +113,7 @@ impl Cluster {
             CancellationToken::new(),
         );
         let (running, frozen) = (Arc::<Running>::default(), Arc::<Frozen>::default());
+        self.tasks.lock().unwrap().insert(name.to_owned(), running.clone());
         let supervise = supervise(directives, ownership.clone(), running.clone(), self.rng.random());
         let process = async move {
             tokio::select! {
@@ -176,7 +199,7 @@ impl Cluster {
             .api
             .leases()
             .iter()
-            .filter_map(|lease| SourceLease::read(lease))
+            .filter_map(SourceLease::read)
             .filter_map(|lease| Some((lease.stream, lease.holder?)))
             .collect();
         let runs_right = |stream: &StreamName| {
@@ -204,7 +227,7 @@ impl Cluster {
         let start = Instant::now();
         while !holds(self) {
             assert!(start.elapsed() < limit, "not {what} within {limit:?}; running: {:?}", self.running());
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         start.elapsed()
     }
@@ -230,6 +253,7 @@ impl Cluster {
     /// The promise of the Leases: while its incarnation lives, nobody but the holder itself gives its source away, and
     /// only after its task has stopped.
     pub(super) fn assert_no_living_holder_was_robbed(&self) {
+        assert_eq!(*self.hasty.lock().unwrap(), [] as [String; 0]);
         let mut live: HashMap<Holder, String> = HashMap::new();
         for entry in self.api.log() {
             let read = |lease: &Option<_>| lease.as_ref().map(lease::read);
@@ -282,6 +306,10 @@ struct Task {
 }
 
 impl Running {
+    fn runs(&self, stream: &StreamName, holder: Option<&Holder>) -> bool {
+        self.tasks.lock().unwrap().get(stream).is_some_and(|task| Some(&task.holder) == holder)
+    }
+
     /// Ends a task, unless a newer one of the same source has begun.
     fn end(&self, stream: &StreamName, id: u64) {
         let mut tasks = self.tasks.lock().unwrap();
