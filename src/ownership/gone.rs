@@ -39,7 +39,7 @@ mod tests {
     fn a_lease_goes_when_its_object_has_been_gone_for_long_and_an_object_that_came_back_counts_anew() {
         let (mut gone, start, long) = (Gone::default(), Instant::now(), Duration::from_mins(10));
         let orders = StreamName::new("shop", "orders");
-        let only = || HashSet::from(std::slice::from_ref(&orders));
+        let only = || HashSet::from([orders.clone()]);
         assert!(gone.look(only(), long, start).is_empty());
         assert!(gone.look(HashSet::new(), long, start + long / 2).is_empty());
         assert!(gone.look(only(), long, start + long).is_empty());

@@ -263,3 +263,8 @@ impl DatabaseClock {
         now.saturating_duration_since(self.answered())
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
