@@ -52,8 +52,8 @@ impl HttpFetcher {
     pub(super) async fn open(shared: Arc<Shared>, source: Arc<Source>, http: &Http) -> Result<Self, OpenError> {
         let template = Template::of(http)?;
         let decoder = Decoder::new(&http.decode, &source.spec.mapping)?;
-        let timeout = Duration::from(http.timeout);
-        if http.timeout.is_negative() || timeout.is_zero() {
+        let timeout = http.timeout();
+        if timeout.is_zero() {
             return Err(invalid("http.timeout", "it must be longer than nothing"));
         }
         let limit = u64::try_from(http.max_response_bytes)
