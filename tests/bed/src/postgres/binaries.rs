@@ -192,7 +192,10 @@ fn the_file(directory: &Path, extension: &str) -> Result<PathBuf> {
 }
 
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-    let entries: Vec<PathBuf> = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // The same one every time; of several versions beside each other, the one with the larger number in its name.
+    entries.sort_unstable_by(|a, b| b.cmp(a));
     entries.iter().find(|path| path.is_file() && path.file_name() == Some(OsStr::new(name))).cloned().or_else(|| {
         entries.iter().filter(|path| path.is_dir() && !path.is_symlink()).find_map(|below| find(below, name))
     })
