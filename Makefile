@@ -43,7 +43,7 @@ bench: cargo ## Measure the figures of the README, here and in .headgate/bench.m
 .PHONY: crds
 crds: cargo ## Write crds/ again from the Rust types
 	mkdir -p crds
-	cargo run --quiet -- crd > crds/headgate.dev_eventsources.yaml
+	cargo run --quiet -- crd > crds/.new && mv crds/.new crds/headgate.dev_eventsources.yaml
 
 .PHONY: clean
 clean: ## End what runs and remove everything that was built here (not the cache of this user)
