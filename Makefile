@@ -19,7 +19,7 @@ lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the d
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
-	if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo 'cargo-deny is not installed, so dependencies are not checked: cargo install cargo-deny'; fi
 
 .PHONY: parts
@@ -43,11 +43,11 @@ bench: cargo ## Measure the figures of the README, here and in .headgate/bench.m
 .PHONY: crds
 crds: cargo ## Write crds/ again from the Rust types
 	mkdir -p crds
-	cargo run --quiet -- crd > crds/headgate.dev_eventsources.yaml
+	cargo run --quiet -- crd > crds/.new && mv crds/.new crds/headgate.dev_eventsources.yaml
 
 .PHONY: clean
 clean: ## End what runs and remove everything that was built here (not the cache of this user)
-	if [ -x $(BED) ]; then $(BED) parts down; fi
+	for place in .headgate/*/; do if [ -x $(BED) ] && [ -d $$place ]; then $(BED) parts down --place $$place; fi; done
 	rm -rf .headgate
 	cargo clean
 
