@@ -7,6 +7,20 @@ SHELL := bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/headgate-bed
 
+##@ Try
+
+.PHONY: demo
+demo: binaries ## Three replicas under fire for a minute, and the proof that the promises held
+	$(BED) demo --binary $(TARGET)/debug/headgate
+
+.PHONY: up
+up: binaries ## Keep servers, sources and REPLICAS=3 replicas running for playing
+	@$(BED) up --binary $(TARGET)/debug/headgate --replicas $(or $(REPLICAS),3)
+
+.PHONY: down
+down: bed ## End the playground and remove all it wrote
+	@$(BED) down
+
 ##@ Test
 
 .PHONY: test
@@ -60,9 +74,11 @@ help: ## This list
 
 # Not for typing: what the targets above need.
 
-.PHONY: bed
-bed: cargo
-	@cargo build --quiet --package headgate-bed
+# The whole workspace, as for the tests: with other features, all dependencies would be built once more.
+.PHONY: binaries bed
+binaries bed: cargo
+	@echo 'building (minutes the first time, seconds afterwards)'
+	@cargo build --quiet --workspace
 
 .PHONY: cargo
 cargo:
