@@ -332,7 +332,7 @@ async fn the_view_tells_the_stage_the_members_and_what_is_held() {
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_no_living_holder_is_robbed_and_all_settles(#[values(0, 1, 2, 3, 4, 5, 6, 7)] eighth: u64) {
-    for seed in (0..5).map(|n| n * 8 + eighth) {
+    for seed in (0..3).map(|n| n * 8 + eighth) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut cluster = Cluster::of(40, seed);
         let wanted = rng.random_range(3..=5);
