@@ -11,7 +11,7 @@
 //!
 //! What was decided here, beside DESIGN 1, 4 and 7:
 //!
-//! - **hyper and not reqwest** carries the requests: `docs/adr/0010-one-hyper-connection-per-source.md` says why.
+//! - **hyper and not reqwest** carries the requests: `docs/adr/0001-one-hyper-connection-per-source.md` says why.
 //! - **200 and 203 are pages, 204 is a page without events**; every other status is a failure. A failed response is read to
 //!   its end within 64 KiB and 5 s, so that its row is released at once; else the row waits out its deadline.
 //! - **Proxies** of the environment are used through tunnels only, also for plain http (`proxy`).
