@@ -94,11 +94,6 @@ pub(super) fn soon_has_a_partition(error: StoreError) -> StoreError {
     }
 }
 
-/// Whether another session changed the table first: 55000 (a detach is pending), 42P01 (dropped).
-pub(super) fn lost_a_race(error: &StoreError) -> bool {
-    matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate == "55000" || sqlstate == "42P01")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@
 //! | [`forget`] | FORGET, in steps |
 //! | [`partitions`] | the days: made ahead, dropped after the retention |
 //! | [`migrate`], [`installation`] | the schema, and whose it is |
-//! | [`session`], [`answer`], [`column`], [`failure`] | connections, rows to answers, values to columns, errors |
+//! | [`session`], [`answer`], [`mod@column`], [`failure`] | connections, rows to answers, values to columns, errors |
 
 mod answer;
 mod append;
