@@ -11,7 +11,7 @@ use super::{
     answer::{NUMBER, OPAQUE, answer, count, each},
     batch::{Batch, text_beside_number},
     column::{Json, Timestamp},
-    failure::{lacks_a_partition, refuses_a_value, store_error},
+    failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error},
     gate::{micros, over, position, tokens, verb},
     session,
 };
@@ -111,7 +111,8 @@ impl PostgresStore {
         let rows = match session::rows(&self.pool, ACTION, statement(verb, batches)).await {
             Err(error) if lacks_a_partition(&error) => {
                 self.make_partitions().await?;
-                session::rows(&self.pool, ACTION, statement(verb, batches)).await?
+                let again = session::rows(&self.pool, ACTION, statement(verb, batches)).await;
+                again.map_err(soon_has_a_partition)?
             }
             result => result?,
         };

@@ -84,9 +84,14 @@ pub(super) fn lacks_a_partition(error: &StoreError) -> bool {
     matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate == "23514")
 }
 
-/// Whether another session changed the table first: 55000 (a detach is pending), 42P01 (dropped).
-pub(super) fn lost_a_race(error: &StoreError) -> bool {
-    matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate == "55000" || sqlstate == "42P01")
+/// Another session is making the partitions at this moment: the append is to be asked again.
+pub(super) fn soon_has_a_partition(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Failed { action, source, .. } if lacks_a_partition(&error) => {
+            StoreError::Unavailable { action, source }
+        }
+        error => error,
+    }
 }
 
 #[cfg(test)]

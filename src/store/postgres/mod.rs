@@ -6,12 +6,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`gate`] | ADOPT, RESET, RESERVE, EXTEND, ABORT, fence off |
-//! | [`append`], [`batch`], [`refused`] | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
-//! | [`forget`] | FORGET, in steps |
-//! | [`partitions`] | the days: made ahead, dropped after the retention |
-//! | [`migrate`], [`installation`] | the schema, and whose it is |
-//! | [`session`], [`answer`], [`column`], [`failure`] | connections, rows to answers, values to columns, errors |
+//! | `gate` | ADOPT, RESET, RESERVE, EXTEND, ABORT, fence off |
+//! | `append`, `batch`, `refused` | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
+//! | `forget` | FORGET, in steps |
+//! | `partitions` | the days: made ahead, dropped after the retention |
+//! | `migrate`, `installation` | the schema, and whose it is |
+//! | `session`, `answer`, `column`, `failure` | connections, rows to answers, values to columns, errors |
 
 mod answer;
 mod append;

@@ -8,15 +8,11 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{
-    PostgresStore,
-    failure::{lost_a_race, store_error},
-    gate::micros,
-    session,
-};
+use super::{PostgresStore, failure::store_error, gate::micros, session};
 use crate::store::StoreError;
 
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1), 0)::bigint AS made";
+const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
 const EXPIRED_ASIDE: &str = "DELETE FROM headgate.set_aside \
                              WHERE stored_at < clock_timestamp() - $1 * interval '1 microsecond'";
@@ -51,18 +47,29 @@ impl PostgresStore {
         super::answer::count(row, "made").map_err(|error| store_error(action, error))
     }
 
+    /// One session at a time drops: two that detach the same day wait for each other. The turn is a lock of an otherwise
+    /// empty transaction, because DETACH CONCURRENTLY may not be inside one; it ends with it, however this ends.
     async fn drop_expired(&self, retention: Duration) -> Result<u64, StoreError> {
+        let action = "take the turn to drop partitions";
+        let (turn, mine) = session::within_limit(action, async {
+            let mut turn = self.pool.begin().await?;
+            let mine: bool = sqlx::query_scalar(TURN).fetch_one(&mut *turn).await?;
+            Ok((turn, mine))
+        })
+        .await?;
+        let dropped = if mine { self.drop_in_turn(retention).await } else { Ok(0) };
+        session::within_limit("end the turn to drop partitions", turn.rollback()).await?;
+        dropped
+    }
+
+    async fn drop_in_turn(&self, retention: Duration) -> Result<u64, StoreError> {
         let action = "find expired partitions";
         let rows = session::rows(&self.pool, action, sqlx::query(EXPIRED).bind(micros(retention))).await?;
         let mut dropped = 0;
         for row in rows {
             let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
-            match self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await {
-                Ok(()) => dropped += 1,
-                // Another replica is at the same partition.
-                Err(error) if lost_a_race(&error) => {}
-                Err(error) => return Err(error),
-            }
+            self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await?;
+            dropped += 1;
         }
         let aside = sqlx::query(EXPIRED_ASIDE).bind(micros(retention));
         session::rows(&self.pool, "drop expired items set aside", aside).await?;

@@ -115,6 +115,21 @@ pub(super) async fn on_connection<T>(
             busy.done();
             result.map_err(|error| store_error(action, error))
         }
-        Err(_elapsed) => Err(StoreError::Unavailable { action, source: Box::new(Cause::Silent(STATEMENT_LIMIT)) }),
+        Err(_elapsed) => Err(silent(action)),
     }
+}
+
+/// Runs `work`, which brings its own connection, within the statement limit.
+pub(super) async fn within_limit<T>(
+    action: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+        Ok(result) => result.map_err(|error| store_error(action, error)),
+        Err(_elapsed) => Err(silent(action)),
+    }
+}
+
+fn silent(action: &'static str) -> StoreError {
+    StoreError::Unavailable { action, source: Box::new(Cause::Silent(STATEMENT_LIMIT)) }
 }
