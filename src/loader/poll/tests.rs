@@ -95,7 +95,9 @@ async fn a_page_larger_than_the_whole_budget_is_read_as_its_own_commits_free_mem
 #[tokio::test(start_paused = true)]
 async fn a_saturated_source_is_asked_at_97_percent_of_the_limit_and_never_too_early() {
     let world = World::with_events(10_000).asking_for(10);
-    world.store.faults(|faults| faults.latency = Duration::from_millis(4));
+    // A round trip of 2 ms to the database, and one of 1 ms to the source.
+    world.store.faults(|faults| faults.latency = Duration::from_millis(2));
+    world.source.odds(Odds::default(), Duration::from_millis(1));
     let mut polling = world.adopted_by("a").await;
     for _ in 0..1000 {
         polling.poll().await;
@@ -129,7 +131,7 @@ async fn a_slow_body_is_committed_as_it_arrives() {
     world.source.next([Script::Slow(100, Duration::from_millis(300))]);
     let mut polling = world.adopted_by("a").await;
     let passing = tokio::spawn(async move { polling.poll().await });
-    sleep(Duration::from_millis(1000)).await;
+    sleep(Duration::from_millis(850)).await;
     assert_eq!(world.cursor(), "300", "a tail that a crash would lose is small");
     world.store.row(&world.stream, |row| assert!(row.attempt.is_some(), "the request is still in flight"));
     passing.await.expect("no panic");
@@ -443,7 +445,9 @@ async fn an_idle_source_is_asked_ever_less_often_and_reserves_nothing_ahead() {
     }
     assert!(polling.due_in() > Duration::from_millis(4400), "{:?}", polling.due_in());
     assert!(world.store.reserves().iter().skip(1).all(|reserve| reserve.at_most_ahead.is_zero()));
-    world.store.row(&world.stream, |row| assert!(row.not_before <= Instant::now() + MIN_INTERVAL, "a crash costs no wait"));
+    world
+        .store
+        .row(&world.stream, |row| assert!(row.not_before <= Instant::now() + MIN_INTERVAL, "a crash costs no wait"));
 }
 
 #[tokio::test(start_paused = true)]

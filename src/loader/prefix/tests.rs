@@ -209,14 +209,7 @@ fn arrivals() -> impl Strategy<Value = Arrival> {
                 ids.sort_unstable();
             }
             let takes = proptest::collection::vec(any::<bool>(), ids.len());
-            takes.prop_map(move |takes| Arrival {
-                requested,
-                ids: ids.clone(),
-                limit,
-                progressive,
-                read_to_end,
-                takes,
-            })
+            takes.prop_map(move |takes| Arrival { requested, ids: ids.clone(), limit, progressive, read_to_end, takes })
         })
 }
 

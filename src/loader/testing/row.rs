@@ -9,8 +9,8 @@ use crate::{
     event::{Cursor, Event, IdKind, SetAside},
     permit::Attempt,
     store::{
-        Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve, Reserved,
-        Reset, Row,
+        Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve,
+        Reserved, Reset, Row,
     },
 };
 

@@ -1,10 +1,7 @@
 //! Several replicas that all believe they hold the source, crashed, frozen and cut off from the database at random, in
 //! paused time. The source's own log is then checked (DESIGN 11): a story of minutes takes milliseconds.
 
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -130,7 +127,11 @@ impl Story {
         self.world.source.odds(Odds::default(), Duration::from_millis(5));
         let healed = Instant::now();
         while self.world.cursor() != last.to_string() && last > 0 {
-            assert!(healed.elapsed() < Duration::from_mins(10), "seed {seed}: stuck at {} of {last}", self.world.cursor());
+            assert!(
+                healed.elapsed() < Duration::from_mins(10),
+                "seed {seed}: stuck at {} of {last}",
+                self.world.cursor()
+            );
             sleep(Duration::from_millis(200)).await;
         }
         check_requests(&self.world.source.log(), &self.faults, seed);
@@ -143,7 +144,7 @@ impl Story {
 fn check_requests(log: &[Served], faults: &[Fault], seed: u64) {
     for pair in log.windows(2) {
         let gap = pair[1].start - pair[0].start;
-        assert!(gap >= MIN_INTERVAL, "seed {seed}: {gap:?} between {:#?}", pair);
+        assert!(gap >= MIN_INTERVAL, "seed {seed}: {gap:?} between {pair:#?}");
         let end = pair[0].end;
         assert!(end.is_some_and(|end| end <= pair[1].start), "seed {seed}: two in flight: {pair:#?}");
     }
@@ -177,11 +178,8 @@ fn check_store(world: &World, last: u64, seed: u64) {
 
 fn run_seeds(seeds: std::ops::Range<u64>) {
     for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(Story::new(seed).run(seed));
     }
 }

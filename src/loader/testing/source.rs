@@ -15,7 +15,7 @@ use tokio::{
 use super::freeze::Frost;
 use crate::{
     api::Source,
-    event::{Cursor, Event, EventId},
+    event::{Cursor, Event, EventId, IdKind},
     fetch::{Failure, FetchError, Fetcher, Item, OpenError, Page, PageRequest, Progress, Reply, Transports},
     permit::Permit,
 };
@@ -74,7 +74,6 @@ struct Inner {
     network: Duration,
     connect_errors: VecDeque<FetchError>,
     open_errors: VecDeque<OpenError>,
-    connects: usize,
     opens: usize,
     reloads: usize,
     rotated: bool,
@@ -101,7 +100,6 @@ impl FakeSource {
             network: Duration::from_millis(5),
             connect_errors: VecDeque::new(),
             open_errors: VecDeque::new(),
-            connects: 0,
             opens: 0,
             reloads: 0,
             rotated: false,
@@ -146,10 +144,6 @@ impl FakeSource {
 
     pub(in crate::loader) fn opens(&self) -> usize {
         self.lock().opens
-    }
-
-    pub(in crate::loader) fn connects(&self) -> usize {
-        self.lock().connects
     }
 
     pub(in crate::loader) fn reloads(&self) -> usize {
@@ -197,15 +191,14 @@ impl FakeSource {
 
     fn page(&self, request: &PageRequest) -> Vec<Item> {
         let inner = self.lock();
-        let all = inner.events.iter();
-        let after: Vec<_> = match &request.after {
-            Cursor::Start => all.collect(),
-            Cursor::After(id) if inner.events.iter().any(|event| event.id.compare(id).is_none()) => {
-                all.skip_while(|event| event.id != *id).skip(1).collect()
+        let place = match &request.after {
+            Cursor::Start => 0,
+            Cursor::After(id) if id.kind() == IdKind::Number => {
+                inner.events.partition_point(|event| event.id.compare(id) != Some(Ordering::Greater))
             }
-            Cursor::After(id) => all.filter(|event| event.id.compare(id) == Some(Ordering::Greater)).collect(),
+            Cursor::After(id) => inner.events.iter().position(|event| event.id == *id).map_or(0, |place| place + 1),
         };
-        after.into_iter().take(request.limit as usize).cloned().map(Item::Event).collect()
+        inner.events[place..].iter().take(request.limit as usize).cloned().map(Item::Event).collect()
     }
 
     fn note(&self, request: usize, note: impl FnOnce(&mut Served)) {
@@ -312,7 +305,6 @@ pub(in crate::loader) struct FakeFetcher {
 impl Fetcher for FakeFetcher {
     async fn connect(&mut self) -> Result<(), FetchError> {
         let mut inner = self.source.lock();
-        inner.connects += 1;
         inner.connect_errors.pop_front().map_or(Ok(()), Err)
     }
 

@@ -194,8 +194,9 @@ impl Gate for FakeStore {
     }
 
     async fn forget(&self, forget: Forget) -> Result<Answer<()>, StoreError> {
-        let answer =
-            self.statement("forget", forget.stream.clone(), move |inner| inner.row(&forget.stream).forget(&forget)).await?;
+        let answer = self
+            .statement("forget", forget.stream.clone(), move |inner| inner.row(&forget.stream).forget(&forget))
+            .await?;
         Ok(if answer == Answer::Refused(None) { Answer::Applied(()) } else { answer })
     }
 
