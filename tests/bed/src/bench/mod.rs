@@ -13,7 +13,8 @@ mod saturated;
 mod stream;
 mod takeover;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,6 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use self::machine::Machine;
-use self::report::Figure;
 use crate::evidence;
 use crate::narrate::{Stopwatch, say};
 use crate::place::Place;
@@ -54,8 +54,8 @@ pub async fn run(binary: &Path, only: &[Name], out: &Path) -> Result<bool> {
     ensure!(binary.is_file(), "there is no binary at {}: run `make bench`, which builds it", binary.display());
     let watch = Stopwatch::start();
     let names = if only.is_empty() { Name::value_variants() } else { only };
-    let machine = Machine::here(binary)?;
-    let mut figures = Vec::new();
+    let mut report = Report::begin(out, &report::head(&Machine::here(binary)?))?;
+    let mut all_held = true;
     for name in names {
         say(format_args!("\n-- {name:?}"));
         let place = Arc::new(Place::temporary("bench")?);
@@ -74,20 +74,32 @@ pub async fn run(binary: &Path, only: &[Name], out: &Path) -> Result<bool> {
             say(&broken);
             evidence::leave(&broken, place.path(), &out.with_file_name("evidence"))?;
         }
-        figures.push(measured?);
+        let figure = measured?;
+        all_held &= figure.promises_held();
+        report.tell(&figure.chapter())?;
     }
-    tell(&report::markdown(&machine, &figures), out)?;
-    say(format_args!("{} figures after {watch}; the same in {}", figures.len(), out.display()));
-    Ok(figures.iter().all(Figure::promises_held))
+    say(format_args!("all of it after {watch}; the same in {}", out.display()));
+    Ok(all_held)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what this command is for")]
-fn tell(report: &str, out: &Path) -> Result<()> {
-    println!("{report}");
-    if let Some(parent) = out.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+/// Printed and written piece by piece, so that what was measured is there when a later figure fails.
+struct Report(File);
+
+impl Report {
+    fn begin(path: &Path, head: &str) -> Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        let mut report = Self(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+        report.tell(head)?;
+        Ok(report)
     }
-    fs::write(out, report).with_context(|| format!("cannot write {}", out.display()))
+
+    #[expect(clippy::print_stdout, reason = "the report is what this command is for")]
+    fn tell(&mut self, piece: &str) -> Result<()> {
+        println!("{piece}");
+        self.0.write_all(piece.as_bytes()).context("cannot write the report")
+    }
 }
 
 /// Starts these replicas and waits until each is ready.

@@ -49,6 +49,15 @@ impl Figure {
         })
     }
 
+    /// Its chapter of the report.
+    pub(super) fn chapter(&self) -> String {
+        let mut text = format!("\n## {}\n\n{}\n\n", self.title, self.scene);
+        let rows: Vec<_> = self.rows.iter().cloned().map(|row| vec![row.what, row.measured, row.goal]).collect();
+        table(&mut text, &["", "measured", "goal"], &rows);
+        let _ = write!(text, "\n{}\n", self.verdict());
+        text
+    }
+
     fn verdict(&self) -> String {
         let findings = &self.proof.findings;
         let sum = |of: fn(&SourceFindings) -> u64| findings.sources.values().map(of).sum::<u64>();
@@ -66,17 +75,11 @@ impl Figure {
     }
 }
 
-/// The whole report.
-pub(super) fn markdown(machine: &Machine, figures: &[Figure]) -> String {
+/// How the report begins.
+pub(super) fn head(machine: &Machine) -> String {
     let mut text = String::from("# Figures\n\n");
     let facts = machine.facts().map(|(name, value)| vec![name.to_owned(), value]);
     table(&mut text, &["machine", ""], &facts);
-    for figure in figures {
-        let _ = write!(text, "\n## {}\n\n{}\n\n", figure.title, figure.scene);
-        let rows: Vec<_> = figure.rows.iter().cloned().map(|row| vec![row.what, row.measured, row.goal]).collect();
-        table(&mut text, &["", "measured", "goal"], &rows);
-        let _ = write!(text, "\n{}\n", figure.verdict());
-    }
     text
 }
 
