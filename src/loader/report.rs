@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -53,6 +53,39 @@ pub struct Report {
     pub forgotten: bool,
 }
 
+impl Report {
+    /// The report of a source whose Lease this replica has just won.
+    #[must_use]
+    pub fn of(holding: Holding, generation: i64, uid: String) -> Self {
+        let message = format!("held by {} since {}", holding.holder, holding.acquired_at);
+        Self {
+            holding,
+            generation,
+            uid,
+            epoch: None,
+            cursor: None,
+            events_stored: 0,
+            last_poll: None,
+            last_success: None,
+            last_event: None,
+            next_poll: None,
+            consecutive_failures: 0,
+            accepted: None,
+            assigned: Verdict { reason: AssignedReason::LeaseHeld, message },
+            reachable: None,
+            stored: None,
+            caught_up: None,
+            suspended: false,
+            blocked_by: None,
+            last_interval: None,
+            retransported: 0,
+            note: None,
+            handled_poll_request: None,
+            forgotten: false,
+        }
+    }
+}
+
 /// The outcome behind one condition: its reason and the message that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict<R> {
@@ -88,43 +121,82 @@ impl BlockedBy {
 /// The reports of all sources this replica holds, shared by clones.
 #[derive(Clone)]
 pub struct Reports {
-    reports: Arc<RwLock<HashMap<StreamName, Arc<Report>>>>,
+    slots: Arc<RwLock<HashMap<StreamName, Slot>>>,
     /// The streams whose report changed are not named: readers compare what they last saw.
     version: Arc<watch::Sender<u64>>,
 }
 
+/// One report, changed in place by its task: thousands of polls a second share no lock.
+type Slot = Arc<Mutex<Arc<Report>>>;
+
 impl Default for Reports {
     fn default() -> Self {
-        Self { reports: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
+        Self { slots: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
     }
 }
 
 impl Reports {
     pub fn put(&self, stream: &StreamName, report: Report) {
-        self.reports
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(stream.clone(), Arc::new(report));
-        self.version.send_modify(|version| *version += 1);
+        self.open(stream, report);
+    }
+
+    /// Puts a report and returns the pen that goes on writing it.
+    pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
+        let slot: Slot = Arc::new(Mutex::new(Arc::new(report)));
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
+        self.bump();
+        Pen { slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
-        self.reports.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(stream);
-        self.version.send_modify(|version| *version += 1);
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
+        self.bump();
     }
 
     #[must_use]
     pub fn get(&self, stream: &StreamName) -> Option<Arc<Report>> {
-        self.reports.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(stream).cloned()
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(stream).map(read)
     }
 
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Report>> {
-        self.reports.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).values().map(read).collect()
     }
 
+    /// Changes when the set of reports changes, or one of them in what a condition shows (verdicts, caught up, suspended,
+    /// blocked by, generation, forgotten, the served poll request). Counters and times do not count: sample them.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    fn bump(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+fn read(slot: &Slot) -> Arc<Report> {
+    Arc::clone(&slot.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Writes one report.
+#[derive(Clone)]
+pub(super) struct Pen {
+    slot: Slot,
+    reports: Reports,
+}
+
+impl Pen {
+    pub(super) fn read(&self) -> Arc<Report> {
+        read(&self.slot)
+    }
+
+    /// Changes the report. Readers are told when `change` returns true.
+    pub(super) fn write(&self, change: impl FnOnce(&mut Report) -> bool) {
+        // Copies only when a reader still holds the last version.
+        let tell = change(Arc::make_mut(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner)));
+        if tell {
+            self.reports.bump();
+        }
     }
 }

@@ -124,7 +124,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "takeover_duration",
-            "Last sign of the old holder to the first reserve of the new one",
+            "Lease won to the first reservation granted",
             Unit::Seconds,
             metrics.takeover_duration.clone(),
         );
