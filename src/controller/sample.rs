@@ -130,6 +130,16 @@ impl View {
         self.reachable_in.as_ref()?.reachable.as_ref()
     }
 
+    /// The replica that saw all this.
+    pub(super) fn holder(&self) -> &str {
+        self.report.holding.holder.as_str()
+    }
+
+    /// Nothing will be written of this source after it, unless this replica wins it again.
+    pub(super) fn is_last_word(&self) -> bool {
+        self.leaving || self.report.assigned.reason == AssignedReason::LeaseLost
+    }
+
     pub(super) fn outline(&self) -> Outline<'_> {
         let report = &self.report;
         Outline {

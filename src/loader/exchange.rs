@@ -36,9 +36,13 @@ const EXTEND_RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) enum End {
     /// The permit was spent on something that must come first, and that was read to its end.
-    Prepared { first_byte: Instant },
+    Prepared {
+        first_byte: Instant,
+    },
     /// A page was read to its end.
-    Page { first_byte: Instant },
+    Page {
+        first_byte: Instant,
+    },
     Failed(Failure),
     /// The row has moved on while the request ran; this is how it stood.
     Superseded(Option<Row>),

@@ -205,10 +205,12 @@ mod tests {
 
     #[test]
     fn the_jitter_of_errors_is_full() {
-        let mut waits: Vec<_> = (0..200).map(|seed| {
-            let mut pace = Pace::new(&settings());
-            (0..12).map(|_| pace.after_failure(None, &mut rng(seed))).last().expect("twelve failures")
-        }).collect();
+        let mut waits: Vec<_> = (0..200)
+            .map(|seed| {
+                let mut pace = Pace::new(&settings());
+                (0..12).map(|_| pace.after_failure(None, &mut rng(seed))).last().expect("twelve failures")
+            })
+            .collect();
         waits.sort_unstable();
         assert!(waits[20] < Duration::from_mins(2), "the shortest waits are short: {:?}", waits[20]);
         assert!(waits[180] > Duration::from_mins(3), "the longest are long: {:?}", waits[180]);

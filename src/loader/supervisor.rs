@@ -216,7 +216,8 @@ impl Supervisor {
         let streams: Vec<_> = self.held.keys().cloned().collect();
         for stream in streams {
             let source = self.desired.get(&stream);
-            if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref()) {
+            if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref())
+            {
                 match source {
                     Some(source) if !source.deleting => {
                         running.send_if_modified(|old| {

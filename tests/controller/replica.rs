@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use headgate::{
-    api::{AcceptedReason, AssignedReason, EventSource, ReachableReason, StoredReason},
+    api::{AcceptedReason, EventSource, ReachableReason, StoredReason},
     controller::{self, ControllerConfig, ControllerError, WatchState},
     desired::Desired,
     event::{Cursor, EventId, StreamName},
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Far beyond what anything here takes, on a machine that compiles beside it.
-const AT_LAST: Duration = Duration::from_secs(60);
+const AT_LAST: Duration = Duration::from_mins(1);
 
 pub(crate) struct Replica {
     pub(crate) name: &'static str,
@@ -77,35 +77,19 @@ impl Replica {
     pub(crate) fn held(&self, object: &EventSource) -> Report {
         let stream = stream_of(object);
         let holder = format!("{}#1", self.name);
+        let holding = Holding {
+            holder: Holder::new(&holder),
+            lease_name: format!("{}.{}", stream.namespace(), stream.name()),
+            stream,
+            acquired_at: Timestamp::now(),
+        };
+        let generation = object.metadata.generation.expect("a stored object");
         Report {
-            holding: Holding {
-                holder: Holder::new(&holder),
-                lease_name: format!("{}.{}", stream.namespace(), stream.name()),
-                stream,
-                acquired_at: Timestamp::now(),
-            },
-            generation: object.metadata.generation.expect("a stored object"),
-            uid: object.uid().expect("a stored object"),
             epoch: Some(Epoch(object.spec.epoch)),
             cursor: Some(Cursor::Start),
-            events_stored: 0,
-            last_poll: None,
-            last_success: None,
-            last_event: None,
-            next_poll: None,
-            consecutive_failures: 0,
             accepted: Some(verdict(AcceptedReason::Valid)),
-            assigned: verdict(AssignedReason::LeaseHeld),
-            reachable: None,
-            stored: None,
-            caught_up: None,
             suspended: object.spec.suspend,
-            blocked_by: None,
-            last_interval: None,
-            retransported: 0,
-            note: None,
-            handled_poll_request: None,
-            forgotten: false,
+            ..Report::of(holding, generation, object.uid().expect("a stored object"))
         }
     }
 

@@ -10,7 +10,7 @@ use headgate::{
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::{
     Api, Client, Config, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
@@ -197,7 +197,7 @@ async fn the_documented_rights_suffice() {
 
     // RBAC is effective when its own watch has seen it; until then a controller would end with 403.
     until("the rights are given", || async {
-        Api::<headgate::api::EventSource>::all(client.clone()).list(&Default::default()).await.ok()
+        Api::<headgate::api::EventSource>::all(client.clone()).list(&ListParams::default()).await.ok()
     })
     .await;
     let object = cluster.create_with("orders", |spec| spec.deletion_policy = DeletionPolicy::Delete).await;
