@@ -30,6 +30,14 @@ parts: bed ## Start PostgreSQL, etcd and kube-apiserver for tests and keep them
 parts-down: bed ## End them and remove their files
 	@$(BED) parts down
 
+##@ Measure
+
+# Release builds: the figures of a debug build mean nothing.
+.PHONY: bench
+bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some)
+	cargo build --quiet --release --package headgate --package headgate-bed
+	$(TARGET)/release/headgate-bed bench --binary $(TARGET)/release/headgate $(addprefix --only ,$(ONLY))
+
 ##@ Build
 
 .PHONY: crds

@@ -90,6 +90,7 @@ impl Story for Report {
 
     fn caught_up(mut self) -> Self {
         self.caught_up = Some(true);
+        self.last_caught_up = self.last_success;
         self
     }
 

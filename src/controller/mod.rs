@@ -39,6 +39,8 @@ pub struct ControllerConfig {
     pub pod_name: String,
     /// Counters of one source are written at most this often (`--status-interval`).
     pub status_interval: Duration,
+    /// Only the EventSources of this namespace; all namespaces when not given.
+    pub namespace: Option<String>,
 }
 
 /// Why the controller cannot work.
@@ -48,7 +50,7 @@ pub enum ControllerError {
     Unauthorized,
     #[error(
         "this replica may not list EventSources (403); give its service account get, list and watch on \
-         eventsources.headgate.dev in all namespaces"
+         eventsources.headgate.dev, in all namespaces or in the one it is to watch"
     )]
     Forbidden,
 }
@@ -73,6 +75,7 @@ pub async fn run(
     let (invalid_sender, invalid_receiver) = mpsc::unbounded_channel();
     let watch = watch::Watch {
         client: client.clone(),
+        namespace: config.namespace,
         intake: intake::Intake::new(desired.clone()),
         state,
         invalid: invalid_sender,

@@ -72,6 +72,7 @@ impl fmt::Display for WatchState {
 /// The watch and what it feeds.
 pub(super) struct Watch<'a> {
     pub(super) client: Client,
+    pub(super) namespace: Option<String>,
     pub(super) intake: Intake,
     pub(super) state: watch::Sender<WatchState>,
     pub(super) invalid: mpsc::UnboundedSender<InvalidSource>,
@@ -85,7 +86,10 @@ impl Watch<'_> {
     /// When this replica may not list EventSources and so could never begin. After the first list such an answer is
     /// waited out like any other: what runs goes on.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<(), ControllerError> {
-        let api: Api<DeserializeGuard<EventSource>> = Api::all(self.client.clone());
+        let api: Api<DeserializeGuard<EventSource>> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
         let mut events = pin!(watcher(api, watcher::Config::default()));
         let mut failures = 0;
         loop {

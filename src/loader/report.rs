@@ -39,6 +39,8 @@ pub struct Report {
     pub stored: Option<Verdict<StoredReason>>,
     /// `None` before the first poll; `Some(true)` when the last answer brought nothing more.
     pub caught_up: Option<bool>,
+    /// When an answer last brought everything there was.
+    pub last_caught_up: Option<Timestamp>,
     pub suspended: bool,
     pub blocked_by: Option<BlockedBy>,
     /// Between the starts of the last two requests of this process to the source.
@@ -75,6 +77,7 @@ impl Report {
             reachable: None,
             stored: None,
             caught_up: None,
+            last_caught_up: None,
             suspended: false,
             blocked_by: None,
             last_interval: None,
@@ -83,6 +86,29 @@ impl Report {
             handled_poll_request: None,
             forgotten: false,
         }
+    }
+
+    /// Seconds since everything was known to be stored: 0 when caught up, `None` when it never was on this replica.
+    #[must_use]
+    pub fn lag_seconds(&self, now: Timestamp) -> Option<i64> {
+        match self.caught_up {
+            Some(true) => Some(0),
+            _ => self.last_caught_up.map(|caught_up| now.duration_since(caught_up).as_secs().max(0)),
+        }
+    }
+
+    /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, &str)> {
+        let accepted = self.accepted.as_ref().filter(|verdict| verdict.reason != AcceptedReason::Valid);
+        let assigned = Some(&self.assigned).filter(|verdict| verdict.reason == AssignedReason::LeaseLost);
+        let stored = self.stored.as_ref().filter(|verdict| verdict.reason != StoredReason::AppendSucceeded);
+        let reachable = self.reachable.as_ref().filter(|verdict| verdict.reason != ReachableReason::PollSucceeded);
+        let accepted = accepted.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str()));
+        accepted
+            .or_else(|| assigned.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+            .or_else(|| stored.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+            .or_else(|| reachable.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
     }
 }
 

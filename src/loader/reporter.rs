@@ -86,6 +86,9 @@ impl Reporter {
             report.consecutive_failures = 0;
             let turned = report.caught_up != Some(caught_up);
             report.caught_up = Some(caught_up);
+            if caught_up {
+                report.last_caught_up = Some(Timestamp::now());
+            }
             turn(&mut report.reachable, ReachableReason::PollSucceeded, "the last poll succeeded".to_owned()) || turned
         });
         if turned {

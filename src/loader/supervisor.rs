@@ -30,7 +30,10 @@ use crate::{
     fetch::Transports,
     ownership::{Directive, Directives, Holding, LostReason, Ownership},
     store::{Answer, Forget, Store},
-    telemetry::metrics::Metrics,
+    telemetry::{
+        health::{Health, Part},
+        metrics::Metrics,
+    },
 };
 
 /// How often the database is asked whether it answers, for the member Lease: twice within the 5 s that make a replica
@@ -57,6 +60,7 @@ pub struct Ports {
     pub metrics: Arc<Metrics>,
     /// `--buffer-bytes`.
     pub buffer: Buffer,
+    pub health: Health,
 }
 
 /// Runs one task per held source: what ownership directs, as the desired set describes it.
@@ -65,6 +69,7 @@ pub struct Supervisor {
     desired: Desired,
     reports: Reports,
     held: HashMap<StreamName, Held>,
+    health: Health,
     jobs: JoinSet<()>,
     streams: HashMap<Id, StreamName>,
     stopping: bool,
@@ -99,7 +104,7 @@ enum Leaving {
 impl Supervisor {
     #[must_use]
     pub fn new(ports: Ports) -> Self {
-        let Ports { store, transports, ownership, desired, reports, metrics, buffer } = ports;
+        let Ports { store, transports, ownership, desired, reports, metrics, buffer, health } = ports;
         let send_limit = SendLimit::default();
         let shared = Arc::new(Shared { store, transports, ownership, metrics, buffer, send_limit });
         Self {
@@ -107,6 +112,7 @@ impl Supervisor {
             desired,
             reports,
             held: HashMap::new(),
+            health,
             jobs: JoinSet::new(),
             streams: HashMap::new(),
             stopping: false,
@@ -117,10 +123,10 @@ impl Supervisor {
     /// ends every task between two polls and returns. A batch that waits for the database is held even then: whoever
     /// must end sooner drops this future, which ends the tasks where they stand.
     pub async fn run(mut self, directives: Directives, shutdown: CancellationToken) {
-        let shared = Arc::clone(&self.shared);
+        let (shared, health) = (Arc::clone(&self.shared), self.health.clone());
         select! {
             () = self.supervise(directives, shutdown) => {}
-            () = watch_database(&shared) => {}
+            () = watch_database(&shared, &health) => {}
         }
     }
 
@@ -376,10 +382,14 @@ async fn forget_stream(store: &dyn Store, forget: Forget) {
 }
 
 /// Tells ownership when the database last answered. Ends never.
-async fn watch_database(shared: &Shared) {
+async fn watch_database(shared: &Shared, health: &Health) {
     loop {
-        if shared.store.ping().await.is_ok() {
-            shared.ownership.database_answered();
+        match shared.store.ping().await {
+            Ok(()) => {
+                health.works(Part::Database);
+                shared.ownership.database_answered();
+            }
+            Err(error) => health.waits(Part::Database, error.to_string()),
         }
         sleep(PING_EVERY).await;
     }

@@ -59,6 +59,7 @@ pub struct Metrics {
     pub leases_held: Gauge,
     pub lease_transitions: Counter,
     pub lease_renew_failures: Counter,
+    pub lease_takeover_duration: Histogram,
     /// Events of the watch of EventSources by what they came to.
     pub reconcile: Family<ResultLabels, Counter>,
     pub reconcile_duration: Histogram,
@@ -85,6 +86,7 @@ impl Metrics {
             leases_held: Gauge::default(),
             lease_transitions: Counter::default(),
             lease_renew_failures: Counter::default(),
+            lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
             reconcile: Family::default(),
             reconcile_duration: Histogram::new([0.000_01, 0.000_1, 0.001, 0.01, 0.1]),
             status_writes: Family::default(),
@@ -138,6 +140,12 @@ impl Metrics {
             "lease_renew_failures",
             "Failed or late renewals of the member Lease",
             metrics.lease_renew_failures.clone(),
+        );
+        registry.register_with_unit(
+            "lease_takeover_duration",
+            "Last sign of a dead holder to the Lease that names the next one",
+            Unit::Seconds,
+            metrics.lease_takeover_duration.clone(),
         );
         Arc::new(metrics)
     }

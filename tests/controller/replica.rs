@@ -40,7 +40,8 @@ impl Replica {
         let (desired, reports, shutdown) = (Desired::default(), Reports::default(), CancellationToken::new());
         let metrics = Metrics::register(&mut Registry::default());
         let (state_sender, state) = watch::channel(WatchState::Listing);
-        let config = ControllerConfig { pod_name: name.to_owned(), status_interval: Duration::from_secs(30) };
+        let config =
+            ControllerConfig { pod_name: name.to_owned(), status_interval: Duration::from_secs(30), namespace: None };
         let running = tokio::spawn(controller::run(
             config,
             client,

@@ -133,7 +133,7 @@ async fn an_object_deleted_while_nobody_held_it_is_desired_by_who_comes_next() {
 }
 
 /// A client with the rights of a ServiceAccount of this test.
-async fn service_account(cluster: &Cluster, name: &str) -> Client {
+pub(crate) async fn service_account(cluster: &Cluster, name: &str) -> Client {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("kubeconfig");
     cluster.api.service_account(name, &file).await.expect("an account");

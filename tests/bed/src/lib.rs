@@ -12,18 +12,22 @@
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
 //! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
+//! | [`bench`] | the figures of the README |
+//! | [`evidence`] | what is kept of a run that broke a promise |
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 pub mod access_log;
 pub mod account;
+pub mod bench;
 pub mod cache;
 pub mod chaos;
 pub mod checker;
 pub mod clock;
 pub mod control_plane;
 pub mod demo;
+pub mod evidence;
 pub mod fleet;
 pub mod narrate;
 pub mod nemesis;
