@@ -145,9 +145,11 @@ struct Tracked {
     failures: u32,
     not_before: Option<Instant>,
     finalizer_asked: Option<(FinalizerStep, Instant)>,
-    /// Nothing more is written: there is no such object any more (the watch will say so too), or the last word is said.
-    closed: bool,
+    /// The API server said that there is no such object any more; the watch will say so too.
+    gone: bool,
     leaving: bool,
+    /// Its Lease was lost and it is not reported any more; the status is still to say so.
+    parting: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,15 +193,22 @@ impl Board {
     /// Takes in what changed since the last look. Returns what is worth an Event.
     pub(super) fn look(&mut self, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
+        for report in reports.take_lost() {
+            let source = desired.get(&report.holding.stream);
+            self.see(report, source, true, now, &mut news);
+        }
         let mut held = HashSet::new();
-        for report in reports.all() {
+        // Without a UID the desired set did not know the object when its Lease was won; it soon will.
+        for report in reports.all().into_iter().filter(|report| !report.uid.is_empty()) {
             let source = desired.get(&report.holding.stream);
             held.insert(report.holding.stream.clone());
-            self.see(report, source, now, &mut news);
+            self.see(report, source, false, now, &mut news);
         }
-        let released: Vec<_> = self.tracked.keys().filter(|stream| !held.contains(*stream)).cloned().collect();
+        let is_over = |tracked: &Tracked| !tracked.parting || tracked.is_told();
+        let released = self.tracked.iter().filter(|(stream, tracked)| !held.contains(*stream) && is_over(tracked));
+        let released: Vec<_> = released.map(|(stream, _)| stream.clone()).collect();
         for stream in released {
-            // No last write: the next holder writes its own status, and ours must not come after it.
+            // No last write for what was handed off: the next holder writes its own, and ours must not come after it.
             if let Some(tracked) = self.forget(&stream) {
                 tell(&stream, Some(&tracked.seen), None, &mut news);
             }
@@ -207,12 +216,22 @@ impl Board {
         news
     }
 
-    fn see(&mut self, report: Arc<Report>, source: Option<Arc<Source>>, now: Instant, news: &mut Vec<News>) {
+    fn see(
+        &mut self,
+        report: Arc<Report>,
+        source: Option<Arc<Source>>,
+        parting: bool,
+        now: Instant,
+        news: &mut Vec<News>,
+    ) {
         let stream = report.holding.stream.clone();
-        let known = self.tracked.get(&stream).map(|tracked| &tracked.seen);
-        if known.is_some_and(|known| known.is(&report, source.as_ref())) {
-            return;
+        if let Some(tracked) = self.tracked.get_mut(&stream) {
+            tracked.parting = parting;
+            if tracked.seen.is(&report, source.as_ref()) {
+                return;
+            }
         }
+        let known = self.tracked.get(&stream).map(|tracked| &tracked.seen);
         let same_object = known.filter(|known| known.report.uid == report.uid).cloned();
         let same_holding = same_object.clone().filter(|known| known.report.holding == report.holding);
         let seen = Seen::after(same_holding.as_ref(), report, source);
@@ -222,7 +241,8 @@ impl Board {
             _ => {
                 self.forget(&stream);
                 self.serials += 1;
-                self.tracked.insert(stream.clone(), Tracked::new(Serial(self.serials), seen));
+                let tracked = Tracked { parting, ..Tracked::new(Serial(self.serials), seen) };
+                self.tracked.insert(stream.clone(), tracked);
             }
         }
         self.give_turn(&stream, now);
@@ -291,14 +311,13 @@ impl Board {
             (Done::Settled(base), Some(UnderWay::Status(wrote))) => {
                 tracked.failures = 0;
                 tracked.base = Some(base);
-                tracked.closed = wrote.view.leaving;
                 tracked.written = Some(wrote);
             }
             (Done::FinalizerSettled | Done::Settled(_), _) => {
                 tracked.failures = 0;
                 tracked.base = None;
             }
-            (Done::Gone, _) => tracked.closed = true,
+            (Done::Gone, _) => tracked.gone = true,
             (done @ (Done::Conflict | Done::Failed), under_way) => {
                 tracked.base = None;
                 tracked.failures += 1;
@@ -321,15 +340,15 @@ impl Board {
         let streams: Vec<_> = self.tracked.keys().cloned().collect();
         for stream in streams {
             if let Some(tracked) = self.tracked.get_mut(&stream) {
-                tracked.leaving = true;
+                tracked.leaving = !tracked.parting;
             }
             self.give_turn(&stream, now);
         }
     }
 
-    /// Whether everything was written, or is gone.
+    /// Whether everything that must be seen was written.
     pub(super) fn is_settled(&self) -> bool {
-        self.tracked.values().all(|tracked| tracked.closed)
+        self.tracked.values().all(Tracked::is_told)
     }
 
     fn forget(&mut self, stream: &StreamName) -> Option<Tracked> {
@@ -383,8 +402,9 @@ impl Tracked {
             failures: 0,
             not_before: None,
             finalizer_asked: None,
-            closed: false,
+            gone: false,
             leaving: false,
+            parting: false,
         }
     }
 
@@ -392,9 +412,14 @@ impl Tracked {
         self.sample.view(self.seen.report.clone(), self.seen.source.clone(), self.leaving)
     }
 
+    /// Whether the object says what is to be seen of it, if there is an object.
+    fn is_told(&self) -> bool {
+        self.gone || self.written.as_ref().is_some_and(|written| written.view.outline() == self.view().outline())
+    }
+
     /// What is to be written first, and when.
     fn wants(&self, now: Instant) -> Option<(Instant, Work)> {
-        if self.under_way.is_some() || self.closed {
+        if self.under_way.is_some() || self.gone {
             return None;
         }
         let (at, work) =

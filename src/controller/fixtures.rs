@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        AcceptedReason, AssignedReason, EventSource, EventSourceSpec, ReachableReason, Source, StoredReason,
+        AcceptedReason, EventSource, EventSourceSpec, ReachableReason, Source, StoredReason,
         event_source::{DeletionPolicy, Http},
     },
     event::{Cursor, EventId, StreamName},
@@ -44,36 +44,17 @@ pub(super) fn source(name: &str) -> Source {
 
 /// A source of this replica whose row was just adopted and that was not asked yet.
 pub(super) fn held(name: &str) -> Report {
+    let holding = Holding {
+        stream: stream(name),
+        holder: Holder::new("headgate-0#a1"),
+        lease_name: format!("shop.{name}"),
+        acquired_at: noon(),
+    };
     Report {
-        holding: Holding {
-            stream: stream(name),
-            holder: Holder::new("headgate-0#a1"),
-            lease_name: format!("shop.{name}"),
-            acquired_at: noon(),
-        },
-        generation: 1,
-        uid: format!("uid-of-{name}"),
         epoch: Some(Epoch(0)),
         cursor: Some(Cursor::Start),
-        events_stored: 0,
-        last_poll: None,
-        last_success: None,
-        last_event: None,
-        next_poll: None,
-        consecutive_failures: 0,
         accepted: Some(verdict(AcceptedReason::Valid, "the spec is valid")),
-        assigned: verdict(AssignedReason::LeaseHeld, "held by headgate-0#a1"),
-        reachable: None,
-        stored: None,
-        caught_up: None,
-        last_caught_up: None,
-        suspended: false,
-        blocked_by: None,
-        last_interval: None,
-        retransported: 0,
-        note: None,
-        handled_poll_request: None,
-        forgotten: false,
+        ..Report::of(holding, 1, format!("uid-of-{name}"))
     }
 }
 
@@ -109,6 +90,7 @@ impl Story for Report {
 
     fn caught_up(mut self) -> Self {
         self.caught_up = Some(true);
+        self.last_caught_up = self.last_success;
         self
     }
 

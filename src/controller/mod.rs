@@ -50,7 +50,7 @@ pub enum ControllerError {
     Unauthorized,
     #[error(
         "this replica may not list EventSources (403); give its service account get, list and watch on \
-         eventsources.headgate.dev in all namespaces"
+         eventsources.headgate.dev, in all namespaces or in the one it is to watch"
     )]
     Forbidden,
 }

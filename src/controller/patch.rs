@@ -66,6 +66,10 @@ async fn write_status(
             None => return Ok(Performed { done: Done::Gone, result: "gone" }),
         },
     };
+    if view.is_last_word() && base.status.holder.as_ref().is_some_and(|holder| holder.identity != view.holder()) {
+        // Another replica runs it by now and has said so.
+        return Ok(Performed { done: Done::Settled(base), result: "superseded" });
+    }
     let status = compose(view, &base.status, Timestamp::now());
     if says_the_same(&status, &base.status) {
         return Ok(Performed { done: Done::Settled(base), result: "unchanged" });

@@ -25,7 +25,6 @@ pub(super) struct Sample {
     /// The last report whose verdict had the published reason: its message goes with it.
     reachable_in: Option<Arc<Report>>,
     published_caught_up: Option<bool>,
-    last_caught_up: Option<Timestamp>,
 }
 
 /// Everything a status is made of.
@@ -35,7 +34,6 @@ pub(super) struct View {
     pub(super) source: Option<Arc<Source>>,
     reachable_in: Option<Arc<Report>>,
     pub(super) caught_up: Option<bool>,
-    pub(super) last_caught_up: Option<Timestamp>,
     /// This replica ends and knows of no other that takes the source over.
     pub(super) leaving: bool,
 }
@@ -83,7 +81,6 @@ impl Sample {
             caught_up: Steady::new(FLAPPING_HELD_FOR),
             reachable_in: None,
             published_caught_up: None,
-            last_caught_up: None,
         }
     }
 
@@ -91,7 +88,7 @@ impl Sample {
     pub(super) fn observe(&mut self, report: &Arc<Report>, now: Instant) {
         if self.generation != report.generation {
             // The verdicts of another spec; the first one of this spec is to be seen at once.
-            *self = Self { generation: report.generation, last_caught_up: self.last_caught_up, ..Self::new() };
+            *self = Self { generation: report.generation, ..Self::new() };
         }
         // An absent verdict is no observation: the source was not asked since.
         if let Some(verdict) = &report.reachable {
@@ -102,9 +99,6 @@ impl Sample {
         }
         if let Some(caught_up) = report.caught_up {
             self.published_caught_up = Some(self.caught_up.observe(&caught_up, now));
-            if caught_up {
-                self.last_caught_up = report.last_success;
-            }
         }
     }
 
@@ -114,20 +108,23 @@ impl Sample {
     }
 
     pub(super) fn view(&self, report: Arc<Report>, source: Option<Arc<Source>>, leaving: bool) -> View {
-        View {
-            report,
-            source,
-            reachable_in: self.reachable_in.clone(),
-            caught_up: self.published_caught_up,
-            last_caught_up: self.last_caught_up,
-            leaving,
-        }
+        View { report, source, reachable_in: self.reachable_in.clone(), caught_up: self.published_caught_up, leaving }
     }
 }
 
 impl View {
     pub(super) fn reachable(&self) -> Option<&Verdict<ReachableReason>> {
         self.reachable_in.as_ref()?.reachable.as_ref()
+    }
+
+    /// The replica that saw all this.
+    pub(super) fn holder(&self) -> &str {
+        self.report.holding.holder.as_str()
+    }
+
+    /// Nothing will be written of this source after it, unless this replica wins it again.
+    pub(super) fn is_last_word(&self) -> bool {
+        self.leaving || self.report.assigned.reason == AssignedReason::LeaseLost
     }
 
     pub(super) fn outline(&self) -> Outline<'_> {

@@ -94,7 +94,7 @@ fn lag_seconds(view: &View, previous: &EventSourceStatus, now: Timestamp) -> Opt
         let lag = SignedDuration::from_secs(previous.lag_seconds?);
         previous.sample_time.as_ref()?.0.checked_sub(lag).ok()
     };
-    let caught_up_at = view.last_caught_up.or_else(known_before)?;
+    let caught_up_at = view.report.last_caught_up.or_else(known_before)?;
     Some(now.duration_since(caught_up_at).as_secs().max(0))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -148,6 +148,8 @@ impl BlockedBy {
 #[derive(Clone)]
 pub struct Reports {
     slots: Arc<RwLock<HashMap<StreamName, Slot>>>,
+    /// What was removed after its Lease was lost and was not taken yet.
+    lost: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
     /// The streams whose report changed are not named: readers compare what they last saw.
     version: Arc<watch::Sender<u64>>,
 }
@@ -157,7 +159,7 @@ type Slot = Arc<Mutex<Arc<Report>>>;
 
 impl Default for Reports {
     fn default() -> Self {
-        Self { slots: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
+        Self { slots: Arc::default(), lost: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
     }
 }
 
@@ -169,13 +171,18 @@ impl Reports {
     /// Puts a report and returns the pen that goes on writing it.
     pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
         let slot: Slot = Arc::new(Mutex::new(Arc::new(report)));
+        self.lost().remove(stream);
         self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
         self.bump();
         Pen { slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
-        self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
+        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
+        let lost = removed.map(|slot| read(&slot)).filter(|report| report.assigned.reason == AssignedReason::LeaseLost);
+        if let Some(report) = lost {
+            self.lost().insert(stream.clone(), report);
+        }
         self.bump();
     }
 
@@ -189,11 +196,22 @@ impl Reports {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).values().map(read).collect()
     }
 
+    /// The last reports of sources whose Lease was lost: their task may have ended before anybody looked, and their status
+    /// still calls this replica their holder. Each is given out once, to whoever writes the status.
+    #[must_use]
+    pub fn take_lost(&self) -> Vec<Arc<Report>> {
+        std::mem::take(&mut *self.lost()).into_values().collect()
+    }
+
     /// Changes when the set of reports changes, or one of them in what a condition shows (verdicts, caught up, suspended,
     /// blocked by, generation, forgotten, the served poll request). Counters and times do not count: sample them.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashMap<StreamName, Arc<Report>>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bump(&self) {
@@ -224,5 +242,48 @@ impl Pen {
         if tell {
             self.reports.bump();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Holder;
+
+    fn orders() -> StreamName {
+        StreamName::new("shop", "orders")
+    }
+
+    fn report(reason: AssignedReason) -> Report {
+        let holding = Holding {
+            stream: orders(),
+            holder: Holder::new("headgate-0#1"),
+            lease_name: "shop.orders".to_owned(),
+            acquired_at: Timestamp::UNIX_EPOCH,
+        };
+        let mut report = Report::of(holding, 1, "uid".to_owned());
+        report.assigned.reason = reason;
+        report
+    }
+
+    #[test]
+    fn a_lost_lease_is_told_once_even_when_nobody_looked_in_time() {
+        let reports = Reports::default();
+        reports.put(&orders(), report(AssignedReason::LeaseLost));
+        reports.remove(&orders());
+        assert_eq!(reports.take_lost().len(), 1);
+        assert!(reports.take_lost().is_empty());
+    }
+
+    #[test]
+    fn a_source_that_was_handed_off_or_came_back_is_not_lost() {
+        let reports = Reports::default();
+        reports.put(&orders(), report(AssignedReason::LeaseHeld));
+        reports.remove(&orders());
+        assert!(reports.take_lost().is_empty());
+        reports.put(&orders(), report(AssignedReason::LeaseLost));
+        reports.remove(&orders());
+        reports.put(&orders(), report(AssignedReason::LeaseHeld));
+        assert!(reports.take_lost().is_empty());
     }
 }

@@ -116,6 +116,29 @@ async fn a_status_that_says_the_same_is_not_written() {
 }
 
 #[tokio::test]
+async fn a_lost_lease_is_not_written_over_the_status_of_the_next_holder() {
+    let mut lost = held("orders").polled_at(1);
+    lost.assigned.reason = crate::api::AssignedReason::LeaseLost;
+    for (holder, expected) in [("headgate-1#b1", "superseded"), ("headgate-0#a1", "ok")] {
+        let mut next = held("orders").polled_at(2);
+        next.holding.holder = crate::store::Holder::new(holder);
+        let JobKind::Status { view, .. } = status_of(next) else { unreachable!() };
+        let mut object = object("orders");
+        object.status = Some(compose(&view, &crate::api::EventSourceStatus::default(), Timestamp::now()));
+        let (client, played) = ApiServer::plays(move |mut server| async move {
+            server.answers(StatusCode::OK, &stored(&object)).await;
+            if expected == "ok" {
+                let patch = server.answers(StatusCode::OK, &stored(&object)).await;
+                let conditions = patch.body["status"]["conditions"].as_array().expect("conditions").clone();
+                assert!(conditions.iter().any(|condition| condition["reason"] == "LeaseLost"));
+            }
+        });
+        assert_eq!(does(&client, status_of(lost.clone())).await.result, expected);
+        played.await.expect("the scenario");
+    }
+}
+
+#[tokio::test]
 async fn an_object_of_the_same_name_with_another_uid_is_not_written() {
     let (client, played) = ApiServer::plays(|mut server| async move {
         let mut another = object("orders");

@@ -76,12 +76,18 @@ fn a_reset_drops_the_cursor() {
 fn the_lag_counts_from_when_the_source_last_held_nothing_more() {
     let caught_up = compose(&view(orders()), &nothing(), noon_plus(20));
     assert_eq!(caught_up.lag_seconds, Some(0));
-    // Another replica takes over, and the source has more.
     let behind = compose(&view(orders().backfilling()), &caught_up, noon_plus(50));
+    assert_eq!(behind.lag_seconds, Some(40), "it last held nothing more at second 10");
+}
+
+#[test]
+fn a_new_holder_counts_on_from_the_lag_of_the_old_one() {
+    let never_caught_up = || view(held("orders").polled_at(10).after_id(7).backfilling());
+    let caught_up = compose(&view(orders()), &nothing(), noon_plus(20));
+    let behind = compose(&never_caught_up(), &caught_up, noon_plus(50));
     assert_eq!(behind.lag_seconds, Some(30));
-    let later = compose(&view(orders().backfilling()), &behind, noon_plus(65));
-    assert_eq!(later.lag_seconds, Some(45));
-    assert_eq!(compose(&view(orders().backfilling()), &nothing(), noon_plus(65)).lag_seconds, None, "never caught up");
+    assert_eq!(compose(&never_caught_up(), &behind, noon_plus(65)).lag_seconds, Some(45));
+    assert_eq!(compose(&never_caught_up(), &nothing(), noon_plus(65)).lag_seconds, None, "nobody ever knew");
 }
 
 #[test]
