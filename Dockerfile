@@ -1,0 +1,23 @@
+# The image is the binary and nothing else. By default it is compiled here; `--build-arg BINARY=prebuilt` takes
+# dist/headgate as it is, for machines that cannot pull a base image (`make image` does that).
+ARG BINARY=compile
+
+FROM rust:1.95.0-bookworm AS compile
+WORKDIR /src
+COPY . .
+# Static against glibc, so that it runs in an empty root and still resolves names.
+RUN RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --release --locked --bin headgate --target x86_64-unknown-linux-gnu \
+    && mv target/x86_64-unknown-linux-gnu/release/headgate /headgate
+
+FROM scratch AS prebuilt
+COPY dist/headgate /headgate
+
+FROM ${BINARY} AS binary
+
+FROM scratch
+COPY --from=binary /headgate /headgate
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/headgate"]
+CMD ["run"]
