@@ -1,10 +1,10 @@
 //! The monotonic clock of the machine, so that times taken in different processes of one test bed can be compared.
 
-use nix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Microseconds of `CLOCK_MONOTONIC`.
 #[must_use]
 pub fn now_us() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has CLOCK_MONOTONIC");
-    u64::try_from(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000).expect("the machine's uptime is not negative")
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).expect("the machine's uptime is not negative")
 }

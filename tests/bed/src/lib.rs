@@ -1,6 +1,61 @@
 //! The test bed of Headgate: real servers, a fake source, and the checker of what it really sent.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`postgres`] | a PostgreSQL server, and a database per test |
+//! | [`control_plane`] | etcd and kube-apiserver |
+//! | [`test_api`] | a client and a namespace per test, with the CRDs applied |
+//! | [`parts`] | both servers together: for `make test`, `make parts` |
+//! | [`place`] | the directory of a set of servers, and its end without a trace |
+//! | [`process`], [`server`] | processes that are started, stopped, killed and frozen |
+//! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
+//! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
+//! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
+//! | [`stage`], [`demo`], [`playground`] | all of it together |
+
+use std::env;
+use std::path::{Path, PathBuf};
 
 pub mod access_log;
+pub mod account;
+pub mod cache;
+pub mod chaos;
 pub mod checker;
 pub mod clock;
+pub mod control_plane;
+pub mod demo;
+pub mod fleet;
+pub mod narrate;
+pub mod nemesis;
+pub mod parts;
+pub mod place;
+pub mod playground;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod proof;
+pub mod server;
 pub mod source;
+pub mod stage;
+pub mod stored;
+pub mod test_api;
+
+/// The root of this clone.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map_or_else(|| here.to_owned(), Path::to_owned)
+}
+
+/// The value of a variable that a test cannot do without.
+///
+/// # Panics
+///
+/// When it is not set.
+#[must_use]
+pub fn required(variable: &str) -> String {
+    match env::var(variable) {
+        Ok(value) if !value.is_empty() => value,
+        _ => panic!("{variable} is not set: run `make test`, or `make parts` and export the variables it prints"),
+    }
+}

@@ -177,6 +177,32 @@ pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
     takeovers
 }
 
+/// For each termination and each source that the replica held last: from its last request to the first one of the next
+/// holder, in microseconds.
+#[must_use]
+pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64> {
+    let mut by_source: BTreeMap<&str, Vec<&Access>> = BTreeMap::new();
+    for access in accesses {
+        by_source.entry(&access.source).or_default().push(access);
+    }
+    let mut handovers = Vec::new();
+    for accesses in by_source.values_mut() {
+        accesses.sort_by_key(|access| access.started);
+        for (name, asked) in terminations {
+            let ended = Nemesis { replica: name.clone(), kind: NemesisKind::Killed, from: *asked, until: *asked };
+            let by_it = |access: &Access| ended.struck(&access.replica, *asked, *asked);
+            let held =
+                accesses.iter().rposition(|access| access.started < *asked).is_some_and(|place| by_it(accesses[place]));
+            // Its next life has another nonce, so the first request of somebody else ends this one.
+            let mut after = accesses.windows(2).filter(|pair| pair[1].started >= *asked);
+            if held && let Some(pair) = after.find(|pair| by_it(pair[0]) && pair[0].replica != pair[1].replica) {
+                handovers.push(pair[1].started - pair[0].started);
+            }
+        }
+    }
+    handovers
+}
+
 /// One source that came to another holder because its own was killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Takeover {
@@ -338,6 +364,18 @@ mod tests {
         let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_ms(8_001).build()];
         let findings = check(&Evidence { accesses, longest_wait: Some(8_000_000), ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I8]);
+    }
+
+    #[test]
+    fn a_handover_is_measured_between_the_last_request_of_the_old_and_the_first_of_the_new_holder() {
+        let accesses = [
+            access("orders").by("a_1").at_ms(1_000).build(),
+            access("orders").by("a_1").at_ms(1_200).build(),
+            access("orders").by("b_1").at_ms(1_450).build(),
+            access("bills").by("b_1").at_ms(1_000).build(),
+            access("bills").by("a_2").at_ms(9_000).build(),
+        ];
+        assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [250_000]);
     }
 
     #[test]

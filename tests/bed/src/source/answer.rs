@@ -124,7 +124,7 @@ impl Answer {
         access.status = self.status;
         if matches!(self.manner, Manner::Never) {
             // Whatever the peer sends or closes ends it.
-            stream.read(&mut [0; 64]).await?;
+            let _ = stream.read(&mut [0; 64]).await?;
             return Ok(());
         }
         let length = self.body.len().to_string();

@@ -1,0 +1,61 @@
+# Everything a developer types. `make` alone lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BED := $(TARGET)/debug/headgate-bed
+
+##@ Test
+
+.PHONY: test
+test: lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
+	cargo test --workspace --no-run
+	$(BED) parts run -- cargo test --workspace
+
+.PHONY: lint
+lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	else echo 'cargo-deny is not installed, so dependencies are not checked: cargo install cargo-deny'; fi
+
+.PHONY: parts
+parts: bed ## Start PostgreSQL, etcd and kube-apiserver for tests and keep them
+	@$(BED) parts up
+
+.PHONY: parts-down
+parts-down: bed ## End them and remove their files
+	@$(BED) parts down
+
+##@ Build
+
+.PHONY: crds
+crds: cargo ## Write crds/ again from the Rust types
+	mkdir -p crds
+	cargo run --quiet -- crd > crds/headgate.dev_eventsources.yaml
+
+.PHONY: clean
+clean: ## End what runs and remove everything that was built here (not the cache of this user)
+	if [ -x $(BED) ]; then $(BED) parts down; fi
+	rm -rf .headgate
+	cargo clean
+
+##@ Help
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Not for typing: what the targets above need.
+
+.PHONY: bed
+bed: cargo
+	@cargo build --quiet --package headgate-bed
+
+.PHONY: cargo
+cargo:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust with rustup, which reads rust-toolchain.toml' >&2; exit 1; }

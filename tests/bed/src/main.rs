@@ -1,0 +1,102 @@
+//! The command line of the test bed; the Makefile calls it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use headgate_bed::{control_plane, demo, parts, playground};
+
+/// Real servers to test and try Headgate with.
+#[derive(Parser)]
+#[command(name = "headgate-bed")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// PostgreSQL, etcd and kube-apiserver for tests.
+    Parts {
+        #[command(subcommand)]
+        command: PartsCommand,
+    },
+    /// Shows three replicas under fire for a minute, and proves that the promises held.
+    Demo {
+        /// The `headgate` binary.
+        #[arg(long)]
+        binary: PathBuf,
+        /// Where the evidence is left when a promise was broken.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/evidence"))]
+        evidence: PathBuf,
+    },
+    /// Starts what does not run of the playground: servers, sources, replicas.
+    Up {
+        /// The `headgate` binary.
+        #[arg(long)]
+        binary: PathBuf,
+        /// How many replicas.
+        #[arg(long, default_value_t = 3)]
+        replicas: u16,
+    },
+    /// Ends the playground and removes all it wrote.
+    Down,
+    /// Serves the sources of the playground.
+    Source {
+        /// The address to listen on.
+        #[arg(long)]
+        listen: String,
+        /// The access log.
+        #[arg(long)]
+        log: PathBuf,
+    },
+    /// Builds etcd and all programs of Kubernetes from source if this machine has not yet, and prints their directory.
+    Kubernetes,
+}
+
+#[derive(Subcommand)]
+enum PartsCommand {
+    /// Starts those that do not run, and prints the variables for a shell.
+    Up(At),
+    /// Ends them and removes their files.
+    Down(At),
+    /// Runs a command with parts of its own, that end with it.
+    Run {
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct At {
+    /// The directory of their data, logs and pidfiles.
+    #[arg(long, default_value_os_t = parts::default_place())]
+    place: PathBuf,
+}
+
+#[tokio::main]
+#[expect(clippy::print_stdout, reason = "standard output is what shells and scripts read from this program")]
+async fn main() -> Result<ExitCode> {
+    match Line::parse().command {
+        Command::Parts { command: PartsCommand::Up(at) } => print!("{}", parts::up(&at.place).await?),
+        Command::Parts { command: PartsCommand::Down(at) } => parts::down(&at.place)?,
+        Command::Parts { command: PartsCommand::Run { command } } => {
+            let status = parts::run(&command).await?;
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            return Ok(ExitCode::from(code));
+        }
+        Command::Demo { binary, evidence } => {
+            if !demo::run(&binary, &evidence).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Up { binary, replicas } => playground::up(&playground::default_place(), &binary, replicas).await?,
+        Command::Down => playground::down(&playground::default_place())?,
+        Command::Source { listen, log } => playground::serve_sources(&listen, &log).await?,
+        Command::Kubernetes => println!("{}", control_plane::built()?.display()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,201 @@
+//! The directory in which a set of servers keeps its data, logs, ports and pidfiles, and what is left of it afterwards: nothing.
+
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::account::{Account, reachable_by_others};
+use crate::process::{Launch, Lifetime, Process};
+
+/// How the names of temporary places begin.
+const PLACE: &str = "headgate-place-";
+/// How the names of directories begin that another account needs outside of a place.
+const ELSEWHERE: &str = "headgate-data-";
+/// A place younger than this may not be locked yet by the process that is making it.
+const YOUNG: Duration = Duration::from_mins(1);
+
+/// A directory of servers. One process at a time changes it; others that come later find the servers by their pidfiles.
+#[derive(Debug)]
+pub struct Place {
+    root: PathBuf,
+    lifetime: Lifetime,
+    /// Removed when dropped.
+    _temporary: Option<TempDir>,
+    /// Locked while this process owns the place; the kernel lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+impl Place {
+    /// A place that stays: its servers run until `end` is called on it, by this process or by a later one.
+    /// Waits while another process is changing it.
+    pub fn kept(root: &Path) -> Result<Self> {
+        let parent = root.parent().context("a place for servers needs a parent directory")?;
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        let lock = File::open(parent)?;
+        lock.lock().with_context(|| format!("lock {}", parent.display()))?;
+        fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        let root = root.canonicalize()?;
+        Ok(Self { root, lifetime: Lifetime::Detached, _temporary: None, _lock: lock })
+    }
+
+    /// A place of this process: its servers end and its files go with it. What a process that was killed left is removed now.
+    pub fn temporary(what: &str) -> Result<Self> {
+        remove_abandoned(&std::env::temp_dir());
+        let directory = tempfile::Builder::new().prefix(&format!("{PLACE}{what}-")).tempdir()?;
+        let lock = File::open(directory.path())?;
+        lock.try_lock().context("lock a temporary directory")?;
+        // Servers that run as another account pass through; files with secrets are closed one by one.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o711))?;
+        let root = directory.path().canonicalize()?;
+        Ok(Self { root, lifetime: Lifetime::WithParent, _temporary: Some(directory), _lock: lock })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// When the servers of this place end.
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    /// A server of this place, to be started.
+    #[must_use]
+    pub fn launch(&self, name: &str, program: &Path) -> Launch {
+        Launch::new(name, program, &self.root, self.lifetime)
+    }
+
+    /// A server of this place that already runs.
+    #[must_use]
+    pub fn running(&self, name: &str) -> Option<Process> {
+        Process::running(name, &self.root)
+    }
+
+    /// A directory of the given account. It lies elsewhere, behind a link, when that account cannot reach this place.
+    pub fn directory_of(&self, name: &str, account: Option<&Account>) -> Result<PathBuf> {
+        let here = self.root.join(name);
+        if let Ok(known) = here.canonicalize() {
+            return Ok(known);
+        }
+        let _ = fs::remove_file(&here);
+        let directory = match account {
+            Some(_) if !reachable_by_others(&self.root) => {
+                let elsewhere = tempfile::Builder::new().prefix(&format!("{ELSEWHERE}{name}-")).tempdir()?.keep();
+                symlink(&elsewhere, &here)?;
+                elsewhere
+            }
+            _ => {
+                fs::create_dir(&here).with_context(|| format!("create {}", here.display()))?;
+                here
+            }
+        };
+        if let Some(account) = account {
+            account.own(&directory)?;
+        }
+        fs::set_permissions(&directory, Permissions::from_mode(0o700))?;
+        Ok(directory)
+    }
+
+    /// Writes a file that only its owner may read.
+    pub fn write_secret(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.root.join(name);
+        write_secret(&path, content)?;
+        Ok(path)
+    }
+
+    /// What `remember` wrote under this name.
+    #[must_use]
+    pub fn recall<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_str(&fs::read_to_string(self.root.join(name)).ok()?).ok()
+    }
+
+    /// Writes down what a later run needs to know.
+    pub fn remember<T: Serialize>(&self, name: &str, facts: &T) -> Result<()> {
+        self.write_secret(name, &serde_json::to_string(facts)?).map(drop)
+    }
+
+    /// Ends every server that has a pidfile here, and removes all files. Returns the names of those that ran.
+    pub fn end(self) -> Result<Vec<String>> {
+        let mut ended = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid"))
+                && let Some(process) = Process::running(name, &self.root)
+            {
+                process.end();
+                ended.push(name.to_owned());
+            }
+        }
+        remove_with_links(&self.root)?;
+        ended.sort();
+        Ok(ended)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.lifetime == Lifetime::WithParent {
+            // Directories elsewhere; the place itself goes with its TempDir.
+            let _ = remove_linked(&self.root);
+        }
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_secret(path: &Path, content: &str) -> Result<()> {
+    use std::io::Write;
+    let written = path.with_extension("new");
+    let _ = fs::remove_file(&written);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&written)?;
+    file.write_all(content.as_bytes())?;
+    fs::rename(&written, path).with_context(|| format!("write {}", path.display()))
+}
+
+/// Removes temporary places whose process is gone: it held a lock on its directory as long as it lived.
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| has_prefix(path, PLACE)) {
+        let old = fs::metadata(&path)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
+        if old && File::open(&path).is_ok_and(|directory| directory.try_lock().is_ok()) {
+            let _ = remove_with_links(&path);
+        }
+    }
+}
+
+fn has_prefix(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+}
+
+fn remove_linked(root: &Path) -> Result<()> {
+    for entry in fs::read_dir(root)? {
+        let path = entry?.path();
+        if path.is_symlink()
+            && let Ok(elsewhere) = fs::read_link(&path)
+            && has_prefix(&elsewhere, ELSEWHERE)
+        {
+            ignore_missing(fs::remove_dir_all(&elsewhere))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_with_links(root: &Path) -> Result<()> {
+    remove_linked(root)?;
+    ignore_missing(fs::remove_dir_all(root)).with_context(|| format!("remove {}", root.display()))
+}
+
+fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
+    result.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}

@@ -1,0 +1,165 @@
+//! The proof at the end of a run, as a person reads it.
+
+use std::fmt::{self, Write as _};
+
+use crate::checker::{Findings, Rule, Takeover};
+
+/// What a run has shown.
+#[derive(Debug)]
+pub struct Proof {
+    pub findings: Findings,
+    /// After SIGKILL, from the kill to the next request of a source.
+    pub takeovers: Vec<Takeover>,
+    /// After SIGTERM, from the last request of the old holder to the first of the new one, per source that moved, in
+    /// microseconds.
+    pub handovers: Vec<u64>,
+}
+
+impl Proof {
+    /// P1 to P4 held: this decides the exit code. Takeover times are printed, not judged.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        [Rule::I1, Rule::I2, Rule::I3, Rule::I4, Rule::I5].iter().all(|rule| self.findings.count(*rule) == 0)
+    }
+
+    fn verdict(&self, rules: &[Rule]) -> &'static str {
+        if rules.iter().all(|rule| self.findings.count(*rule) == 0) { "held" } else { "BROKEN" }
+    }
+
+    fn sum(&self, of: impl Fn(&crate::checker::SourceFindings) -> u64) -> u64 {
+        self.findings.sources.values().map(of).sum()
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.per_source(f)?;
+        writeln!(f)?;
+        let overlaps = self.findings.count(Rule::I2);
+        let explained = self.sum(|found| found.explained_overlaps as u64);
+        let mut p1 = format!("{overlaps} overlaps in {} requests", self.sum(|found| found.requests as u64));
+        if explained > 0 {
+            write!(p1, "; {explained} with a frozen or dead peer (R3)")?;
+        }
+        line(f, "P1 one request", self.verdict(&[Rule::I2]), &p1)?;
+        let smallest = self.findings.sources.values().filter_map(|found| found.smallest_gap_us).min();
+        let smallest = smallest.map_or("no two requests".to_owned(), |gap| format!("smallest {}", milliseconds(gap)));
+        let early = self.findings.count(Rule::I1);
+        line(f, "P2 the gap", self.verdict(&[Rule::I1]), &format!("{early} gaps below 200 ms; {smallest}"))?;
+        line(f, "P3 transported once", self.verdict(&[Rule::I3, Rule::I4]), &self.transported())?;
+        let stored = self.sum(|found| found.stored_events.unwrap_or(0));
+        let p4 =
+            format!("{stored} events stored: {} holes, duplicates or changed payloads", self.findings.count(Rule::I5));
+        line(f, "P4 atomic", self.verdict(&[Rule::I5]), &p4)?;
+        line(f, "P7 takeover", "", &format!("{}; {}", self.after_kills(), self.after_terms()))
+    }
+}
+
+impl Proof {
+    fn per_source(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<12} {:>9} {:>13} {:>11} {:>11} {:>6}",
+            "SOURCE", "REQUESTS", "SMALLEST GAP", "DELIVERED", "STORED", "TWICE"
+        )?;
+        for (source, found) in &self.findings.sources {
+            let gap = found.smallest_gap_us.map_or("-".to_owned(), milliseconds);
+            let stored = found.stored_events.map_or("-".to_owned(), |count| count.to_string());
+            let (requests, delivered, twice) = (found.requests, found.delivered_events, found.repeats.total());
+            writeln!(f, "{source:<12} {requests:>9} {gap:>13} {delivered:>11} {stored:>11} {twice:>6}")?;
+        }
+        Ok(())
+    }
+
+    fn transported(&self) -> String {
+        let causes = [
+            ("after a kill", self.sum(|found| found.repeats.after_a_kill)),
+            ("after a pause", self.sum(|found| found.repeats.after_a_pause)),
+            ("of a response nobody could use", self.sum(|found| found.repeats.of_an_unusable_response)),
+            ("sent unasked by the source", self.sum(|found| found.repeats.by_the_source)),
+            ("unexplained", self.sum(|found| found.repeats.unexplained)),
+        ];
+        let total: u64 = causes.iter().map(|(_, count)| count).sum();
+        let told = causes.iter().filter(|(_, count)| *count > 0).map(|(cause, count)| format!("{count} {cause}"));
+        let told = told.collect::<Vec<_>>().join(", ");
+        let delivered = self.sum(|found| found.delivered_events);
+        if total == 0 {
+            format!("none of {delivered} events travelled twice")
+        } else {
+            format!("{total} of {delivered} events travelled twice: {told}")
+        }
+    }
+
+    fn after_kills(&self) -> String {
+        let mut times: Vec<u64> = self.takeovers.iter().map(|takeover| takeover.after_us).collect();
+        describe("after kill -9", &mut times, "the goal is 8 s")
+    }
+
+    fn after_terms(&self) -> String {
+        describe("after SIGTERM", &mut self.handovers.clone(), "the goal is 0.5 s")
+    }
+}
+
+fn describe(when: &str, times: &mut [u64], goal: &str) -> String {
+    times.sort_unstable();
+    match times {
+        [] => format!("{when}: no source moved"),
+        [one] => format!("{when}: {} ({goal})", seconds(*one)),
+        [.., last] => {
+            let last = *last;
+            format!(
+                "{when}: median {}, longest {} of {} ({goal})",
+                seconds(times[times.len() / 2]),
+                seconds(last),
+                times.len()
+            )
+        }
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, promise: &str, verdict: &str, what: &str) -> fmt::Result {
+    writeln!(f, "{promise:<20} {verdict:<7} {what}")
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1000.0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn seconds(us: u64) -> String {
+    format!("{:.2} s", us as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::testing::access;
+    use crate::checker::{Evidence, check};
+
+    fn proof(second_at_ms: u64) -> Proof {
+        let accesses = vec![
+            access("orders").at_ms(0).after(0).delivering(1, 5).build(),
+            access("orders").at_ms(second_at_ms).after(5).build(),
+        ];
+        let findings = check(&Evidence { accesses, ..Evidence::default() });
+        Proof { findings, takeovers: Vec::new(), handovers: vec![310_000] }
+    }
+
+    #[test]
+    fn a_clean_run_holds_and_says_so_for_each_promise() {
+        let proof = proof(204);
+        assert!(proof.holds());
+        let text = proof.to_string();
+        assert!(text.contains("P2 the gap           held    0 gaps below 200 ms; smallest 204.0 ms"), "{text}");
+        assert!(text.contains("none of 5 events travelled twice"), "{text}");
+        assert!(text.contains("after SIGTERM: 0.31 s"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_promise_is_said_and_decides() {
+        let proof = proof(150);
+        assert!(!proof.holds());
+        assert!(proof.to_string().contains("P2 the gap           BROKEN  1 gaps below 200 ms"));
+    }
+}

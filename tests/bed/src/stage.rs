@@ -1,0 +1,130 @@
+//! A whole stage: the real servers, sources that misbehave, and a fleet of replicas that loads from them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::access_log::AccessLog;
+use crate::checker::{self, Evidence};
+use crate::fleet::{Fleet, Setting};
+use crate::parts::Parts;
+use crate::place::Place;
+use crate::proof::Proof;
+use crate::source::{FakeSource, SourceConfig};
+use crate::stored;
+use crate::test_api::apply_crds;
+
+/// The namespace of the operator's Leases.
+pub const SYSTEM: &str = "headgate-system";
+/// The namespace of the EventSources.
+pub const SOURCES: &str = "demo";
+
+/// A terminating replica has this long to hand off and end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Servers, sources and replicas.
+pub struct Stage {
+    // Replicas end before the servers they use.
+    pub fleet: Fleet,
+    pub source: FakeSource,
+    pub parts: Parts,
+    pub client: Client,
+}
+
+impl Stage {
+    /// Brings up the servers, serves these sources and applies an EventSource for each. No replica runs yet.
+    ///
+    /// # Errors
+    /// When a server does not come up.
+    pub async fn set(place: &Arc<Place>, binary: &Path, sources: Vec<SourceConfig>, seed: u64) -> Result<Self> {
+        let parts = Parts::up(place).await?;
+        let client = prepare(&parts).await?;
+        let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
+        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
+        let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
+        for name in names {
+            apply_source(&client, &name, &source.url(&name)).await?;
+        }
+        let fleet = Fleet::new(place, setting(&parts, binary))?;
+        Ok(Self { fleet, source, parts, client })
+    }
+
+    /// Ends the replicas, reads the store and the log, and checks them.
+    ///
+    /// # Errors
+    /// When a replica does not end well, or the store cannot be read.
+    pub async fn prove(mut self, longest_wait: Option<Duration>) -> Result<Proof> {
+        self.fleet.end(PATIENCE).await?;
+        let pool = PgPool::connect(&self.parts.postgres.url()).await.context("cannot reach PostgreSQL")?;
+        let mut stored = Vec::new();
+        for feed in self.source.feeds() {
+            stored.push(stored::read(&pool, SOURCES, feed).await?);
+        }
+        let longest_wait = longest_wait.map(|wait| u64::try_from(wait.as_micros())).transpose()?;
+        let accesses = self.source.log().entries();
+        let evidence = Evidence { accesses, nemeses: self.fleet.nemeses().to_vec(), stored, longest_wait };
+        Ok(Proof {
+            findings: checker::check(&evidence),
+            takeovers: checker::takeovers(&evidence),
+            handovers: checker::handovers(&evidence.accesses, self.fleet.terminations()),
+        })
+    }
+}
+
+/// What a replica needs to know of these servers.
+#[must_use]
+pub fn setting(parts: &Parts, binary: &Path) -> Setting {
+    Setting {
+        binary: binary.to_owned(),
+        kubeconfig: parts.control_plane.kubeconfig().to_owned(),
+        database_url: parts.postgres.url(),
+        namespace: SYSTEM.to_owned(),
+        environment: Vec::new(),
+    }
+}
+
+/// Makes the namespaces and applies the CustomResourceDefinition.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn prepare(parts: &Parts) -> Result<Client> {
+    let client = parts.control_plane.client().await?;
+    for name in [SYSTEM, SOURCES] {
+        let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+        match Api::all(client.clone()).create(&PostParams::default(), &namespace).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            made => drop(made.with_context(|| format!("cannot make the namespace {name}"))?),
+        }
+    }
+    apply_crds(&client, parts.control_plane.kubeconfig()).await?;
+    Ok(client)
+}
+
+/// Applies an EventSource as a user would, with nothing but its URL.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn apply_source(client: &Client, name: &str, url: &str) -> Result<()> {
+    let kind = GroupVersionKind::gvk("headgate.dev", "v1alpha1", "EventSource");
+    let sources: Api<DynamicObject> = Api::namespaced_with(client.clone(), SOURCES, &ApiResource::from_gvk(&kind));
+    let object = json!({
+        "apiVersion": "headgate.dev/v1alpha1",
+        "kind": "EventSource",
+        "metadata": { "name": name },
+        "spec": { "http": { "url": url } },
+    });
+    let user = PatchParams::apply("headgate-bed").force();
+    sources
+        .patch(name, &user, &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("cannot apply EventSource {name}"))?;
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Reads back what the operator stored, for the checker.
+
+use anyhow::{Context, Result};
+use sqlx::{PgPool, Row};
+
+use crate::checker::{StoredEvent, StoredStream};
+use crate::source::Feed;
+
+/// Reads the stream `<namespace>/<name of the feed>`, in the order of its sequence, as a reader would.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn read(pool: &PgPool, namespace: &str, feed: Feed) -> Result<StoredStream> {
+    let stream = format!("{namespace}/{}", feed.name);
+    let rows = sqlx::query(
+        "SELECT sequence, id, encode(sha256(convert_to(payload::text, 'UTF8')), 'hex') AS fingerprint
+         FROM headgate.events WHERE stream = $1 ORDER BY sequence",
+    )
+    .bind(&stream)
+    .fetch_all(pool)
+    .await
+    .with_context(|| format!("cannot read the events of {stream}"))?;
+    let events = rows
+        .iter()
+        .map(|row| {
+            Ok(StoredEvent {
+                sequence: row.try_get("sequence")?,
+                id: row.try_get("id")?,
+                fingerprint: row.try_get("fingerprint")?,
+            })
+        })
+        .collect::<Result<_, sqlx::Error>>()
+        .context("the view headgate.events has other columns")?;
+    let cursor = sqlx::query_scalar("SELECT cursor FROM headgate.source WHERE stream = $1")
+        .bind(&stream)
+        .fetch_optional(pool)
+        .await
+        .with_context(|| format!("cannot read the cursor of {stream}"))?
+        .flatten();
+    Ok(StoredStream { source: feed.name.clone(), feed, cursor, events, begins_after: 0 })
+}
