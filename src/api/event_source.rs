@@ -1,41 +1,164 @@
 //! The types of `eventsources.headgate.dev/v1alpha1`. Doc comments here are the descriptions users read in
-//! `kubectl explain`.
+//! `kubectl explain`; rules in `x_kube` are checked by the API server, and each has its cases in `tests/crd.rs`.
 
 #![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema, core::Duration};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[kube(group = "headgate.dev", version = "v1alpha1", kind = "EventSource", namespaced, status = "EventSourceStatus")]
+use crate::event::{Cursor, EventId, IdError};
+
+mod auth;
+mod http;
+mod mapping;
+mod poll;
+mod status;
+
+pub use auth::{Auth, BasicAuth, BearerAuth, CaKind, CaRef, HeaderAuth, OAuth2, SecretKeyRef, SecretRef, Tls};
+pub use http::{AfterId, Decode, Format, Http, HttpCursor, NameValue, PlaintextCredentials, ValueFrom};
+pub use mapping::{Mapping, MappingPreset};
+pub use poll::{LEAST_MIN_INTERVAL, Poll};
+pub use status::{EventSourceStatus, HolderStatus};
+pub(crate) use status::{LONGEST_MESSAGE, LONGEST_POLL_REQUEST};
+
+/// An RFC 9535 singular query: at most 32 names and indexes, no wildcards.
+const JSON_PATH: &str = r"^\$((\.[A-Za-z_][A-Za-z0-9_-]*)|(\[[0-9]{1,9}\])|(\['[^']+'\])){0,32}$";
+
+/// What to load, from where, and how fast.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[kube(
+    group = "headgate.dev",
+    version = "v1alpha1",
+    kind = "EventSource",
+    namespaced,
+    status = "EventSourceStatus",
+    derive = "PartialEq",
+    shortname = "evsrc",
+    category = "headgate",
+    doc = "One remote source of immutable events, and how to load it into the store.",
+    selectable = ".spec.suspend",
+    label("app.kubernetes.io/part-of", "headgate"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Status", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Events", type_ = "integer", json_path = ".status.eventsLoaded"),
+    printcolumn(name = "Last Event", type_ = "date", json_path = ".status.lastEventTime"),
+    printcolumn(name = "Last Poll", type_ = "date", json_path = ".status.lastPollTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec.http.url", priority = 1),
+    printcolumn(name = "Cursor", type_ = "string", json_path = ".status.cursor", priority = 1),
+    printcolumn(name = "Holder", type_ = "string", json_path = ".status.holder.identity", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    ),
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("`metadata.name` must be no more than 63 characters")
+        .field_path(".metadata.name"),
+    validation = Rule::new(
+        "!has(self.status) || !has(self.status.cursor) || self.spec.epoch > oldSelf.spec.epoch \
+         || (has(self.spec.mapping.idPath) == has(oldSelf.spec.mapping.idPath) \
+         && (!has(self.spec.mapping.idPath) || self.spec.mapping.idPath == oldSelf.spec.mapping.idPath) \
+         && has(self.spec.mapping.preset) == has(oldSelf.spec.mapping.preset) \
+         && (!has(self.spec.mapping.preset) || self.spec.mapping.preset == oldSelf.spec.mapping.preset))"
+    )
+        .message("`epoch` must grow in the change that gives `idPath` or `preset` another value once a cursor exists: \
+                  the cursor is an id as the old mapping read it")
+        .field_path(".spec.mapping"),
+    validation = Rule::new(
+        "!has(self.status) || !has(self.status.cursor) || self.spec.epoch > oldSelf.spec.epoch \
+         || !has(self.spec.http) || !has(oldSelf.spec.http) || self.spec.http.cursor == oldSelf.spec.http.cursor"
+    )
+        .message("`epoch` must grow in the change that gives `cursor` another value once a cursor exists")
+        .field_path(".spec.http.cursor")
+)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.http)].exists_one(x, x)")
+        .message("exactly one transport must be set: `http`"),
+    validation = Rule::new("self.epoch >= oldSelf.epoch")
+        .message("`epoch` must not decrease")
+        .field_path(".epoch"),
+    validation = Rule::new("self.start == oldSelf.start || self.epoch > oldSelf.epoch")
+        .message("`epoch` must grow in the change that gives `start` another value: `start` is only read when a cursor \
+                  is created")
+        .field_path(".start")
+)]
 pub struct EventSourceSpec {
+    /// Suspend stops polling; the cursor and the stored events stay. A request in flight is finished. Default: false.
     #[serde(default)]
     pub suspend: bool,
+    /// Increase to drop the cursor and begin again at `start`. Events that are stored already are recognised by their id
+    /// and not stored twice. A number that may only grow; 0 to 1000000000. Default: 0.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
     pub epoch: i64,
+    /// Where a stream without a cursor begins. To change it, increase `epoch` too. Default: {position: Earliest}.
     #[serde(default)]
     pub start: Start,
+    /// What becomes of the stored events and the cursor when this object is deleted: Retain or Delete. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// How often and how much is asked. Default: {minInterval: 200ms, maxIdleInterval: 5s, maxErrorInterval: 5m,
+    /// batchSize: 1000}.
     #[serde(default)]
     pub poll: Poll,
+    /// The transport HTTP: the source answers GET requests. Exactly one transport must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
+    /// Which parts of an item become which parts of an event. Default: {idPath: $.id}, with the whole item as payload.
     #[serde(default)]
     pub mapping: Mapping,
 }
 
+impl EventSourceSpec {
+    /// All defaults, over this transport.
+    #[must_use]
+    pub fn over_http(http: Http) -> Self {
+        Self {
+            suspend: false,
+            epoch: 0,
+            start: Start::default(),
+            deletion_policy: DeletionPolicy::default(),
+            poll: Poll::default(),
+            http: Some(http),
+            mapping: Mapping::default(),
+        }
+    }
+
+    /// Where a stream without a cursor begins.
+    ///
+    /// # Errors
+    /// When `start.afterID` is no id; the object is then not acceptable (`InvalidSpec`).
+    pub fn start_cursor(&self) -> Result<Cursor, IdError> {
+        match self.start.position {
+            StartPosition::Earliest => Ok(Cursor::Start),
+            StartPosition::AfterID => {
+                EventId::new(self.start.after_id.as_deref().unwrap_or_default()).map(Cursor::After)
+            }
+        }
+    }
+}
+
+/// Where a stream without a cursor begins.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.position == 'AfterID') == has(self.afterID)")
+    .message("`afterID` must be set when, and only when, `position` is 'AfterID'")
+    .field_path(".afterID"))]
 pub struct Start {
+    /// Earliest: with the first event the source has. AfterID: after the event `afterID`. Required.
     pub position: StartPosition,
+    /// The id after which to begin; it need not exist. 1 to 1024 bytes without control characters. Set exactly when
+    /// `position` is AfterID.
     #[serde(default, rename = "afterID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\x00-\x1f\x7f-\x{9f}]+$"))]
     pub after_id: Option<String>,
 }
 
+/// Where a stream without a cursor begins.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StartPosition {
     #[default]
@@ -43,6 +166,8 @@ pub enum StartPosition {
     AfterID,
 }
 
+/// What becomes of the stored events and the cursor when the object is deleted. The gate row stays either way, and with it
+/// every wait.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeletionPolicy {
     #[default]
@@ -50,296 +175,52 @@ pub enum DeletionPolicy {
     Delete,
 }
 
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Poll {
-    pub min_interval: Duration,
-    pub max_idle_interval: Duration,
-    pub max_error_interval: Duration,
-    pub batch_size: i32,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-impl Default for Poll {
-    fn default() -> Self {
-        use std::time::Duration;
-        Self {
-            min_interval: Duration::from_millis(200).into(),
-            max_idle_interval: Duration::from_secs(5).into(),
-            max_error_interval: Duration::from_mins(5).into(),
-            batch_size: 1000,
+    use super::*;
+
+    fn spec(value: serde_json::Value) -> EventSourceSpec {
+        serde_json::from_value(value).expect("a spec")
+    }
+
+    #[test]
+    fn a_spec_without_its_defaults_reads_as_one_with_them() {
+        let minimal = spec(json!({"http": {"url": "https://orders.example.com/events"}}));
+        assert_eq!(minimal, EventSourceSpec::over_http(Http::at("https://orders.example.com/events")));
+        assert_eq!(spec(serde_json::to_value(&minimal).expect("plain data")), minimal);
+    }
+
+    #[test]
+    fn a_stream_begins_where_start_says() {
+        let start = |start| spec(json!({ "start": start })).start_cursor();
+        assert_eq!(start(json!({"position": "Earliest"})), Ok(Cursor::Start));
+        let seven = EventId::new("7").expect("an id");
+        assert_eq!(start(json!({"position": "AfterID", "afterID": "7"})), Ok(Cursor::After(seven)));
+    }
+
+    #[test]
+    fn a_start_that_is_no_id_is_an_error_and_not_the_beginning() {
+        let start = |start| spec(json!({ "start": start })).start_cursor();
+        assert_eq!(start(json!({"position": "AfterID"})), Err(IdError::Empty));
+        // 1024 characters pass the schema, which cannot count bytes.
+        assert_eq!(start(json!({"position": "AfterID", "afterID": "ü".repeat(1024)})), Err(IdError::TooLong));
+    }
+
+    #[test]
+    fn an_empty_limit_parameter_is_none() {
+        let http = Http { limit_param: String::new(), ..Http::at("https://orders.example.com/events") };
+        assert_eq!(http.limit_param(), None);
+        assert_eq!(Http::at("https://orders.example.com/events").limit_param(), Some("limit"));
+    }
+
+    #[test]
+    fn the_samples_are_objects_of_these_types() {
+        for text in [include_str!("../../config/samples/minimal.yaml"), include_str!("../../config/samples/full.yaml")]
+        {
+            let sample: EventSource = serde_saphyr::from_str(text).expect("an EventSource");
+            assert!(sample.spec.http.is_some());
         }
     }
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Http {
-    pub url: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<NameValue>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub query: Vec<NameValue>,
-    #[serde(default)]
-    pub cursor: HttpCursor,
-    /// Empty: none is sent.
-    #[serde(default = "default_limit_param")]
-    pub limit_param: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
-    #[serde(default)]
-    pub plaintext_credentials: PlaintextCredentials,
-    #[serde(default)]
-    pub decode: Decode,
-    #[serde(default = "default_timeout")]
-    pub timeout: Duration,
-    #[serde(default = "default_max_response_bytes")]
-    pub max_response_bytes: i64,
-}
-
-fn default_limit_param() -> String {
-    "limit".to_owned()
-}
-
-fn default_timeout() -> Duration {
-    std::time::Duration::from_secs(30).into()
-}
-
-fn default_max_response_bytes() -> i64 {
-    16 * 1024 * 1024
-}
-
-/// Exactly one of `value` and `valueFrom`.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct NameValue {
-    pub name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_from: Option<ValueFrom>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct ValueFrom {
-    pub secret_key_ref: SecretKeyRef,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct SecretKeyRef {
-    pub name: String,
-    pub key: String,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct SecretRef {
-    pub name: String,
-}
-
-/// A union: exactly one.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpCursor {
-    #[serde(default, rename = "afterID", skip_serializing_if = "Option::is_none")]
-    pub after_id: Option<AfterId>,
-}
-
-impl Default for HttpCursor {
-    fn default() -> Self {
-        Self { after_id: Some(AfterId::default()) }
-    }
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct AfterId {
-    #[serde(default = "default_after_id_param")]
-    pub param: String,
-}
-
-impl Default for AfterId {
-    fn default() -> Self {
-        Self { param: default_after_id_param() }
-    }
-}
-
-fn default_after_id_param() -> String {
-    "afterId".to_owned()
-}
-
-/// A union: exactly one.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Auth {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bearer: Option<BearerAuth>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub basic: Option<BasicAuth>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header: Option<HeaderAuth>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oauth2: Option<OAuth2>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct BearerAuth {
-    pub token_secret_ref: SecretKeyRef,
-}
-
-/// A Secret with `username` and `password`.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct BasicAuth {
-    pub secret_ref: SecretRef,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct HeaderAuth {
-    pub name: String,
-    pub value_secret_ref: SecretKeyRef,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct OAuth2 {
-    #[serde(rename = "tokenURL")]
-    pub token_url: String,
-    #[serde(rename = "clientIDSecretRef")]
-    pub client_id_secret_ref: SecretKeyRef,
-    pub client_secret_secret_ref: SecretKeyRef,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scopes: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Tls {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_ref: Option<CaRef>,
-    /// A Secret with `tls.crt` and `tls.key`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_cert_secret_ref: Option<SecretRef>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct CaRef {
-    pub kind: CaKind,
-    pub name: String,
-    #[serde(default = "default_ca_key")]
-    pub key: String,
-}
-
-fn default_ca_key() -> String {
-    "ca.crt".to_owned()
-}
-
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CaKind {
-    ConfigMap,
-    Secret,
-}
-
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PlaintextCredentials {
-    #[default]
-    Deny,
-    Allow,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct Decode {
-    #[serde(default)]
-    pub format: Format,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub items_path: Option<String>,
-}
-
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    #[default]
-    JSON,
-    NDJSON,
-}
-
-/// Either the paths or a preset.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Mapping {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id_path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time_path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub type_path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject_path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<MappingPreset>,
-}
-
-impl Default for Mapping {
-    fn default() -> Self {
-        Self {
-            id_path: Some("$.id".to_owned()),
-            time_path: None,
-            type_path: None,
-            subject_path: None,
-            data_path: None,
-            preset: None,
-        }
-    }
-}
-
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MappingPreset {
-    CloudEvents,
-}
-
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EventSourceStatus {
-    pub observed_generation: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed_epoch: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stream: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub holder: Option<HolderStatus>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub events_loaded: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_poll_time: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_success_time: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_event_time: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_poll_time: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag_seconds: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub consecutive_failures: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sample_time: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_handled_poll_request: Option<String>,
-    pub conditions: Vec<Condition>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct HolderStatus {
-    pub identity: String,
-    pub lease_name: String,
-    pub acquire_time: Time,
 }

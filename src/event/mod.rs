@@ -77,7 +77,7 @@ impl std::fmt::Debug for SetAside {
 pub enum SetAsideReason {
     /// JSON nested deeper than 128 levels: PostgreSQL would fail the whole statement.
     NestedTooDeep,
-    /// A type or subject with a NUL character, which no PostgreSQL text can hold.
+    /// A type or subject with a NUL character, or a raw NUL byte anywhere in the item: no PostgreSQL text can hold it.
     NulCharacter,
     /// The same id is stored with other content; the stored one stays.
     ConflictingEvent,

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub mod credentials;
+pub mod decode;
 mod error;
 
 pub use error::{FetchError, OpenError};

@@ -1,0 +1,66 @@
+//! The items of one response, in order, up to the first that cannot be used.
+
+use std::sync::Arc;
+
+use super::{
+    decode_failed,
+    mapping::{ItemError, ItemMapping},
+};
+use crate::{
+    api::event_source::Format,
+    fetch::{FetchError, Item},
+};
+
+/// Takes the items that a body is cut into.
+pub(super) struct Items {
+    mapping: Arc<ItemMapping>,
+    format: Format,
+    /// Items seen so far, so that errors count from 1.
+    seen: usize,
+    pub(super) ready: Vec<Item>,
+    /// The first item that could not be used; nothing after it is taken.
+    pub(super) failed: Option<FetchError>,
+}
+
+impl Items {
+    pub(super) fn new(mapping: Arc<ItemMapping>, format: Format) -> Self {
+        Self { mapping, format, seen: 0, ready: Vec::new(), failed: None }
+    }
+
+    /// The number of the item that comes next.
+    pub(super) fn next_number(&self) -> usize {
+        self.seen + 1
+    }
+
+    /// Takes one item, which begins at byte `start` of the body.
+    pub(super) fn take(&mut self, start: usize, bytes: &[u8]) {
+        self.seen += 1;
+        if self.failed.is_some() {
+            return;
+        }
+        match self.mapping.item(bytes) {
+            Ok(item) => self.ready.push(item),
+            Err(error) => self.failed = Some(self.explain(start, error)),
+        }
+    }
+
+    fn explain(&self, start: usize, error: ItemError) -> FetchError {
+        let item = self.seen;
+        let lines = self.format == Format::NDJSON;
+        match error {
+            ItemError::NotJson { at, cut_short: true, .. } if lines => decode_failed(
+                start + at,
+                &format!(
+                    "item {item} does not end on its line; if the body is one JSON value over several lines, set \
+                     `http.decode.format: JSON`"
+                ),
+            ),
+            ItemError::NotJson { at, what, .. } => decode_failed(start + at, &format!("item {item} {what}")),
+            ItemError::NoId { detail, item: "an array" } if lines => FetchError::MappingFailed {
+                item,
+                detail: format!("{detail}, or `http.decode.format: JSON` if the body is one array of items"),
+            },
+            ItemError::NoId { detail, .. } => FetchError::MappingFailed { item, detail },
+        }
+    }
+}
