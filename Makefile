@@ -30,18 +30,41 @@ parts: bed ## Start PostgreSQL, etcd and kube-apiserver for tests and keep them
 parts-down: bed ## End them and remove their files
 	@$(BED) parts down
 
+##@ Measure
+
+# Release builds: the figures of a debug build mean nothing.
+.PHONY: bench
+bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some)
+	cargo build --quiet --release --package headgate --package headgate-bed
+	$(TARGET)/release/headgate-bed bench --binary $(TARGET)/release/headgate $(addprefix --only ,$(ONLY))
+
 ##@ Build
 
 .PHONY: crds
-crds: cargo ## Write crds/ again from the Rust types
-	mkdir -p crds
-	cargo run --quiet -- crd > crds/headgate.dev_eventsources.yaml
+crds: cargo ## Write the CustomResourceDefinition again from the Rust types, everywhere it is kept
+	UPDATE_CRDS=1 cargo test --quiet --lib api::crd
 
 .PHONY: clean
 clean: ## End what runs and remove everything that was built here (not the cache of this user)
 	if [ -x $(BED) ]; then $(BED) parts down; fi
 	rm -rf .headgate
 	cargo clean
+
+# Static, so that it runs in an image without anything else.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+STATIC := $(TARGET)/$(HOST)/dist/headgate
+ARCHIVE := dist/headgate-image.tar
+
+.PHONY: image
+image: bed ## The container image, as dist/headgate-image.tar: with Docker where it works, else with Buildah
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile dist --target $(HOST) --bin headgate
+	mkdir -p dist
+	cp $(STATIC) dist/headgate
+	@$(BED) image --archive $(ARCHIVE)
+
+.PHONY: e2e
+e2e: image ## Install, scale and remove it in a real cluster: kind where Docker works, else a node of its own (ON=kind, ON=node)
+	@$(BED) e2e --archive $(ARCHIVE) $(addprefix --on=,$(ON))
 
 ##@ Help
 

@@ -19,15 +19,20 @@
 //! | [`controller`] | EventSource -> what should run; the status writer; Kubernetes events |
 //! | [`admin`] | probes, metrics, `/v1/sources` |
 //! | [`operator`] | puts the parts together |
+//! | [`cli`] | the command line |
 //!
 //! An event's way: `fetch::http` -> `fetch::decode` -> `loader` -> `store::postgres`.
 //! An EventSource's way: `controller` (watch) -> `desired` -> `ownership` -> `loader` -> `controller` (status).
 
+pub mod admin;
 pub mod api;
+pub mod cli;
+pub mod controller;
 pub mod desired;
 pub mod event;
 pub mod fetch;
 pub mod loader;
+pub mod operator;
 pub mod ownership;
 pub mod permit;
 pub mod store;

@@ -1,1 +1,46 @@
-fn main() {}
+//! The command line: parse, start telemetry, call one function.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use headgate::{
+    api,
+    cli::{Cli, Command},
+    operator,
+    telemetry::logs,
+};
+
+/// Many small allocations of short life on many threads; it needs no settings, also in a static binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, the causes after the failed action.
+            let _ = writeln!(std::io::stderr(), "headgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    logs::start(&cli.log.filter, cli.log.log_format).context("--log is not a filter such as info or headgate=debug")?;
+    // Before any client exists: with one provider for all of them, none can bring its own.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok()
+        .context("another TLS provider was installed before ours")?;
+    match cli.command {
+        Command::Run(args) => Ok(operator::run(*args).await?),
+        Command::Migrate(args) => Ok(operator::migrate(&args).await?),
+        Command::Crd => {
+            let mut out = std::io::stdout();
+            out.write_all(api::crd_yaml().as_bytes()).context("cannot print")
+        }
+    }
+}

@@ -81,4 +81,18 @@ pub enum SetAsideReason {
     NulCharacter,
     /// The same id is stored with other content; the stored one stays.
     ConflictingEvent,
+    /// PostgreSQL refused the item although it had passed every check before.
+    RefusedByDatabase,
+}
+
+impl SetAsideReason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NestedTooDeep => "NestedTooDeep",
+            Self::NulCharacter => "NulCharacter",
+            Self::ConflictingEvent => "ConflictingEvent",
+            Self::RefusedByDatabase => "RefusedByDatabase",
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::api::{AcceptedReason, ReachableReason};
 /// built by the adapter from positions, sizes, names of settings and library error kinds, never from content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    #[error("the source answered 401: {detail}")]
+    #[error("authentication failed: {detail}")]
     AuthenticationFailed { detail: String },
     #[error("the source answered 403: {detail}")]
     Forbidden { detail: String },
@@ -21,7 +21,7 @@ pub enum FetchError {
     /// 5xx, and any other status that brings no page (404, 410, …).
     #[error("the source answered {status}")]
     ServerError { status: u16, retry_after: Option<Duration> },
-    #[error("cannot connect: {detail}")]
+    #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
     #[error("no complete answer within {after:?} (`http.timeout`)")]
     Timeout { after: Duration },

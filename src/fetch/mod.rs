@@ -16,6 +16,7 @@ use crate::{
 pub mod credentials;
 pub mod decode;
 mod error;
+pub mod http;
 
 pub use error::{FetchError, OpenError};
 

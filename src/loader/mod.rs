@@ -1,3 +1,37 @@
 //! The life of one source: adopt, reserve, send, append, pace. Imports ports only (DESIGN 4).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`supervisor`](Supervisor) | one task per held source, as ownership directs and the desired set says |
+//! | `task` | the life of one source: open, adopt, poll until told otherwise |
+//! | `poll` | one pass: connect, memory, reserve, exchange, pace |
+//! | `reserve` | RESERVE and ABORT, the waits of the row |
+//! | `exchange` | SEND, read, EXTEND, append while reading |
+//! | `intake` | where the reader of a response and the committer of its prefixes meet |
+//! | `append` | COMMIT, repeated until the row has answered |
+//! | `prefix` | which part of a page may be committed (pure) |
+//! | `pace` | when to ask next, and for how much (pure) |
+//! | `buffer` | the byte budget of the process |
+//! | `guard`, `send_limit` | what this process knows of its own requests; S |
+//! | [`report`] | what a source was last seen to do |
 
+mod append;
+pub mod buffer;
+mod context;
+mod exchange;
+mod guard;
+mod intake;
+mod pace;
+mod poll;
+mod prefix;
 pub mod report;
+mod reporter;
+mod reserve;
+mod send_limit;
+mod settings;
+mod supervisor;
+mod task;
+#[cfg(test)]
+mod testing;
+
+pub use supervisor::{Ports, Supervisor};

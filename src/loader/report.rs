@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ pub struct Report {
     pub stored: Option<Verdict<StoredReason>>,
     /// `None` before the first poll; `Some(true)` when the last answer brought nothing more.
     pub caught_up: Option<bool>,
+    /// When an answer last brought everything there was.
+    pub last_caught_up: Option<Timestamp>,
     pub suspended: bool,
     pub blocked_by: Option<BlockedBy>,
     /// Between the starts of the last two requests of this process to the source.
@@ -49,6 +51,65 @@ pub struct Report {
     pub note: Option<String>,
     /// The last value of `headgate.dev/poll-requested-at` that was served.
     pub handled_poll_request: Option<String>,
+    /// Events and cursor of a deleted object with `deletionPolicy: Delete` are gone: the finalizer may be removed.
+    pub forgotten: bool,
+}
+
+impl Report {
+    /// The report of a source whose Lease this replica has just won.
+    #[must_use]
+    pub fn of(holding: Holding, generation: i64, uid: String) -> Self {
+        let message = format!("held by {} since {}", holding.holder, holding.acquired_at);
+        Self {
+            holding,
+            generation,
+            uid,
+            epoch: None,
+            cursor: None,
+            events_stored: 0,
+            last_poll: None,
+            last_success: None,
+            last_event: None,
+            next_poll: None,
+            consecutive_failures: 0,
+            accepted: None,
+            assigned: Verdict { reason: AssignedReason::LeaseHeld, message },
+            reachable: None,
+            stored: None,
+            caught_up: None,
+            last_caught_up: None,
+            suspended: false,
+            blocked_by: None,
+            last_interval: None,
+            retransported: 0,
+            note: None,
+            handled_poll_request: None,
+            forgotten: false,
+        }
+    }
+
+    /// Seconds since everything was known to be stored: 0 when caught up, `None` when it never was on this replica.
+    #[must_use]
+    pub fn lag_seconds(&self, now: Timestamp) -> Option<i64> {
+        match self.caught_up {
+            Some(true) => Some(0),
+            _ => self.last_caught_up.map(|caught_up| now.duration_since(caught_up).as_secs().max(0)),
+        }
+    }
+
+    /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, &str)> {
+        let accepted = self.accepted.as_ref().filter(|verdict| verdict.reason != AcceptedReason::Valid);
+        let assigned = Some(&self.assigned).filter(|verdict| verdict.reason == AssignedReason::LeaseLost);
+        let stored = self.stored.as_ref().filter(|verdict| verdict.reason != StoredReason::AppendSucceeded);
+        let reachable = self.reachable.as_ref().filter(|verdict| verdict.reason != ReachableReason::PollSucceeded);
+        let accepted = accepted.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str()));
+        accepted
+            .or_else(|| assigned.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+            .or_else(|| stored.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+            .or_else(|| reachable.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+    }
 }
 
 /// The outcome behind one condition: its reason and the message that says what to do.
@@ -86,43 +147,82 @@ impl BlockedBy {
 /// The reports of all sources this replica holds, shared by clones.
 #[derive(Clone)]
 pub struct Reports {
-    reports: Arc<RwLock<HashMap<StreamName, Arc<Report>>>>,
+    slots: Arc<RwLock<HashMap<StreamName, Slot>>>,
     /// The streams whose report changed are not named: readers compare what they last saw.
     version: Arc<watch::Sender<u64>>,
 }
 
+/// One report, changed in place by its task: thousands of polls a second share no lock.
+type Slot = Arc<Mutex<Arc<Report>>>;
+
 impl Default for Reports {
     fn default() -> Self {
-        Self { reports: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
+        Self { slots: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
     }
 }
 
 impl Reports {
     pub fn put(&self, stream: &StreamName, report: Report) {
-        self.reports
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(stream.clone(), Arc::new(report));
-        self.version.send_modify(|version| *version += 1);
+        self.open(stream, report);
+    }
+
+    /// Puts a report and returns the pen that goes on writing it.
+    pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
+        let slot: Slot = Arc::new(Mutex::new(Arc::new(report)));
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
+        self.bump();
+        Pen { slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
-        self.reports.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(stream);
-        self.version.send_modify(|version| *version += 1);
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
+        self.bump();
     }
 
     #[must_use]
     pub fn get(&self, stream: &StreamName) -> Option<Arc<Report>> {
-        self.reports.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(stream).cloned()
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(stream).map(read)
     }
 
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Report>> {
-        self.reports.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).values().map(read).collect()
     }
 
+    /// Changes when the set of reports changes, or one of them in what a condition shows (verdicts, caught up, suspended,
+    /// blocked by, generation, forgotten, the served poll request). Counters and times do not count: sample them.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    fn bump(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+fn read(slot: &Slot) -> Arc<Report> {
+    Arc::clone(&slot.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Writes one report.
+#[derive(Clone)]
+pub(super) struct Pen {
+    slot: Slot,
+    reports: Reports,
+}
+
+impl Pen {
+    pub(super) fn read(&self) -> Arc<Report> {
+        read(&self.slot)
+    }
+
+    /// Changes the report. Readers are told when `change` returns true.
+    pub(super) fn write(&self, change: impl FnOnce(&mut Report) -> bool) {
+        // Copies only when a reader still holds the last version.
+        let tell = change(Arc::make_mut(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner)));
+        if tell {
+            self.reports.bump();
+        }
     }
 }

@@ -5,6 +5,19 @@
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+pub mod assignment;
+pub mod database;
+pub mod gone;
+pub mod holdings;
+pub mod kubernetes;
+pub mod lease;
+pub mod membership;
+pub mod pacing;
+pub mod rendezvous;
+pub mod roster;
+pub mod turns;
+pub mod view;
+
 use crate::{event::StreamName, store::Holder};
 
 /// A source whose Lease names this replica.

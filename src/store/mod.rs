@@ -3,6 +3,8 @@
 //! Every verb names one source. The adapter runs them as SQL over arrays and may answer many callers with one statement.
 //! The safety of Headgate rests on the row behind these verbs, see DESIGN 4; the Lease only says who tries.
 
+pub mod postgres;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

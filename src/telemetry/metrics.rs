@@ -29,6 +29,19 @@ pub struct CauseLabels {
     pub cause: &'static str,
 }
 
+/// Why the API server was written to for an EventSource, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusWriteLabels {
+    pub trigger: &'static str,
+    pub result: &'static str,
+}
+
+/// One label: what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    pub result: &'static str,
+}
+
 /// All families, registered once and shared.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -46,6 +59,13 @@ pub struct Metrics {
     pub leases_held: Gauge,
     pub lease_transitions: Counter,
     pub lease_renew_failures: Counter,
+    pub lease_takeover_duration: Histogram,
+    /// Events of the watch of EventSources by what they came to.
+    pub reconcile: Family<ResultLabels, Counter>,
+    pub reconcile_duration: Histogram,
+    /// The write budget as a series: every patch of an EventSource by this replica.
+    pub status_writes: Family<StatusWriteLabels, Counter>,
+    pub kubernetes_events: Family<ResultLabels, Counter>,
 }
 
 impl Metrics {
@@ -66,7 +86,13 @@ impl Metrics {
             leases_held: Gauge::default(),
             lease_transitions: Counter::default(),
             lease_renew_failures: Counter::default(),
+            lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
+            reconcile: Family::default(),
+            reconcile_duration: Histogram::new([0.000_01, 0.000_1, 0.001, 0.01, 0.1]),
+            status_writes: Family::default(),
+            kubernetes_events: Family::default(),
         };
+        metrics.register_controller(registry);
         registry.register("requests", "Requests to sources by outcome", metrics.requests.clone());
         registry.register_with_unit(
             "request_interval",
@@ -100,7 +126,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "takeover_duration",
-            "Last sign of the old holder to the first reserve of the new one",
+            "Lease won to the first reservation granted",
             Unit::Seconds,
             metrics.takeover_duration.clone(),
         );
@@ -115,6 +141,23 @@ impl Metrics {
             "Failed or late renewals of the member Lease",
             metrics.lease_renew_failures.clone(),
         );
+        registry.register_with_unit(
+            "lease_takeover_duration",
+            "Last sign of a dead holder to the Lease that names the next one",
+            Unit::Seconds,
+            metrics.lease_takeover_duration.clone(),
+        );
         Arc::new(metrics)
+    }
+    fn register_controller(&self, registry: &mut Registry) {
+        registry.register("reconcile", "Watch events of EventSources by result", self.reconcile.clone());
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time to bring the desired set in line with one watch event",
+            Unit::Seconds,
+            self.reconcile_duration.clone(),
+        );
+        registry.register("status_writes", "Patches of EventSources by trigger and result", self.status_writes.clone());
+        registry.register("kubernetes_events", "Kubernetes Events by result", self.kubernetes_events.clone());
     }
 }

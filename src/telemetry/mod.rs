@@ -1,3 +1,5 @@
-//! Logs and metrics.
+//! Logs, metrics and health.
 
+pub mod health;
+pub mod logs;
 pub mod metrics;

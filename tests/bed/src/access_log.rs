@@ -110,7 +110,20 @@ impl AccessLog {
     /// All entries so far, in the order in which the requests ended.
     #[must_use]
     pub fn entries(&self) -> Vec<Access> {
-        self.entries.lock().expect("no writer panics").clone()
+        self.entries_from(0)
+    }
+
+    /// How many requests have ended so far.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a log is empty")]
+    pub fn len(&self) -> usize {
+        self.entries.lock().expect("no writer panics").len()
+    }
+
+    /// All entries so far but the first `count`: for a reader that follows the log.
+    #[must_use]
+    pub fn entries_from(&self, count: usize) -> Vec<Access> {
+        self.entries.lock().expect("no writer panics").get(count..).unwrap_or_default().to_vec()
     }
 }
 

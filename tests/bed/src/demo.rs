@@ -101,21 +101,11 @@ fn tell(proof: &Proof, evidence: &Path, place: &Path) -> Result<bool> {
     if proof.findings.clean() {
         return Ok(true);
     }
-    std::fs::create_dir_all(evidence).with_context(|| format!("cannot make {}", evidence.display()))?;
     let mut text = String::new();
     for violation in &proof.findings.violations {
         writeln!(text, "{violation}")?;
     }
-    std::fs::write(evidence.join("violations.txt"), text)?;
-    for entry in std::fs::read_dir(place)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|kind| kind == "log" || kind == "jsonl")
-            && let Some(name) = path.file_name()
-        {
-            std::fs::copy(&path, evidence.join(name))?;
-        }
-    }
-    println!("the evidence: {}", evidence.join("violations.txt").display());
+    crate::evidence::leave(&text, place, evidence)?;
     Ok(proof.holds())
 }
 

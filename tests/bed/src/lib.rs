@@ -14,12 +14,15 @@
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
 //! | [`programs`] | other programs: found, installed, run to their end |
+//! | [`bench`] | the figures of the README |
+//! | [`evidence`] | what is kept of a run that broke a promise |
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 pub mod access_log;
 pub mod account;
+pub mod bench;
 pub mod cache;
 pub mod chaos;
 pub mod checker;
@@ -27,6 +30,7 @@ pub mod clock;
 pub mod control_plane;
 pub mod demo;
 pub mod e2e;
+pub mod evidence;
 pub mod fleet;
 pub mod image;
 pub mod narrate;

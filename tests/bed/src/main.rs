@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use headgate_bed::{control_plane, demo, e2e, image, parts, playground};
+use headgate_bed::{bench, control_plane, demo, e2e, image, parts, playground};
 
 /// Real servers to test and try Headgate with.
 #[derive(Parser)]
@@ -31,6 +31,18 @@ enum Command {
         /// Where the evidence is left when a promise was broken.
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/evidence"))]
         evidence: PathBuf,
+    },
+    /// Measures the figures of the README. A broken promise is a failure, a missed goal is not.
+    Bench {
+        /// The `headgate` binary; a release build, or the figures mean nothing.
+        #[arg(long)]
+        binary: PathBuf,
+        /// Measure this figure alone; may be given more than once.
+        #[arg(long)]
+        only: Vec<bench::Name>,
+        /// The report, as Markdown.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench.md"))]
+        out: PathBuf,
     },
     /// Starts what does not run of the playground: servers, sources, replicas.
     Up {
@@ -111,6 +123,11 @@ async fn main() -> Result<ExitCode> {
         }
         Command::Demo { binary, evidence } => {
             if !demo::run(&binary, &evidence).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Bench { binary, only, out } => {
+            if !bench::run(&binary, &only, &out).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

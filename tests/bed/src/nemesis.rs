@@ -75,7 +75,7 @@ impl Strike {
 mod tests {
     use super::*;
 
-    const LENGTH: Duration = Duration::from_secs(120);
+    const LENGTH: Duration = Duration::from_mins(2);
 
     #[test]
     fn the_same_seed_gives_the_same_plan_and_another_seed_another() {

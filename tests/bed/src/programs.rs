@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::AsyncWriteExt;
@@ -25,29 +25,30 @@ pub fn find(name: &str) -> Option<PathBuf> {
 
 /// Runs a program to its end and gives what it printed. An error carries what it complained about.
 pub async fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
-    fed(program, arguments, "").await
+    finish(Command::new(program.as_ref()).args(arguments), "").await
 }
 
-/// The same, with this text as its standard input.
-pub async fn fed(program: impl AsRef<Path>, arguments: &[&str], input: &str) -> Result<String> {
-    let program = program.as_ref();
-    let output = output(Command::new(program).args(arguments), input).await?;
-    let (told, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if !output.status.success() {
-        bail!("{} {}: {}\n{told}{complaint}", program.display(), arguments.join(" "), output.status);
-    }
-    Ok(told.into_owned())
-}
-
-async fn output(command: &mut Command, input: &str) -> Result<Output> {
-    let shown = command.as_std().get_program().display().to_string();
+/// The same for a command with more to it, with this text as its standard input.
+pub async fn finish(command: &mut Command, input: &str) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let shown = shown(command);
     let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read its input closes it, which is no failure.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
-    child.wait_with_output().await.with_context(|| format!("wait for {shown}"))
+    let output = child.wait_with_output().await.with_context(|| format!("wait for {shown}"))?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{shown}: {}\n{told}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(told)
+}
+
+fn shown(command: &Command) -> String {
+    let command = command.as_std();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Sees to it that programs (or files) are here, each given with the Debian package that brings it: installs the packages

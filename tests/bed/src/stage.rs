@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::access_log::AccessLog;
@@ -45,14 +45,28 @@ impl Stage {
     /// # Errors
     /// When a server does not come up.
     pub async fn set(place: &Arc<Place>, binary: &Path, sources: Vec<SourceConfig>, seed: u64) -> Result<Self> {
+        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
+        let stage = Self::without_objects(place, binary, sources, seed).await?;
+        for name in names {
+            apply_source(&stage.client, &name, &stage.source.url(&name)).await?;
+        }
+        Ok(stage)
+    }
+
+    /// Brings up the servers and serves these sources. No EventSource names them yet.
+    ///
+    /// # Errors
+    /// When a server does not come up.
+    pub async fn without_objects(
+        place: &Arc<Place>,
+        binary: &Path,
+        sources: Vec<SourceConfig>,
+        seed: u64,
+    ) -> Result<Self> {
         let parts = Parts::up(place).await?;
         let client = prepare(&parts).await?;
         let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
-        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
         let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
-        for name in names {
-            apply_source(&client, &name, &source.url(&name)).await?;
-        }
         let fleet = Fleet::new(place, setting(&parts, binary))?;
         Ok(Self { fleet, source, parts, client })
     }
@@ -113,13 +127,21 @@ pub async fn prepare(parts: &Parts) -> Result<Client> {
 /// # Errors
 /// When the API server refuses it.
 pub async fn apply_source(client: &Client, name: &str, url: &str) -> Result<()> {
+    apply_spec(client, name, &json!({ "http": { "url": url } })).await
+}
+
+/// Applies an EventSource as a user would.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn apply_spec(client: &Client, name: &str, spec: &Value) -> Result<()> {
     let kind = GroupVersionKind::gvk("headgate.dev", "v1alpha1", "EventSource");
     let sources: Api<DynamicObject> = Api::namespaced_with(client.clone(), SOURCES, &ApiResource::from_gvk(&kind));
     let object = json!({
         "apiVersion": "headgate.dev/v1alpha1",
         "kind": "EventSource",
         "metadata": { "name": name },
-        "spec": { "http": { "url": url } },
+        "spec": spec,
     });
     let user = PatchParams::apply("headgate-bed").force();
     sources

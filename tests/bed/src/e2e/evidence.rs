@@ -3,15 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-
 use super::outside::SOURCES;
 use super::{PODS, SYSTEM, Suite};
+use crate::evidence;
 use crate::narrate::say;
 
 /// Writes down what the cluster looks like, and copies all logs. It says what it could not get, and never fails.
-pub(super) async fn leave(suite: &Suite, directory: &Path) {
-    say(format_args!("\ne2e: failed; the evidence goes to {}", directory.display()));
+pub(super) async fn leave(suite: &Suite, failure: &anyhow::Error, directory: &Path) {
+    say("\ne2e: failed");
     let questions = [
         ("pods.txt", format!("describe pods -n {SYSTEM}")),
         ("objects.txt", format!("get all,leases,pdb,sa,roles,rolebindings -n {SYSTEM} -o wide --show-labels")),
@@ -21,8 +20,8 @@ pub(super) async fn leave(suite: &Suite, directory: &Path) {
         ("sources.yaml", format!("get evsrc -n {SOURCES} -o yaml")),
         ("leases.yaml", format!("get leases -n {SYSTEM} -o yaml")),
     ];
-    if let Err(error) = fs::create_dir_all(directory) {
-        say(format_args!("cannot make {}: {error}", directory.display()));
+    if let Err(error) = evidence::leave(&format!("{failure:#}\n"), suite.place.path(), directory) {
+        say(format_args!("{error:#}"));
         return;
     }
     for (file, line) in questions {
@@ -31,20 +30,4 @@ pub(super) async fn leave(suite: &Suite, directory: &Path) {
             say(format_args!("cannot write {file}: {error}"));
         }
     }
-    if let Err(error) = copy_logs(suite.place.path(), directory) {
-        say(format_args!("{error:#}"));
-    }
-}
-
-/// The logs of every process of the cluster, and the access log.
-fn copy_logs(place: &Path, directory: &Path) -> Result<()> {
-    for entry in fs::read_dir(place)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|kind| kind == "log" || kind == "jsonl")
-            && let Some(name) = path.file_name()
-        {
-            fs::copy(&path, directory.join(name)).with_context(|| format!("copy {}", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -123,14 +123,13 @@ impl Suite {
         cluster.load(&given.archive).await.context("load the image into the cluster")?;
         let kubeconfig = cluster.kubeconfig().to_owned();
         let client = crate::test_api::client_of(&kubeconfig).await?;
-        let terminal = Terminal { kubectl: cluster.kubectl()?, helm: helm()?, kubeconfig };
+        let terminal = Terminal { kubectl: cluster.kubectl()?, helm: helm()?, kubeconfig, caches: place.path().join("caches") };
         let suite = Self { terminal, client, outside, place: Arc::clone(place) };
         let watch = Stopwatch::start();
         let passed = suite.chapters().await;
-        if passed.is_err() {
-            evidence::leave(&suite, &given.evidence).await;
-        } else {
-            say(format_args!("e2e: passed in {watch}"));
+        match &passed {
+            Ok(()) => say(format_args!("e2e: passed in {watch}")),
+            Err(failure) => evidence::leave(&suite, failure, &given.evidence).await,
         }
         passed
     }

@@ -30,6 +30,9 @@ use crate::server::{Recipe, Server};
 const READY_WITHIN: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
+/// The machine may not crash under a test; servers may, and then the kernel still has every write.
+pub const IN_MEMORY: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "off")];
+
 /// What stays the same over restarts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Facts {
@@ -215,14 +218,11 @@ fn recipe(
         // A socket's path is at most 107 bytes long, and nobody needs one.
         ("unix_socket_directories", ""),
         ("max_connections", "400"),
-        // The machine may not crash under a test; servers may, and then the kernel still has every write.
-        ("fsync", "off"),
-        ("full_page_writes", "off"),
         ("timezone", "UTC"),
         ("log_timezone", "UTC"),
     ];
     let mut arguments = vec!["-D".to_owned(), directory.join("data").display().to_string()];
-    for (name, value) in own.iter().chain(settings) {
+    for (name, value) in own.iter().chain(&IN_MEMORY).chain(settings) {
         arguments.extend(["-c".to_owned(), format!("{name}={value}")]);
     }
     Recipe {

@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -48,6 +48,9 @@ pub struct SourceConfig {
     /// A header and the value it must have; a request without it is answered with 401.
     #[serde(default)]
     pub guard: Option<(String, String)>,
+    /// No event exists before [`FakeSource::open`].
+    #[serde(default)]
+    pub closed: bool,
 }
 
 impl SourceConfig {
@@ -62,7 +65,7 @@ impl SourceConfig {
             total: u64::MAX,
             event_bytes: 300,
         };
-        Self { feed, latency_ms: 0, chances: Vec::new(), guard: None }
+        Self { feed, latency_ms: 0, chances: Vec::new(), guard: None, closed: false }
     }
 
     #[must_use]
@@ -89,6 +92,13 @@ impl SourceConfig {
         self
     }
 
+    /// Empty until [`FakeSource::open`] is called.
+    #[must_use]
+    pub fn once_opened(mut self) -> Self {
+        self.closed = true;
+        self
+    }
+
     #[must_use]
     pub fn behind_header(mut self, name: &str, value: &str) -> Self {
         self.guard = Some((name.to_owned(), value.to_owned()));
@@ -108,7 +118,8 @@ struct Served {
     /// Faults for the next requests, before any chance is taken. `None` is a request that goes well.
     scripted: Mutex<VecDeque<Option<Fault>>>,
     dice: Mutex<StdRng>,
-    born: u64,
+    /// Since when its events exist; not yet while it is closed.
+    born: OnceLock<u64>,
 }
 
 impl Served {
@@ -127,7 +138,7 @@ impl Served {
     }
 
     fn available(&self) -> u64 {
-        self.config.feed.available(clock::now_us() - self.born)
+        self.born.get().map_or(0, |born| self.config.feed.available(clock::now_us() - born))
     }
 }
 
@@ -147,13 +158,14 @@ impl FakeSource {
     pub async fn start(address: &str, sources: Vec<SourceConfig>, seed: u64, log: AccessLog) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr().context("cannot read the address listened on")?;
-        let born = clock::now_us();
+        let now = clock::now_us();
         let served: HashMap<_, _> = sources
             .into_iter()
             .zip(seed..)
             .map(|(config, seed)| {
                 let name = config.feed.name.clone();
                 let dice = Mutex::new(StdRng::seed_from_u64(seed));
+                let born = if config.closed { OnceLock::new() } else { OnceLock::from(now) };
                 (name, Served { config, scripted: Mutex::default(), dice, born })
             })
             .collect();
@@ -179,6 +191,17 @@ impl FakeSource {
     /// When no such source is served.
     pub fn script(&self, name: &str, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.served[name].scripted.lock().expect("no holder panics").extend(faults);
+    }
+
+    /// From now on the events of the sources that were closed exist. Returns the moment, on the clock of the log.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let now = clock::now_us();
+        for served in self.served.values() {
+            // The others exist since they were started.
+            let _ = served.born.set(now);
+        }
+        now
     }
 
     /// How many events exist now.
@@ -336,6 +359,14 @@ mod tests {
         let access = logged(&source).await;
         assert_eq!(access.delivered, [Delivered { first: 1, last: 5 }]);
         assert!(!access.complete && answer.contains("\"id\":5,") && !answer.ends_with(']'));
+    }
+
+    #[tokio::test]
+    async fn a_closed_source_is_empty_until_it_is_opened() {
+        let source = orders(SourceConfig::new("orders", 100).once_opened()).await;
+        assert!(ask(&source, "").await.ends_with("[]"));
+        assert!(source.open() <= clock::now_us());
+        assert!(ask(&source, "").await.contains("\"id\":1,"));
     }
 
     #[tokio::test]

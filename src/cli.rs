@@ -1,0 +1,181 @@
+//! The command line. Every flag is also an environment variable.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+
+use crate::telemetry::logs::LogFormat;
+
+/// Collects immutable events from remote, rate-limited sources into PostgreSQL, each transported once.
+#[derive(Debug, Parser)]
+#[command(name = "headgate", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one replica of the operator.
+    Run(Box<RunArgs>),
+    /// Bring the database schema to this release, and exit. `run` does the same at its start.
+    Migrate(DatabaseArgs),
+    /// Print the CustomResourceDefinition as YAML.
+    Crd,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What is logged: a level, or `target=level` pairs separated by commas.
+    #[arg(long = "log", env = "HEADGATE_LOG", default_value = "info", value_name = "FILTER", global = true)]
+    pub filter: String,
+    /// How log lines look.
+    #[arg(long, env = "HEADGATE_LOG_FORMAT", default_value = "auto", global = true)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL, as `postgres://user:password@host:port/database?sslmode=…`.
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: SecretString,
+    /// Connections to the database that one replica opens at most.
+    #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(2..=200))]
+    pub database_connections: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The name of this replica, unique among the running ones. In a pod: its name. [default: the host name]
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: Option<String>,
+    /// The namespace of this installation's Leases. [default: that of the pod, or of the kubeconfig]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The revision this replica runs (the label `pod-template-hash`): a rolling update hands sources to the newest.
+    #[arg(long, env = "POD_TEMPLATE_HASH", default_value = "", value_name = "HASH")]
+    pub revision: String,
+    /// Load only the EventSources of this namespace. [default: all namespaces]
+    #[arg(long, env = "HEADGATE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// Where probes, metrics and /v1 are served.
+    #[arg(long, env = "HEADGATE_ADMIN_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+    /// Bytes of received events that may wait for the database, over all sources (units: KiB, MiB, GiB).
+    #[arg(long, env = "HEADGATE_BUFFER_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = parse_bytes)]
+    pub buffer_bytes: u64,
+    /// How long stored events are kept, in whole days; unset keeps them for ever. Cursors are always kept.
+    #[arg(long, env = "HEADGATE_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub retention_days: Option<u32>,
+    /// How often the counters of a source's status are written at most (units: ms, s, m, h).
+    #[arg(long, env = "HEADGATE_STATUS_INTERVAL", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub status_interval: Duration,
+    /// A replica that is silent for this long is declared dead (units: ms, s).
+    #[arg(long, env = "HEADGATE_LEASE_DURATION", default_value = "5s", value_name = "DURATION", value_parser = parse_duration)]
+    pub lease_duration: Duration,
+    /// How often a replica renews its member Lease (units: ms, s).
+    #[arg(long, env = "HEADGATE_LEASE_RENEW_INTERVAL", default_value = "1500ms", value_name = "DURATION", value_parser = parse_duration)]
+    pub lease_renew_interval: Duration,
+    /// How long a terminating replica may take to hand its sources off (units: ms, s).
+    #[arg(long, env = "HEADGATE_DRAIN_TIMEOUT", default_value = "50s", value_name = "DURATION", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+    /// Take the database over from another installation. The other one must be stopped for good.
+    #[arg(long, env = "HEADGATE_TAKE_OVER")]
+    pub take_over: bool,
+}
+
+impl RunArgs {
+    /// What no single flag can say of itself.
+    ///
+    /// # Errors
+    /// One line that names the flags and the fix.
+    pub fn check(&self) -> Result<(), String> {
+        if self.lease_renew_interval * 2 > self.lease_duration {
+            return Err(format!(
+                "--lease-renew-interval ({:?}) must be at most half of --lease-duration ({:?}), or one late renewal costs all sources",
+                self.lease_renew_interval, self.lease_duration
+            ));
+        }
+        if self.buffer_bytes < 1024 * 1024 {
+            return Err("--buffer-bytes must be at least 1MiB".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: kube::core::Duration =
+        text.parse().map_err(|_| format!("'{text}' is not a duration; write it like 500ms, 30s or 5m"))?;
+    if parsed.is_negative() || Duration::from(parsed).is_zero() {
+        return Err(format!("'{text}' must be longer than zero"));
+    }
+    Ok(parsed.into())
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        unit => return Err(format!("'{unit}' is not a unit; use KiB, MiB or GiB")),
+    };
+    let count: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size; write it like 64MiB"))?;
+    count.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(flags: &[&str]) -> Result<RunArgs, String> {
+        let line = ["headgate", "run", "--database-url", "postgres://localhost/x"];
+        match Cli::try_parse_from(line.iter().chain(flags)).map_err(|error| error.to_string())?.command {
+            Command::Run(args) => args.check().map(|()| *args),
+            _ => Err("not run".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_is_also_an_environment_variable() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for flag in run.get_arguments().filter(|flag| !["help", "version"].contains(&flag.get_id().as_str())) {
+            assert!(flag.get_env().is_some(), "--{} has no variable", flag.get_long().unwrap());
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        let args = run(&["--buffer-bytes", "2GiB", "--status-interval", "1m30s"]).unwrap();
+        assert_eq!((args.buffer_bytes, args.status_interval), (2 << 30, Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn a_wrong_flag_is_answered_with_the_fix() {
+        assert!(run(&["--buffer-bytes", "12MB"]).unwrap_err().contains("use KiB, MiB or GiB"));
+        assert!(run(&["--lease-duration", "soon"]).unwrap_err().contains("write it like"));
+        assert!(run(&["--lease-duration", "2s"]).unwrap_err().contains("at most half"));
+        assert!(run(&["--retention-days", "0"]).is_err());
+    }
+
+    #[test]
+    fn the_database_url_is_never_shown() {
+        let line = ["headgate", "migrate", "--database-url", "postgres://me:marker@localhost/x"];
+        assert!(!format!("{:?}", Cli::try_parse_from(line).unwrap()).contains("marker"));
+    }
+}

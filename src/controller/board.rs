@@ -1,0 +1,452 @@
+//! Which EventSource is written next, and why. Pure: reports in, jobs out, the caller passes `now`.
+//!
+//! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longer.
+//! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`Budget`].
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
+
+use super::{
+    announcements::{Announcement, Seen, announcements},
+    budget::Budget,
+    finalizer::{FinalizerStep, finalizer_step},
+    sample::{Sample, View},
+};
+use crate::{
+    api::{EventSourceStatus, Source},
+    desired::Desired,
+    event::StreamName,
+    loader::report::{Report, Reports},
+};
+
+/// DESIGN 7: writes per second and replica, on average and at once.
+const WRITES_PER_SECOND: u32 = 20;
+const WRITES_AT_ONCE: u32 = 100;
+
+/// Only times moved: an idle source is rewritten this seldom.
+const TIMES_EVERY: Duration = Duration::from_mins(5);
+
+/// Each interval is taken between 90 % and 110 %, so that sources taken over together do not stay in step.
+const JITTER: f64 = 0.1;
+
+/// A failed write is tried again after this, doubled with each further failure of the source up to the longest pause.
+const RETRY_FROM: Duration = Duration::from_secs(1);
+const RETRY_UP_TO: Duration = Duration::from_secs(30);
+
+/// A finalizer that was written shows in the watch soon after; only when it does not is it written again.
+const FINALIZER_SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// So many requests of one replica are under way at once.
+const IN_FLIGHT: usize = 16;
+
+/// Why a status is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Trigger {
+    Transition,
+    Counters,
+    Times,
+    Last,
+}
+
+impl Trigger {
+    /// The metric label.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Transition => "transition",
+            Self::Counters => "counters",
+            Self::Times => "times",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// One thing to write.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) stream: StreamName,
+    pub(super) uid: String,
+    pub(super) serial: Serial,
+    pub(super) kind: JobKind,
+}
+
+/// Names the holding that a job belongs to; the result of an older one is not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Serial(u64);
+
+#[cfg(test)]
+impl Job {
+    pub(super) fn of(stream: StreamName, uid: &str, kind: JobKind) -> Self {
+        Self { stream, uid: uid.to_owned(), serial: Serial(0), kind }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum JobKind {
+    Status { trigger: Trigger, view: Box<View>, base: Option<Base> },
+    Finalizer(FinalizerStep),
+}
+
+/// The object as the last write left it, or as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    pub(super) resource_version: String,
+    pub(super) status: Arc<EventSourceStatus>,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// The status stands as the view has it.
+    Settled(Base),
+    /// The finalizers are as they should be, or somebody changed the object meanwhile and the watch will tell.
+    FinalizerSettled,
+    /// Somebody else wrote the object: read it again, then write.
+    Conflict,
+    /// There is no such object any more.
+    Gone,
+    Failed,
+}
+
+/// An Event to publish, with the object it is about.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) stream: StreamName,
+    pub(super) uid: String,
+    pub(super) announcement: Announcement,
+}
+
+/// All sources that this replica holds.
+pub(super) struct Board {
+    status_every: Duration,
+    budget: Budget,
+    random: SmallRng,
+    serials: u64,
+    tracked: HashMap<StreamName, Tracked>,
+    /// Whose turn comes when. A source stands in at most one of the two.
+    urgent: BTreeSet<(Instant, StreamName)>,
+    samples: BTreeSet<(Instant, StreamName)>,
+    in_flight: usize,
+}
+
+struct Tracked {
+    serial: Serial,
+    seen: Seen,
+    sample: Sample,
+    base: Option<Base>,
+    written: Option<Box<Wrote>>,
+    turn: Option<Turn>,
+    under_way: Option<UnderWay>,
+    failures: u32,
+    not_before: Option<Instant>,
+    finalizer_asked: Option<(FinalizerStep, Instant)>,
+    /// Nothing more is written: there is no such object any more (the watch will say so too), or the last word is said.
+    closed: bool,
+    leaving: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Urgent(Instant),
+    Sample(Instant),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Finalizer(FinalizerStep),
+    Status(Trigger),
+}
+
+enum UnderWay {
+    Finalizer,
+    /// With what it will have written.
+    Status(Box<Wrote>),
+}
+
+struct Wrote {
+    view: View,
+    counters_due: Instant,
+    times_due: Instant,
+}
+
+impl Board {
+    pub(super) fn new(status_every: Duration, seed: u64) -> Self {
+        Self {
+            status_every,
+            budget: Budget::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
+            random: SmallRng::seed_from_u64(seed),
+            serials: 0,
+            tracked: HashMap::new(),
+            urgent: BTreeSet::new(),
+            samples: BTreeSet::new(),
+            in_flight: 0,
+        }
+    }
+
+    /// Takes in what changed since the last look. Returns what is worth an Event.
+    pub(super) fn look(&mut self, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        let mut held = HashSet::new();
+        for report in reports.all() {
+            let source = desired.get(&report.holding.stream);
+            held.insert(report.holding.stream.clone());
+            self.see(report, source, now, &mut news);
+        }
+        let released: Vec<_> = self.tracked.keys().filter(|stream| !held.contains(*stream)).cloned().collect();
+        for stream in released {
+            // No last write: the next holder writes its own status, and ours must not come after it.
+            if let Some(tracked) = self.forget(&stream) {
+                tell(&stream, Some(&tracked.seen), None, &mut news);
+            }
+        }
+        news
+    }
+
+    fn see(&mut self, report: Arc<Report>, source: Option<Arc<Source>>, now: Instant, news: &mut Vec<News>) {
+        let stream = report.holding.stream.clone();
+        let known = self.tracked.get(&stream).map(|tracked| &tracked.seen);
+        if known.is_some_and(|known| known.is(&report, source.as_ref())) {
+            return;
+        }
+        let same_object = known.filter(|known| known.report.uid == report.uid).cloned();
+        let same_holding = same_object.clone().filter(|known| known.report.holding == report.holding);
+        let seen = Seen::after(same_holding.as_ref(), report, source);
+        tell(&stream, same_object.as_ref(), Some(&seen), news);
+        match self.tracked.get_mut(&stream) {
+            Some(tracked) if same_holding.is_some() => tracked.seen = seen,
+            _ => {
+                self.forget(&stream);
+                self.serials += 1;
+                self.tracked.insert(stream.clone(), Tracked::new(Serial(self.serials), seen));
+            }
+        }
+        self.give_turn(&stream, now);
+    }
+
+    /// The next thing to write, if the budget allows one now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Job> {
+        if self.in_flight >= IN_FLIGHT {
+            return None;
+        }
+        loop {
+            let first = |turns: &BTreeSet<(Instant, StreamName)>| {
+                turns.first().filter(|(at, _)| *at <= now).map(|(_, stream)| stream.clone())
+            };
+            let stream = first(&self.urgent).or_else(|| first(&self.samples))?;
+            // A flapping value may have come back since the turn was given; then a later turn, or none, is left.
+            self.give_turn(&stream, now);
+            let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
+            if at <= now {
+                self.budget.take(now).ok()?;
+                return self.begin(&stream, work, now);
+            }
+        }
+    }
+
+    /// When [`Board::next`] has something again if nothing else happens.
+    pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        if self.in_flight >= IN_FLIGHT {
+            return None;
+        }
+        let first = [self.urgent.first(), self.samples.first()].into_iter().flatten().map(|(at, _)| *at).min()?;
+        let affordable = self.budget.clone().take(now).err().unwrap_or(now);
+        Some(first.max(affordable))
+    }
+
+    fn begin(&mut self, stream: &StreamName, work: Work, now: Instant) -> Option<Job> {
+        self.take_turn(stream);
+        let tracked = self.tracked.get_mut(stream)?;
+        let kind = match work {
+            Work::Finalizer(step) => {
+                tracked.finalizer_asked = Some((step, now));
+                tracked.under_way = Some(UnderWay::Finalizer);
+                JobKind::Finalizer(step)
+            }
+            Work::Status(trigger) => {
+                let view = tracked.view();
+                tracked.under_way = Some(UnderWay::Status(Box::new(Wrote {
+                    view: view.clone(),
+                    counters_due: now + jittered(self.status_every, &mut self.random),
+                    times_due: now + jittered(TIMES_EVERY, &mut self.random),
+                })));
+                JobKind::Status { trigger, view: Box::new(view), base: tracked.base.clone() }
+            }
+        };
+        self.in_flight += 1;
+        Some(Job { stream: stream.clone(), uid: tracked.seen.report.uid.clone(), serial: tracked.serial, kind })
+    }
+
+    /// Takes the result of a job.
+    pub(super) fn done(&mut self, stream: &StreamName, serial: Serial, done: Done, now: Instant) {
+        self.in_flight -= 1;
+        let Some(tracked) = self.tracked.get_mut(stream).filter(|tracked| tracked.serial == serial) else { return };
+        let under_way = tracked.under_way.take();
+        tracked.not_before = None;
+        match (done, under_way) {
+            (Done::Settled(base), Some(UnderWay::Status(wrote))) => {
+                tracked.failures = 0;
+                tracked.base = Some(base);
+                tracked.closed = wrote.view.leaving;
+                tracked.written = Some(wrote);
+            }
+            (Done::FinalizerSettled | Done::Settled(_), _) => {
+                tracked.failures = 0;
+                tracked.base = None;
+            }
+            (Done::Gone, _) => tracked.closed = true,
+            (done @ (Done::Conflict | Done::Failed), under_way) => {
+                tracked.base = None;
+                tracked.failures += 1;
+                if matches!(under_way, Some(UnderWay::Finalizer)) {
+                    tracked.finalizer_asked = None;
+                }
+                // The first conflict is somebody's edit: the second try has read it.
+                if !(matches!(done, Done::Conflict) && tracked.failures == 1) {
+                    let doublings = tracked.failures.saturating_sub(1).min(8);
+                    let pause = RETRY_FROM.saturating_mul(1 << doublings).min(RETRY_UP_TO);
+                    tracked.not_before = Some(now + jittered(pause, &mut self.random));
+                }
+            }
+        }
+        self.give_turn(stream, now);
+    }
+
+    /// This replica ends: what it still holds now has no successor that it knows of, and its status is to say so.
+    pub(super) fn leave(&mut self, now: Instant) {
+        let streams: Vec<_> = self.tracked.keys().cloned().collect();
+        for stream in streams {
+            if let Some(tracked) = self.tracked.get_mut(&stream) {
+                tracked.leaving = true;
+            }
+            self.give_turn(&stream, now);
+        }
+    }
+
+    /// Whether everything was written, or is gone.
+    pub(super) fn is_settled(&self) -> bool {
+        self.tracked.values().all(|tracked| tracked.closed)
+    }
+
+    fn forget(&mut self, stream: &StreamName) -> Option<Tracked> {
+        self.take_turn(stream);
+        self.tracked.remove(stream)
+    }
+
+    fn take_turn(&mut self, stream: &StreamName) {
+        match self.tracked.get_mut(stream).and_then(|tracked| tracked.turn.take()) {
+            Some(Turn::Urgent(at)) => _ = self.urgent.remove(&(at, stream.clone())),
+            Some(Turn::Sample(at)) => _ = self.samples.remove(&(at, stream.clone())),
+            None => {}
+        }
+    }
+
+    /// Decides when the turn of `stream` comes, from what was seen of it.
+    fn give_turn(&mut self, stream: &StreamName, now: Instant) {
+        let Some(tracked) = self.tracked.get_mut(stream) else { return };
+        tracked.sample.observe(&tracked.seen.report, now);
+        let turn = match (tracked.turn, tracked.wants(now)) {
+            // One that waits for the budget keeps its place, however often it changes meanwhile.
+            (Some(Turn::Urgent(since)), Some((at, work))) if work.is_urgent() && since <= at => {
+                Some(Turn::Urgent(since))
+            }
+            (_, Some((at, work))) if work.is_urgent() => Some(Turn::Urgent(at)),
+            (_, Some((at, _))) => Some(Turn::Sample(at)),
+            (_, None) => None,
+        };
+        self.take_turn(stream);
+        match turn {
+            Some(Turn::Urgent(at)) => _ = self.urgent.insert((at, stream.clone())),
+            Some(Turn::Sample(at)) => _ = self.samples.insert((at, stream.clone())),
+            None => {}
+        }
+        if let Some(tracked) = self.tracked.get_mut(stream) {
+            tracked.turn = turn;
+        }
+    }
+}
+
+impl Tracked {
+    fn new(serial: Serial, seen: Seen) -> Self {
+        Self {
+            serial,
+            seen,
+            sample: Sample::new(),
+            base: None,
+            written: None,
+            turn: None,
+            under_way: None,
+            failures: 0,
+            not_before: None,
+            finalizer_asked: None,
+            closed: false,
+            leaving: false,
+        }
+    }
+
+    fn view(&self) -> View {
+        self.sample.view(self.seen.report.clone(), self.seen.source.clone(), self.leaving)
+    }
+
+    /// What is to be written first, and when.
+    fn wants(&self, now: Instant) -> Option<(Instant, Work)> {
+        if self.under_way.is_some() || self.closed {
+            return None;
+        }
+        let (at, work) =
+            [self.wants_finalizer(now), self.wants_status(now)].into_iter().flatten().min_by_key(|want| want.0)?;
+        Some((self.not_before.map_or(at, |not_before| at.max(not_before)), work))
+    }
+
+    fn wants_finalizer(&self, now: Instant) -> Option<(Instant, Work)> {
+        let step = finalizer_step(self.seen.source.as_ref()?, &self.seen.report).filter(|_| !self.leaving)?;
+        let at = match self.finalizer_asked {
+            Some((asked, at)) if asked == step => at + FINALIZER_SEEN_WITHIN,
+            _ => now,
+        };
+        Some((at, Work::Finalizer(step)))
+    }
+
+    fn wants_status(&self, now: Instant) -> Option<(Instant, Work)> {
+        let view = self.view();
+        let transition = if self.leaving { Trigger::Last } else { Trigger::Transition };
+        let Some(written) = self.written.as_ref().filter(|written| written.view.outline() == view.outline()) else {
+            return Some((now, Work::Status(transition)));
+        };
+        let counters =
+            (written.view.counters() != view.counters()).then_some((written.counters_due, Trigger::Counters));
+        let times = (written.view.times() != view.times()).then_some((written.times_due, Trigger::Times));
+        let settled = self.sample.settles_at().map(|at| (at, transition));
+        let (at, trigger) = [settled, counters, times].into_iter().flatten().min_by_key(|want| want.0)?;
+        Some((at, Work::Status(trigger)))
+    }
+}
+
+impl Work {
+    fn is_urgent(self) -> bool {
+        match self {
+            Self::Finalizer(_) => true,
+            Self::Status(trigger) => matches!(trigger, Trigger::Transition | Trigger::Last),
+        }
+    }
+}
+
+fn tell(stream: &StreamName, old: Option<&Seen>, new: Option<&Seen>, news: &mut Vec<News>) {
+    let Some(uid) = new.or(old).map(|seen| seen.report.uid.clone()) else { return };
+    news.extend(announcements(old, new).into_iter().map(|announcement| News {
+        stream: stream.clone(),
+        uid: uid.clone(),
+        announcement,
+    }));
+}
+
+fn jittered(interval: Duration, random: &mut SmallRng) -> Duration {
+    interval.mul_f64(random.random_range(1.0 - JITTER..=1.0 + JITTER))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,441 @@
+use super::*;
+use crate::{
+    api::{AcceptedReason, AssignedReason, ReachableReason},
+    controller::fixtures::{Story, deleting_its_events, held, source, stream},
+};
+
+const STATUS_EVERY: Duration = Duration::from_secs(30);
+
+/// A board, what it looks at, and an API server that answers at once.
+struct Desk {
+    board: Board,
+    reports: Reports,
+    desired: Desired,
+    now: Instant,
+    begun: Instant,
+}
+
+/// A job that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wrote {
+    after: Duration,
+    stream: StreamName,
+    why: &'static str,
+}
+
+fn desk() -> Desk {
+    desk_with_seed(0)
+}
+
+fn desk_with_seed(seed: u64) -> Desk {
+    let now = Instant::now();
+    Desk {
+        board: Board::new(STATUS_EVERY, seed),
+        reports: Reports::default(),
+        desired: Desired::default(),
+        now,
+        begun: now,
+    }
+}
+
+fn base() -> Base {
+    Base { resource_version: "1".to_owned(), status: Arc::default() }
+}
+
+impl Desk {
+    fn report(&mut self, report: Report) -> &mut Self {
+        self.reports.put(&report.holding.stream.clone(), report);
+        self.look();
+        self
+    }
+
+    fn look(&mut self) -> Vec<News> {
+        self.board.look(&self.reports, &self.desired, self.now)
+    }
+
+    fn pass(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.board.next(self.now)
+    }
+
+    fn answer(&mut self, job: &Job, done: Done) {
+        self.board.done(&job.stream, job.serial, done, self.now);
+    }
+
+    /// Does what is due now.
+    fn write(&mut self) -> Vec<Wrote> {
+        let mut wrote = Vec::new();
+        while let Some(job) = self.next() {
+            let (why, done) = match &job.kind {
+                JobKind::Status { trigger, .. } => (trigger.as_str(), Done::Settled(base())),
+                JobKind::Finalizer(step) => (step.as_str(), Done::FinalizerSettled),
+            };
+            self.answer(&job, done);
+            wrote.push(Wrote { after: self.now - self.begun, stream: job.stream, why });
+        }
+        wrote
+    }
+
+    /// Does what becomes due within `time`, when it becomes due.
+    fn write_for(&mut self, time: Duration) -> Vec<Wrote> {
+        let end = self.now + time;
+        let mut wrote = self.write();
+        while let Some(at) = self.board.wakes_at(self.now).filter(|at| *at <= end) {
+            assert!(at > self.now, "all that is due was written");
+            self.now = at;
+            wrote.extend(self.write());
+        }
+        self.now = end;
+        wrote
+    }
+}
+
+fn reasons(wrote: &[Wrote]) -> Vec<&'static str> {
+    wrote.iter().map(|wrote| wrote.why).collect()
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_was_just_taken_over_is_written_at_once() {
+    let mut desk = desk();
+    assert_eq!(reasons(&desk.report(held("orders")).write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_condition_that_changed_is_written_at_once() {
+    let mut desk = desk();
+    desk.report(held("orders")).write();
+    desk.pass(seconds(1)).report(held("orders").not_accepted(AcceptedReason::SecretNotFound));
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_when_nothing_changed() {
+    let mut desk = desk();
+    desk.report(held("orders")).write();
+    desk.report(held("orders"));
+    assert_eq!(desk.write_for(seconds(3_600)), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn counters_are_written_every_thirty_seconds_give_or_take_a_tenth() {
+    for seed in 0..50 {
+        let mut desk = desk_with_seed(seed);
+        desk.report(held("orders").polled_at(0).after_id(1)).write();
+        let mut written = vec![Duration::ZERO];
+        for second in 1..=600 {
+            desk.report(held("orders").polled_at(second).after_id(second.unsigned_abs()));
+            for wrote in desk.write_for(seconds(1)) {
+                assert_eq!(wrote.why, "counters");
+                written.push(wrote.after);
+            }
+        }
+        for gap in written.windows(2).map(|pair| pair[1] - pair[0]) {
+            assert!(gap >= seconds(27) && gap <= seconds(34), "seed {seed}: {gap:?} between two writes");
+        }
+        assert!(written.len() > 17, "seed {seed}: the counters were written all along");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_source_is_written_every_five_minutes() {
+    let mut desk = desk();
+    desk.report(held("orders").polled_at(0)).write();
+    let mut wrote = Vec::new();
+    for second in 1..=3_600 {
+        desk.report(held("orders").polled_at(second));
+        wrote.extend(desk.write_for(seconds(1)));
+    }
+    assert!((10..=13).contains(&wrote.len()), "{} writes in an hour", wrote.len());
+    assert!(wrote.iter().all(|wrote| wrote.why == "times"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn transitions_go_before_counters_when_the_budget_is_spent() {
+    let mut desk = desk();
+    for name in 0..100 {
+        desk.report(held(&format!("s{name}")).after_id(1));
+    }
+    desk.write();
+    desk.pass(seconds(60));
+    for name in 0..100 {
+        desk.report(held(&format!("s{name}")).after_id(2));
+    }
+    for name in 100..180 {
+        desk.report(held(&format!("s{name}")));
+    }
+    let first: Vec<_> = reasons(&desk.write());
+    assert_eq!(first.len(), 100, "the burst");
+    assert!(first[..80].iter().all(|why| *why == "transition"), "{first:?}");
+    assert!(first[80..].iter().all(|why| *why == "counters"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_waits_keeps_its_place_however_often_it_changes() {
+    let mut desk = desk();
+    for name in 0..101 {
+        desk.report(held(&format!("s{name:03}")));
+    }
+    assert_eq!(desk.write().len(), 100);
+    let waiting = desk.board.urgent.first().expect("one is left").1.clone();
+    desk.pass(Duration::from_millis(10));
+    for name in ["new-1", "new-2"] {
+        desk.report(held(name));
+    }
+    desk.report(held(waiting.name()).not_accepted(AcceptedReason::CANotFound));
+    let wrote = desk.write_for(Duration::from_millis(60));
+    assert_eq!(wrote[0].stream, waiting);
+}
+
+/// The budget over random histories: never more than it allows, never starved, and the last word is what is written.
+#[tokio::test(start_paused = true)]
+async fn whatever_happens_the_budget_holds_and_the_newest_state_is_written() {
+    for seed in 0..40 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut desk = desk_with_seed(seed);
+        let mut wrote = Vec::new();
+        for _ in 0..300 {
+            for _ in 0..random.random_range(0..20) {
+                let mut report = held(&format!("s{}", random.random_range(0..200)));
+                if random.random_bool(0.3) {
+                    report = report.not_accepted(AcceptedReason::SecretNotFound);
+                }
+                report.suspended = random.random_bool(0.3);
+                let report = report.after_id(random.random_range(1..1_000));
+                desk.reports.put(&report.holding.stream.clone(), report);
+            }
+            desk.look();
+            wrote.extend(desk.write_for(Duration::from_millis(random.random_range(0..500))));
+        }
+        for (first, start) in wrote.iter().enumerate() {
+            for last in [first + 150, first + 400].into_iter().filter(|last| *last < wrote.len()) {
+                let allowed = 100 + (wrote[last].after - start.after).as_millis() / 50 + 1;
+                assert!((last - first) as u128 <= allowed, "seed {seed}: {} writes from {start:?}", last - first);
+            }
+        }
+        desk.write_for(seconds(60));
+        for (stream, tracked) in &desk.board.tracked {
+            let written = &tracked.written.as_ref().expect("written at least once").view;
+            assert_eq!(written.outline(), tracked.view().outline(), "seed {seed}, {stream}");
+            assert_eq!(written.counters(), tracked.view().counters(), "seed {seed}, {stream}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_source_is_written_at_once() {
+    let mut desk = desk();
+    desk.report(held("orders")).write();
+    desk.pass(Duration::from_millis(300)).report(held("orders").polled_at(0).caught_up());
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_now_and_then_stays_reachable() {
+    let mut desk = desk();
+    desk.report(held("orders").polled_at(0)).write();
+    for second in 1..=120 {
+        let report = held("orders").polled_at(0);
+        let failed = second % 4 == 0;
+        desk.report(if failed { report.failing(1, ReachableReason::ServerError) } else { report });
+        let wrote = desk.write_for(seconds(1));
+        assert!(wrote.iter().all(|wrote| wrote.why != "transition"), "after {second} s: {wrote:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_stays_down_is_written_as_unreachable_after_five_seconds() {
+    let mut desk = desk();
+    desk.report(held("orders").polled_at(0)).write();
+    desk.report(held("orders").polled_at(0).failing(1, ReachableReason::Timeout));
+    let wrote = desk.write_for(seconds(20));
+    assert_eq!(wrote, [Wrote { after: seconds(5), stream: stream("orders"), why: "transition" }]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_generation_shows_its_first_verdict_at_once() {
+    let mut desk = desk();
+    desk.report(held("orders").failing(1, ReachableReason::TLSFailed)).write();
+    let mut corrected = held("orders").polled_at(1);
+    corrected.generation = 2;
+    desk.pass(seconds(1)).report(corrected);
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_source_is_not_written_any_more() {
+    let mut desk = desk();
+    desk.report(held("orders")).write();
+    desk.report(held("orders").not_accepted(AcceptedReason::SecretNotFound));
+    desk.reports.remove(&stream("orders"));
+    desk.look();
+    assert_eq!(desk.write_for(seconds(600)), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_an_older_holding_is_not_taken_for_the_new_one() {
+    let mut desk = desk();
+    let old = desk.report(held("orders")).next().expect("a write");
+    let mut again = held("orders");
+    again.holding.acquired_at = crate::controller::fixtures::noon_plus(60);
+    desk.report(again);
+    desk.answer(&old, Done::Settled(base()));
+    assert_eq!(reasons(&desk.write()), ["transition"], "the new holding is still to be written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_source_is_written_once_at_a_time() {
+    let mut desk = desk();
+    let first = desk.report(held("orders")).next().expect("a write");
+    desk.report(held("orders").not_accepted(AcceptedReason::SecretNotFound));
+    assert!(desk.next().is_none());
+    desk.answer(&first, Done::Settled(base()));
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_read_and_written_again_at_once_and_a_second_one_later() {
+    let mut desk = desk();
+    let first = desk.report(held("orders")).next().expect("a write");
+    desk.answer(&first, Done::Conflict);
+    let second = desk.next().expect("again, at once");
+    assert!(matches!(second.kind, JobKind::Status { base: None, .. }), "the object is read again");
+    desk.answer(&second, Done::Conflict);
+    assert!(desk.next().is_none());
+    assert_eq!(reasons(&desk.pass(seconds(3)).write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_writes_are_repeated_at_growing_intervals_up_to_half_a_minute() {
+    let mut desk = desk();
+    desk.report(held("orders"));
+    let mut at = Vec::new();
+    for _ in 0..9 {
+        let job = loop {
+            match desk.next() {
+                Some(job) => break job,
+                None => desk.now = desk.board.wakes_at(desk.now).expect("a retry"),
+            }
+        };
+        at.push(desk.now);
+        desk.answer(&job, Done::Failed);
+    }
+    let gaps: Vec<_> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps[0] >= Duration::from_millis(900) && gaps[0] <= Duration::from_millis(1_100));
+    assert!(gaps[7] >= seconds(27) && gaps[7] <= seconds(33));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_gone_is_not_written_any_more_but_its_successor_is() {
+    let mut desk = desk();
+    let job = desk.report(held("orders")).next().expect("a write");
+    desk.answer(&job, Done::Gone);
+    desk.report(held("orders").not_accepted(AcceptedReason::SecretNotFound));
+    assert_eq!(desk.write_for(seconds(600)), []);
+    let mut successor = held("orders");
+    successor.uid = "another".to_owned();
+    desk.report(successor);
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_sixteen_requests_are_under_way() {
+    let mut desk = desk();
+    for name in 0..30 {
+        desk.report(held(&format!("s{name}")));
+    }
+    let jobs: Vec<_> = std::iter::from_fn(|| desk.next()).collect();
+    assert_eq!(jobs.len(), 16);
+    assert_eq!(desk.board.wakes_at(desk.now), None, "an answer comes first");
+    desk.answer(&jobs[0], Done::Settled(base()));
+    assert!(desk.next().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_finalizer_is_asked_for_once_and_again_only_when_the_watch_does_not_show_it() {
+    let mut desk = desk();
+    desk.desired.put(Arc::new(deleting_its_events(source("orders"))));
+    let wrote = desk.report(held("orders")).write_for(seconds(4));
+    assert_eq!(reasons(&wrote), ["finalizer-added", "transition"]);
+    assert_eq!(reasons(&desk.write_for(seconds(2))), ["finalizer-added"]);
+    let mut finalized = deleting_its_events(source("orders"));
+    finalized.has_finalizer = true;
+    desk.desired.put(Arc::new(finalized));
+    desk.look();
+    assert_eq!(desk.write_for(seconds(600)), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_finalizer_of_a_deleted_object_goes_when_its_events_are_gone() {
+    let mut desk = desk();
+    let mut deleted = deleting_its_events(source("orders"));
+    (deleted.has_finalizer, deleted.deleting) = (true, true);
+    desk.desired.put(Arc::new(deleted));
+    assert_eq!(reasons(&desk.report(held("orders")).write()), ["transition"]);
+    let mut forgotten = held("orders");
+    forgotten.forgotten = true;
+    assert_eq!(reasons(&desk.report(forgotten).write()), ["finalizer-removed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_went_back_to_retain_loses_its_finalizer() {
+    let mut desk = desk();
+    let mut retained = source("orders");
+    retained.has_finalizer = true;
+    desk.desired.put(Arc::new(retained));
+    assert!(reasons(&desk.report(held("orders")).write()).contains(&"finalizer-removed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_object_forgot_does_not_free_this_one() {
+    let mut desk = desk();
+    let mut deleted = deleting_its_events(source("orders"));
+    (deleted.has_finalizer, deleted.deleting, deleted.uid) = (true, true, "another".to_owned());
+    desk.desired.put(Arc::new(deleted));
+    let mut forgotten = held("orders");
+    forgotten.forgotten = true;
+    assert_eq!(reasons(&desk.report(forgotten).write()), ["transition"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_leaves_writes_a_last_word_for_what_it_still_holds() {
+    let mut desk = desk();
+    desk.report(held("handed-off")).report(held("orders")).write();
+    desk.reports.remove(&stream("handed-off"));
+    desk.look();
+    desk.board.leave(desk.now);
+    assert!(!desk.board.is_settled());
+    let wrote = desk.write();
+    assert_eq!(reasons(&wrote), ["last"]);
+    assert_eq!(wrote[0].stream, stream("orders"));
+    assert!(desk.board.is_settled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_under_way_when_the_replica_leaves_is_not_its_last_word() {
+    let mut desk = desk();
+    let job = desk.report(held("orders")).next().expect("a write");
+    desk.board.leave(desk.now);
+    desk.answer(&job, Done::Settled(base()));
+    assert!(!desk.board.is_settled());
+    assert_eq!(reasons(&desk.write()), ["last"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_written_and_told() {
+    let mut desk = desk();
+    desk.report(held("orders")).write();
+    let mut lost = held("orders");
+    lost.assigned.reason = AssignedReason::LeaseLost;
+    desk.reports.put(&stream("orders"), lost);
+    let news = desk.look();
+    assert_eq!(news.iter().map(|news| news.announcement.reason).collect::<Vec<_>>(), ["LeaseLost"]);
+    assert_eq!(reasons(&desk.write()), ["transition"]);
+}

@@ -1,0 +1,193 @@
+//! Makes [`Desired`] match what the watch says. No IO: events in, changes and findings out.
+//!
+//! The predicate that keeps status-only updates out is equality of [`Source`], the value of all that decides what runs:
+//! it lets through exactly the changes somebody acts on, and cannot drop a finalizer or a deletion as a comparison of
+//! generations would.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    ResourceExt,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
+    runtime::watcher::Event,
+};
+
+use super::endpoints::Endpoints;
+use crate::{
+    api::{EventSource, Source},
+    desired::Desired,
+    event::StreamName,
+};
+
+/// One event of the watch.
+pub(super) type WatchEvent = Event<DeserializeGuard<EventSource>>;
+
+/// What one event came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The desired set changed.
+    Applied,
+    /// Nothing that anybody acts on: a status write, a label, an event seen before.
+    Unchanged,
+    Removed,
+    /// The object cannot be run as it stands. Said once for each generation of it.
+    Invalid(InvalidSource),
+    /// A list began, or ended and removed this many.
+    Listing,
+    Listed {
+        gone: usize,
+    },
+}
+
+/// An object that this version cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InvalidSource {
+    pub(super) stream: StreamName,
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    /// Says what is wrong, without any value of the object.
+    pub(super) message: String,
+}
+
+/// The way from the watch to the desired set.
+pub(super) struct Intake {
+    desired: Desired,
+    endpoints: Endpoints,
+    /// Objects that were called invalid, with UID and generation.
+    invalid: HashMap<StreamName, (String, i64)>,
+    /// What the list that is under way has named so far.
+    listed: HashSet<StreamName>,
+}
+
+impl Intake {
+    pub(super) fn new(desired: Desired) -> Self {
+        Self { desired, endpoints: Endpoints::default(), invalid: HashMap::new(), listed: HashSet::new() }
+    }
+
+    pub(super) fn take(&mut self, event: WatchEvent) -> Outcome {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                Outcome::Listing
+            }
+            Event::InitApply(object) => {
+                if let Some(stream) = stream_of(kube::Resource::meta(&object)) {
+                    self.listed.insert(stream);
+                }
+                self.apply(object)
+            }
+            Event::InitDone => self.finish_list(),
+            Event::Apply(object) => self.apply(object),
+            Event::Delete(object) => match stream_of(kube::Resource::meta(&object)) {
+                Some(stream) => self.remove(&stream),
+                None => Outcome::Unchanged,
+            },
+        }
+    }
+
+    /// What a complete list does not name is gone: it was deleted while nobody watched.
+    fn finish_list(&mut self) -> Outcome {
+        let listed = std::mem::take(&mut self.listed);
+        let gone: Vec<_> = self.desired.streams().into_iter().filter(|stream| !listed.contains(stream)).collect();
+        for stream in &gone {
+            self.remove(stream);
+        }
+        self.invalid.retain(|stream, _| listed.contains(stream));
+        // Last, so that nobody sees a set called complete with sources in it that are gone.
+        self.desired.mark_complete();
+        Outcome::Listed { gone: gone.len() }
+    }
+
+    fn apply(&mut self, object: DeserializeGuard<EventSource>) -> Outcome {
+        let object = match object.0 {
+            Ok(object) => object,
+            Err(InvalidObject { error, metadata }) => return self.reject(&metadata, describe(&error)),
+        };
+        let source = match Source::from_object(&object) {
+            Ok(source) => source,
+            Err(error) => return self.reject(&object.metadata, error.to_string()),
+        };
+        self.invalid.remove(&source.stream);
+        if source.deleting && !source.has_finalizer {
+            // Only other people's finalizers keep it; for us it is gone.
+            return self.remove(&source.stream);
+        }
+        self.put(source, &object)
+    }
+
+    fn put(&mut self, mut source: Source, object: &EventSource) -> Outcome {
+        let stream = source.stream.clone();
+        let url = object.spec.http.as_ref().map(|http| http.url.as_str());
+        let moved = match (url, object.creation_timestamp()) {
+            (Some(url), Some(created)) if !source.deleting => self.endpoints.enter(&stream, url, created.0),
+            _ => self.endpoints.leave(&stream),
+        };
+        source.shares_endpoint_with = self.endpoints.elder(&stream);
+        self.tell_neighbours(moved);
+        if self.desired.get(&stream).is_some_and(|known| *known == source) {
+            return Outcome::Unchanged;
+        }
+        self.desired.put(Arc::new(source));
+        Outcome::Applied
+    }
+
+    fn remove(&mut self, stream: &StreamName) -> Outcome {
+        self.invalid.remove(stream);
+        let known = self.desired.get(stream).is_some();
+        self.drop_source(stream);
+        if known { Outcome::Removed } else { Outcome::Unchanged }
+    }
+
+    fn drop_source(&mut self, stream: &StreamName) {
+        self.desired.remove(stream);
+        let moved = self.endpoints.leave(stream);
+        self.tell_neighbours(moved);
+    }
+
+    /// An object that cannot be read is not run: nobody knows what it asks for. Its row, its waits and its events stay.
+    fn reject(&mut self, metadata: &ObjectMeta, message: String) -> Outcome {
+        let (Some(stream), Some(uid)) = (stream_of(metadata), metadata.uid.clone()) else { return Outcome::Unchanged };
+        let generation = metadata.generation.unwrap_or_default();
+        self.drop_source(&stream);
+        let known = self.invalid.insert(stream.clone(), (uid.clone(), generation));
+        if known.is_some_and(|(known_uid, known_generation)| known_uid == uid && known_generation == generation) {
+            return Outcome::Unchanged;
+        }
+        Outcome::Invalid(InvalidSource { stream, uid, generation, message })
+    }
+
+    fn tell_neighbours(&self, moved: Vec<StreamName>) {
+        for stream in moved {
+            if let Some(known) = self.desired.get(&stream) {
+                let elder = self.endpoints.elder(&stream);
+                if known.shares_endpoint_with != elder {
+                    self.desired.put(Arc::new(Source { shares_endpoint_with: elder, ..(*known).clone() }));
+                }
+            }
+        }
+    }
+}
+
+fn stream_of(metadata: &ObjectMeta) -> Option<StreamName> {
+    Some(StreamName::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?))
+}
+
+/// What serde says, without the values it quotes: a header value may be among them.
+fn describe(error: &str) -> String {
+    // Values stand before the last `, expected`; what follows it comes from our own types.
+    let what = if error.starts_with("missing field ") {
+        error.to_owned()
+    } else if let Some((_, expected)) = error.rsplit_once(", expected ") {
+        format!("a value has the wrong form, expected {expected}")
+    } else {
+        "a value has the wrong form".to_owned()
+    };
+    format!("this version of Headgate cannot read the object: {what}; install the matching CRD and correct the spec")
+}
+
+#[cfg(test)]
+mod tests;

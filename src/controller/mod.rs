@@ -1,0 +1,98 @@
+//! EventSource -> what this replica should run; the status writer; Kubernetes Events.
+//!
+//! Every replica watches every EventSource and keeps [`Desired`] in line with it. Only the holder of a source writes its
+//! status and its finalizer: what stands in the [`Reports`] of a replica is what it holds.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::sync::{mpsc, watch::Sender};
+use tokio_util::sync::CancellationToken;
+
+use crate::{desired::Desired, loader::report::Reports, telemetry::metrics::Metrics};
+
+mod announcements;
+mod board;
+pub mod budget;
+mod credentials;
+mod endpoints;
+mod events;
+mod finalizer;
+#[cfg(test)]
+mod fixtures;
+mod intake;
+mod invalid;
+mod patch;
+mod sample;
+mod status;
+mod steady;
+mod watch;
+mod writer;
+
+pub use credentials::KubernetesCredentials;
+pub use watch::WatchState;
+
+/// What one replica's controller is told.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    /// The name of the pod; Events carry it.
+    pub pod_name: String,
+    /// Counters of one source are written at most this often (`--status-interval`).
+    pub status_interval: Duration,
+    /// Only the EventSources of this namespace; all namespaces when not given.
+    pub namespace: Option<String>,
+}
+
+/// Why the controller cannot work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControllerError {
+    #[error("the API server does not know this replica's credentials (401); check its service account or kubeconfig")]
+    Unauthorized,
+    #[error(
+        "this replica may not list EventSources (403); give its service account get, list and watch on \
+         eventsources.headgate.dev in all namespaces"
+    )]
+    Forbidden,
+}
+
+/// Runs the controller of one replica until `shutdown`.
+///
+/// `shutdown` is to come after the drain, when the tasks of all sources have ended and whatever found a successor is out
+/// of `reports`: what still stands there is written as AwaitingReplica.
+///
+/// # Errors
+/// When this replica may not list EventSources. A missing CRD or an unreachable API server is waited for; `state` says so.
+pub async fn run(
+    config: ControllerConfig,
+    client: Client,
+    desired: Desired,
+    reports: Reports,
+    metrics: Arc<Metrics>,
+    state: Sender<WatchState>,
+    shutdown: CancellationToken,
+) -> Result<(), ControllerError> {
+    let (herald, publisher) = events::herald(client.clone(), &config.pod_name, metrics.clone());
+    let (invalid_sender, invalid_receiver) = mpsc::unbounded_channel();
+    let watch = watch::Watch {
+        client: client.clone(),
+        namespace: config.namespace,
+        intake: intake::Intake::new(desired.clone()),
+        state,
+        invalid: invalid_sender,
+        metrics: &metrics,
+    };
+    let board = board::Board::new(config.status_interval, rand::random());
+    let writer = writer::StatusWriter::new(client.clone(), board, (desired, reports), herald, metrics.clone());
+    let watching = watch.run(&shutdown);
+    let telling = async {
+        tokio::join!(
+            writer.run(&shutdown),
+            publisher.run(&shutdown),
+            shutdown.run_until_cancelled(invalid::mark_all(client, invalid_receiver, &metrics)),
+        );
+        Ok(())
+    };
+    // A watch that may not begin ends the others as well: they are dropped.
+    tokio::try_join!(watching, telling)?;
+    Ok(())
+}

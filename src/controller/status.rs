@@ -1,0 +1,107 @@
+//! The status of an EventSource, from what its holder saw and what stood there before. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::sample::View;
+use crate::{
+    api::{
+        AssignedReason, EventSourceStatus,
+        conditions::{Facts, conditions},
+        event_source::HolderStatus,
+    },
+    loader::report::Verdict,
+};
+
+/// A next poll that is nearer than this is over before anybody reads of it.
+const NEXT_POLL_WORTH_TELLING: SignedDuration = SignedDuration::from_secs(30);
+
+/// What a replica says of the sources that it leaves to nobody.
+const LEFT: &str = "its replica stopped and no other took it over; it runs again when a replica of Headgate does";
+
+/// The whole status, as the holder is to write it.
+///
+/// What the holder does not know yet it keeps: a source that moved to another replica does not lose its cursor, its times
+/// and its conditions until the new holder has adopted the row and asked.
+pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp) -> EventSourceStatus {
+    let report = &view.report;
+    let adopted = report.epoch.is_some();
+    EventSourceStatus {
+        observed_generation: report.generation,
+        observed_epoch: report.epoch.map(|epoch| epoch.0).or(previous.observed_epoch),
+        stream: Some(report.holding.stream.as_str().to_owned()),
+        holder: (!view.leaving).then(|| HolderStatus {
+            identity: report.holding.holder.as_str().to_owned(),
+            lease_name: report.holding.lease_name.clone(),
+            acquire_time: to_second(report.holding.acquired_at),
+        }),
+        cursor: if adopted {
+            report.cursor.as_ref().and_then(|cursor| cursor.id()).map(ToString::to_string)
+        } else {
+            previous.cursor.clone()
+        },
+        events_loaded: if adopted { i64::try_from(report.events_stored).ok() } else { previous.events_loaded },
+        last_poll_time: report.last_poll.map(to_second).or_else(|| previous.last_poll_time.clone()),
+        last_success_time: report.last_success.map(to_second).or_else(|| previous.last_success_time.clone()),
+        last_event_time: report.last_event.map(to_second).or_else(|| previous.last_event_time.clone()),
+        next_poll_time: report
+            .next_poll
+            .filter(|next| !view.leaving && next.duration_since(now) > NEXT_POLL_WORTH_TELLING)
+            .map(to_second),
+        lag_seconds: lag_seconds(view, previous, now),
+        consecutive_failures: Some(i32::try_from(report.consecutive_failures).unwrap_or(i32::MAX)),
+        sample_time: Some(to_second(now)),
+        last_handled_poll_request: report
+            .handled_poll_request
+            .clone()
+            .or_else(|| previous.last_handled_poll_request.clone()),
+        conditions: conditions(&facts(view), &previous.conditions, now),
+    }
+}
+
+fn facts(view: &View) -> Facts<'_> {
+    fn of<R: Copy>(verdict: &Verdict<R>) -> (R, &str) {
+        (verdict.reason, &verdict.message)
+    }
+    let report = &view.report;
+    Facts {
+        generation: report.generation,
+        suspended: report.suspended,
+        poll: view.source.as_ref().map(|source| &source.spec.poll),
+        accepted: report.accepted.as_ref().map(of),
+        assigned: Some(if view.leaving { (AssignedReason::AwaitingReplica, LEFT) } else { of(&report.assigned) }),
+        stored: report.stored.as_ref().map(of),
+        reachable: view.reachable().map(of),
+        caught_up: view.caught_up,
+        shares_endpoint_with: view.source.as_ref().and_then(|source| source.shares_endpoint_with.as_ref()),
+        note: report.note.as_deref(),
+    }
+}
+
+/// Whether writing `new` would tell nobody anything: only the time of the sample would move.
+pub(super) fn says_the_same(new: &EventSourceStatus, old: &EventSourceStatus) -> bool {
+    let timeless =
+        |status: &EventSourceStatus| EventSourceStatus { sample_time: None, lag_seconds: None, ..status.clone() };
+    timeless(new) == timeless(old)
+}
+
+/// Since when the source was last known to hold nothing more; the holder before may have been the one who knew.
+fn lag_seconds(view: &View, previous: &EventSourceStatus, now: Timestamp) -> Option<i64> {
+    if view.caught_up == Some(true) {
+        return Some(0);
+    }
+    let known_before = || {
+        let lag = SignedDuration::from_secs(previous.lag_seconds?);
+        previous.sample_time.as_ref()?.0.checked_sub(lag).ok()
+    };
+    let caught_up_at = view.last_caught_up.or_else(known_before)?;
+    Some(now.duration_since(caught_up_at).as_secs().max(0))
+}
+
+/// Kubernetes shows times in seconds; so two that look equal are equal.
+fn to_second(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+#[cfg(test)]
+mod tests;

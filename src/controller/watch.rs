@@ -1,0 +1,194 @@
+//! The watch of all EventSources, on every replica.
+//!
+//! A plain watcher, not a `Controller`: what follows from an event is one put into a map, which neither fails nor is
+//! tried again, so there is nothing to queue, to debounce or to give an object back for. And the end of the first list,
+//! before which nobody may take an absent source for a deleted one, is an event here; a `Controller` hides it.
+
+use std::{fmt, pin::pin, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    core::DeserializeGuard,
+    runtime::watcher::{self, watcher},
+};
+use rand::RngExt;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    ControllerError,
+    intake::{Intake, InvalidSource, Outcome, WatchEvent},
+};
+use crate::{
+    api::EventSource,
+    telemetry::metrics::{Metrics, ResultLabels},
+};
+
+/// The first pause after a failed list or watch.
+const RETRY_FROM: Duration = Duration::from_millis(500);
+/// The longest pause: how late a new object may be seen once the API server is back.
+const RETRY_UP_TO: Duration = Duration::from_secs(5);
+
+/// So many failures in a row are more than a watch that ended.
+const FAILURES_OF_AN_OUTAGE: u32 = 3;
+
+/// How far the watch has come; `/readyz` names it while it is not [`WatchState::Watching`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchState {
+    /// The first list is under way.
+    Listing,
+    /// The API server does not know the resource.
+    CrdMissing,
+    /// No answer, or none that helps.
+    ApiServerUnavailable,
+    /// The first list was complete. It stays so: what is known stays known when the API server goes away.
+    Watching,
+}
+
+impl WatchState {
+    /// What readiness waits for.
+    #[must_use]
+    pub fn pending(self) -> Option<&'static str> {
+        match self {
+            Self::Listing => Some("the first list of EventSources is under way"),
+            Self::CrdMissing => Some("the CRD eventsources.headgate.dev is not installed"),
+            Self::ApiServerUnavailable => Some("the API server does not answer"),
+            Self::Watching => None,
+        }
+    }
+}
+
+impl fmt::Display for WatchState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.pending().unwrap_or("watching EventSources"))
+    }
+}
+
+/// The watch and what it feeds.
+pub(super) struct Watch<'a> {
+    pub(super) client: Client,
+    pub(super) namespace: Option<String>,
+    pub(super) intake: Intake,
+    pub(super) state: watch::Sender<WatchState>,
+    pub(super) invalid: mpsc::UnboundedSender<InvalidSource>,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl Watch<'_> {
+    /// Follows the EventSources until `shutdown`.
+    ///
+    /// # Errors
+    /// When this replica may not list EventSources and so could never begin. After the first list such an answer is
+    /// waited out like any other: what runs goes on.
+    pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<(), ControllerError> {
+        let api: Api<DeserializeGuard<EventSource>> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut events = pin!(watcher(api, watcher::Config::default()));
+        let mut failures = 0;
+        loop {
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                event = events.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    // A list that failed begins again with this event; it says nothing about the server's health.
+                    if !matches!(event, watcher::Event::Init) {
+                        failures = 0;
+                    }
+                    self.take(event);
+                }
+                Some(Err(error)) => {
+                    failures += 1;
+                    self.failed(&error, failures)?;
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(pause(failures, rand::rng().random())) => {}
+                    }
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, event: WatchEvent) {
+        let started = Instant::now();
+        let outcome = self.intake.take(event);
+        self.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
+        let result = match outcome {
+            Outcome::Applied => "applied",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Removed => "removed",
+            Outcome::Invalid(invalid) => {
+                warn!(source = %invalid.stream, generation = invalid.generation, reason = %invalid.message,
+                    "an EventSource is not run because it is invalid");
+                // The receiver ends with the controller; then nobody is left to tell.
+                let _ = self.invalid.send(invalid);
+                "invalid"
+            }
+            Outcome::Listing => return,
+            Outcome::Listed { gone } => {
+                info!(gone, "listed all EventSources");
+                self.enter(WatchState::Watching);
+                return;
+            }
+        };
+        self.metrics.reconcile.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    fn failed(&self, error: &watcher::Error, failures: u32) -> Result<(), ControllerError> {
+        if *self.state.borrow() == WatchState::Watching {
+            // A closed connection and 410 are how watches end; the next list or watch says whether it is more.
+            if failures == FAILURES_OF_AN_OUTAGE {
+                warn!(%error, "the watch of EventSources fails; what runs goes on, changes are seen later");
+            } else {
+                debug!(%error, "the watch of EventSources ended and begins again");
+            }
+            return Ok(());
+        }
+        match status_code(error) {
+            Some(401) => return Err(ControllerError::Unauthorized),
+            Some(403) => return Err(ControllerError::Forbidden),
+            Some(404) if self.enter(WatchState::CrdMissing) => {
+                warn!(
+                    "the CRD eventsources.headgate.dev is not installed; waiting for it (headgate crd | kubectl apply -f -)"
+                );
+            }
+            Some(404) => {}
+            _ if self.enter(WatchState::ApiServerUnavailable) => {
+                warn!(%error, "the API server cannot be asked for EventSources; waiting for it");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns whether the state is a new one.
+    fn enter(&self, state: WatchState) -> bool {
+        self.state.send_if_modified(|current| std::mem::replace(current, state) != state)
+    }
+}
+
+fn status_code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Doubles from the first pause to the longest, each between half of it and all of it, so that replicas do not come back
+/// in step. `random` lies between 0 and 1.
+fn pause(failures: u32, random: f64) -> Duration {
+    let full = RETRY_FROM.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(RETRY_UP_TO);
+    full.mul_f64(0.5 + random / 2.0)
+}

@@ -1,0 +1,179 @@
+//! What a status and its headers mean, and what a broken exchange means.
+
+use std::{io, time::Duration};
+
+use hyper::{
+    StatusCode,
+    header::{DATE, HeaderMap, RETRY_AFTER},
+};
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+
+use super::{
+    connection::Connection,
+    endpoint::Endpoint,
+    line::{Kept, Reach},
+    tls,
+};
+use crate::fetch::{Failure, FetchError, Progress};
+
+/// A source that asks for more is asked again after a day (DESIGN 4).
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// What a status says of the response.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A body to decode.
+    Page,
+    /// 204: nothing new, and no body that would say so.
+    NoEvents,
+    Failed(FetchError),
+}
+
+/// Judges the head of a response. 206 is no page: no range was asked for.
+pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credentials: bool) -> Verdict {
+    let retry_after = || retry_after(headers, Timestamp::now());
+    let number = status.as_u16();
+    Verdict::Failed(match status {
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => return Verdict::Page,
+        StatusCode::NO_CONTENT => return Verdict::NoEvents,
+        StatusCode::UNAUTHORIZED if asked_with_credentials => FetchError::AuthenticationFailed {
+            detail: "the source answered 401; check the Secret that `http.auth` or `http.headers` names".to_owned(),
+        },
+        StatusCode::UNAUTHORIZED => FetchError::AuthenticationFailed {
+            detail: "the source answered 401 and wants credentials; set `http.auth`".to_owned(),
+        },
+        StatusCode::FORBIDDEN => {
+            FetchError::Forbidden { detail: "the credentials of the request may not read this address".to_owned() }
+        }
+        StatusCode::TOO_MANY_REQUESTS => FetchError::RateLimited { status: number, retry_after: retry_after() },
+        // 304 answers a condition, and none was sent.
+        status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+            FetchError::Redirected { status: number }
+        }
+        _ => FetchError::ServerError { status: number, retry_after: retry_after() },
+    })
+}
+
+/// `Retry-After` in seconds or as a date. A date is measured from the `Date` of the same response where there is one, so
+/// that it is the source's clock on both sides.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = |text: &str| DateTimeParser::new().parse_timestamp(text).ok();
+        let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?)).unwrap_or(now);
+        Duration::try_from(date(text)?.duration_since(sent)).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// The request that `connection` was armed for broke, with `error` or because its time was over (`None`).
+pub(super) fn broken(connection: &Connection, error: Option<&hyper::Error>, timeout: Duration) -> Failure {
+    let endpoint = &connection.endpoint;
+    match connection.line.reach() {
+        Reach::NeverLeft(Kept::PermitExpired) => never_left(FetchError::PermitExpired),
+        Reach::NeverLeft(Kept::Dead) => never_left(FetchError::ConnectionFailed {
+            detail: format!("{endpoint} had closed the idle connection; nothing was sent on it"),
+        }),
+        Reach::Left { first_byte } => Failure {
+            error: error.map_or(FetchError::Timeout { after: timeout }, |error| explain(endpoint, error)),
+            progress: Progress::MayBeServed { first_byte },
+        },
+    }
+}
+
+pub(super) fn never_left(error: FetchError) -> Failure {
+    Failure { error, progress: Progress::NeverLeft }
+}
+
+/// An error of hyper in words. Its own texts hold no content, but tell users little.
+pub(super) fn explain(endpoint: &Endpoint, error: &hyper::Error) -> FetchError {
+    if let Some(error) = tls::rustls_error(error) {
+        return FetchError::TlsFailed { detail: tls::explain(endpoint, error) };
+    }
+    let detail = if error.is_parse_too_large() {
+        format!("the head of the answer of {endpoint} is too large")
+    } else if error.is_parse() {
+        format!("the answer of {endpoint} is not HTTP/1.1")
+    } else {
+        match io_kind(error) {
+            Some(io::ErrorKind::TimedOut) => format!("the network to {endpoint} stopped acknowledging"),
+            Some(io::ErrorKind::ConnectionReset) => format!("{endpoint} reset the connection"),
+            None | Some(io::ErrorKind::UnexpectedEof) => {
+                format!("{endpoint} closed the connection before its answer was complete")
+            }
+            Some(kind) => format!("the connection to {endpoint} broke ({kind})"),
+        }
+    };
+    FetchError::ConnectionFailed { detail }
+}
+
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        source = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn headers(retry_after: &str, date: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).expect("a header value"));
+        if let Some(date) = date {
+            headers.insert(DATE, HeaderValue::from_str(date).expect("a header value"));
+        }
+        headers
+    }
+
+    #[rstest]
+    #[case::seconds("7", None, Some(7))]
+    #[case::more_than_a_day("100000", None, Some(86_400))]
+    #[case::more_than_fits("99999999999999999999999", None, Some(86_400))]
+    #[case::a_date_by_our_clock("Sun, 06 Nov 1994 08:49:47 GMT", None, Some(10))]
+    #[case::a_date_by_the_clock_of_the_source(
+        "Sun, 06 Nov 2044 08:49:57 GMT",
+        Some("Sun, 06 Nov 2044 08:49:37 GMT"),
+        Some(20)
+    )]
+    #[case::a_date_that_has_passed("Sun, 06 Nov 1994 08:00:00 GMT", None, Some(0))]
+    #[case::nonsense("soon", None, None)]
+    #[case::empty("", None, None)]
+    fn retry_after_is_read_in_both_forms(#[case] text: &str, #[case] date: Option<&str>, #[case] seconds: Option<u64>) {
+        let now: Timestamp = "1994-11-06T08:49:37Z".parse().expect("a time");
+        assert_eq!(retry_after(&headers(text, date), now), seconds.map(Duration::from_secs));
+    }
+
+    #[rstest]
+    #[case(301)]
+    #[case(302)]
+    #[case(303)]
+    #[case(307)]
+    #[case(308)]
+    fn a_redirect_is_a_failure(#[case] status: u16) {
+        let code = StatusCode::from_u16(status).expect("a status");
+        assert_eq!(judge(code, &HeaderMap::new(), false), Verdict::Failed(FetchError::Redirected { status }));
+    }
+
+    #[rstest]
+    #[case(206)]
+    #[case(304)]
+    #[case(404)]
+    #[case(410)]
+    #[case(500)]
+    fn a_status_that_brings_no_page_is_named(#[case] status: u16) {
+        let code = StatusCode::from_u16(status).expect("a status");
+        let error = FetchError::ServerError { status, retry_after: None };
+        assert_eq!(judge(code, &HeaderMap::new(), false), Verdict::Failed(error));
+    }
+}

@@ -1,0 +1,205 @@
+//! CONNECT: from a name to a standing, encrypted, silent connection.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+use url::Host;
+
+use super::{
+    endpoint::Endpoint,
+    line::{GatedSocket, Line},
+    proxy::{Proxies, Proxy, tunnel},
+    tls,
+};
+use crate::fetch::FetchError;
+
+/// Name, TCP, proxy and TLS together; at most `http.timeout`. Slow links need seconds, a black hole must not hold the
+/// source for long.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Request bytes that the peer's kernel has not acknowledged for this long end the connection (`TCP_USER_TIMEOUT`). Not
+/// more than D, the time a reservation lasts beyond the last EXTEND (at least 2 s), or bytes delayed by the network could
+/// arrive beside the next request (R3 in DESIGN 2).
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(2);
+
+/// Between the attempts at the addresses of one name (RFC 8305 recommends 250 ms).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// A byte stream of whatever layers a connection has.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How this process reaches other hosts.
+pub(super) struct Dialer {
+    pub(super) proxies: Proxies,
+    /// For the way to a proxy; the special roots and client certificate of a source are for the source alone.
+    pub(super) proxy_tls: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// Connects to `endpoint`, through the proxy that is meant for it if there is one. All bytes pass `line`.
+    ///
+    /// # Errors
+    /// [`FetchError::ConnectionFailed`] or [`FetchError::TlsFailed`], with the step that failed and what to do.
+    pub(super) async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        tls: &Arc<ClientConfig>,
+        line: Arc<Line>,
+        within: Duration,
+    ) -> Result<Box<dyn Stream>, FetchError> {
+        let until = Instant::now() + within;
+        let late = |step: &str| format!("{step} took longer than {within:?}");
+        let broken = |detail| FetchError::ConnectionFailed { detail };
+
+        let proxy = self.proxies.for_endpoint(endpoint)?;
+        let first_hop = proxy.as_ref().map_or(endpoint, Proxy::endpoint);
+        let socket = timeout_at(until, connect(first_hop))
+            .await
+            .map_err(|_| broken(late(&format!("a TCP connection to {first_hop}"))))??;
+        let mut stream: Box<dyn Stream> = Box::new(GatedSocket::new(socket, line));
+        if let Some(proxy) = &proxy {
+            stream = timeout_at(until, self.through(proxy, endpoint, stream))
+                .await
+                .map_err(|_| broken(late(&format!("the tunnel through the proxy {first_hop}"))))??;
+        }
+        if !endpoint.https {
+            return Ok(stream);
+        }
+        timeout_at(until, encrypt(endpoint, tls, stream))
+            .await
+            .map_err(|_| FetchError::TlsFailed { detail: late(&format!("the handshake with {endpoint}")) })?
+    }
+
+    async fn through(
+        &self,
+        proxy: &Proxy,
+        endpoint: &Endpoint,
+        mut stream: Box<dyn Stream>,
+    ) -> Result<Box<dyn Stream>, FetchError> {
+        if proxy.endpoint().https {
+            stream = encrypt(proxy.endpoint(), &self.proxy_tls, stream).await?;
+        }
+        tunnel(proxy, endpoint, &mut stream).await?;
+        Ok(stream)
+    }
+}
+
+async fn encrypt(
+    endpoint: &Endpoint,
+    tls: &Arc<ClientConfig>,
+    stream: Box<dyn Stream>,
+) -> Result<Box<dyn Stream>, FetchError> {
+    let name = ServerName::try_from(endpoint.host_name())
+        .map_err(|_| FetchError::TlsFailed { detail: format!("`{}` cannot stand in a certificate", endpoint.host) })?;
+    match TlsConnector::from(tls.clone()).connect(name, stream).await {
+        Ok(encrypted) => Ok(Box::new(encrypted)),
+        Err(error) => Err(tls::handshake_failed(endpoint, &error)),
+    }
+}
+
+/// Connects to the addresses of a name, the next one when one failed or did not answer for a while, and keeps the first
+/// connection that stands.
+async fn connect(endpoint: &Endpoint) -> Result<TcpStream, FetchError> {
+    let mut waiting = resolve(endpoint).await?.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut first_error = None;
+    loop {
+        attempts.extend(waiting.next().map(connect_to));
+        let outcome = if waiting.len() == 0 {
+            attempts.next().await
+        } else {
+            let Ok(outcome) = timeout(NEXT_ADDRESS_AFTER, attempts.next()).await else { continue };
+            outcome
+        };
+        match outcome {
+            Some(Ok(socket)) => return Ok(socket),
+            Some(Err(error)) => first_error = first_error.or(Some(error)),
+            None => return Err(FetchError::ConnectionFailed { detail: unreachable(endpoint, first_error.as_ref()) }),
+        }
+    }
+}
+
+/// The addresses of the endpoint in the order of the resolver, families taken in turns.
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchError> {
+    let found: Vec<SocketAddr> = match &endpoint.host {
+        Host::Ipv4(address) => vec![(*address, endpoint.port).into()],
+        Host::Ipv6(address) => vec![(*address, endpoint.port).into()],
+        Host::Domain(name) => tokio::net::lookup_host((name.as_str(), endpoint.port))
+            .await
+            .map_err(|error| FetchError::ConnectionFailed {
+                detail: format!(
+                    "the name `{name}` has no address ({error}); check `http.url` and the DNS of the cluster"
+                ),
+            })?
+            .collect(),
+    };
+    let first_is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.is_ipv6() == first_is_ipv6);
+    // Two addresses of a family are tried at most: the rest of the list would not fit into the connect limit.
+    one.truncate(2);
+    other.truncate(2);
+    let mut other = other.into_iter();
+    let mut turns: Vec<_> = one.into_iter().flat_map(|address| [Some(address), other.next()]).flatten().collect();
+    turns.extend(other);
+    Ok(turns)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    // A connection that is given up must not go on sending from the kernel (R3): closing resets it.
+    socket.set_zero_linger()?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))?;
+    options.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)),
+    )?;
+    Ok(socket)
+}
+
+fn unreachable(endpoint: &Endpoint, error: Option<&io::Error>) -> String {
+    match error {
+        None => format!("the name `{}` has no address; check `http.url`", endpoint.host),
+        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("{endpoint} refused the connection; is the source running, and is the port right?")
+        }
+        Some(error) => format!("{endpoint} cannot be reached ({})", error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_gives_up_what_is_not_acknowledged_and_resets_when_it_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let socket = connect_to(listener.local_addr().expect("its address")).await.expect("a connection");
+        let options = SockRef::from(&socket);
+        assert_eq!(options.tcp_user_timeout().expect("an option"), Some(UNACKNOWLEDGED_FOR));
+        assert_eq!(options.linger().expect("an option"), Some(Duration::ZERO));
+        assert!(options.tcp_nodelay().expect("an option") && options.keepalive().expect("an option"));
+    }
+
+    #[tokio::test]
+    async fn the_next_address_of_a_name_is_tried_when_the_first_one_refuses() {
+        // `localhost` may have an IPv6 address as well, where nothing listens.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let endpoint = Endpoint { https: false, host: Host::Domain("localhost".to_owned()), port };
+        let socket = connect(&endpoint).await.expect("a connection");
+        assert_eq!(socket.peer_addr().expect("a peer").port(), port);
+    }
+}

@@ -1,0 +1,287 @@
+//! Asks one HTTP source: CONNECT, then SEND.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{
+    Shared,
+    access::{Access, invalid},
+    answer::{Verdict, broken, explain, judge, never_left},
+    connection::{self, Connection},
+    dial::CONNECT_WITHIN,
+    endpoint::Endpoint,
+    inflate::Inflate,
+    line::Reach,
+    oauth2::Token,
+    page::{Answered, DRAIN_BYTES, HttpPage, NoItems, Stand},
+    request::{Sender, Template},
+};
+use crate::{
+    api::{Source, event_source::Http},
+    fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply, decode::Decoder},
+    permit::Permit,
+};
+
+/// The fetcher of one source.
+pub(super) struct HttpFetcher {
+    shared: Arc<Shared>,
+    source: Arc<Source>,
+    template: Template,
+    decoder: Decoder,
+    access: Access,
+    token: Option<Token>,
+    stand: Stand,
+    timeout: Duration,
+    limit: u64,
+}
+
+/// What the next request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Page,
+    /// A token from the host of the source: it is a request to the source as any other.
+    Token,
+}
+
+impl HttpFetcher {
+    pub(super) async fn open(shared: Arc<Shared>, source: Arc<Source>, http: &Http) -> Result<Self, OpenError> {
+        let template = Template::of(http)?;
+        let decoder = Decoder::new(&http.decode, &source.spec.mapping)?;
+        let timeout = http.timeout();
+        if timeout.is_zero() {
+            return Err(invalid("http.timeout", "it must be longer than nothing"));
+        }
+        let limit = u64::try_from(http.max_response_bytes)
+            .ok()
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| invalid("http.maxResponseBytes", "it must be more than nothing"))?;
+        let access = read_access(&shared, &source, http).await?;
+        let stand = Stand::default();
+        Ok(Self { shared, source, template, decoder, access, token: None, stand, timeout, limit })
+    }
+
+    /// Whether a token is wanted first, and whether its endpoint is the source's own host, any port of it: "every request
+    /// to the host counts" (DESIGN 1).
+    fn next(&self) -> Next {
+        match &self.access.client_credentials {
+            Some(client) if client.endpoint.host == self.template.endpoint.host && !self.has_token() => Next::Token,
+            _ => Next::Page,
+        }
+    }
+
+    fn has_token(&self) -> bool {
+        self.token.as_ref().is_some_and(|token| token.is_good(Instant::now()))
+    }
+
+    fn endpoint(&self, next: Next) -> &Endpoint {
+        match (next, &self.access.client_credentials) {
+            (Next::Token, Some(client)) => &client.endpoint,
+            _ => &self.template.endpoint,
+        }
+    }
+
+    fn connect_within(&self) -> Duration {
+        CONNECT_WITHIN.min(self.timeout)
+    }
+
+    /// Fetches a token from a host that is not the source's.
+    async fn fetch_token_elsewhere(&mut self) -> Result<(), FetchError> {
+        let Some(client) = &self.access.client_credentials else { return Ok(()) };
+        if self.has_token() || self.next() == Next::Token {
+            return Ok(());
+        }
+        let within = self.connect_within();
+        let until = Instant::now() + within;
+        let named = |error: FetchError| in_token_request(error, &client.endpoint);
+        let (tls, dialer) = (&self.access.token_tls, &self.shared.dialer);
+        let mut connection =
+            Connection::open(&client.endpoint, connection::Access::Free, tls, dialer, within).await.map_err(named)?;
+        let sender = Sender { replica: &self.shared.replica, attempt: None };
+        let request = client.request(&sender).ok_or_else(unaskable)?;
+        let late = || FetchError::ConnectionFailed {
+            detail: format!("the token endpoint {} gave no answer within {within:?}", client.endpoint),
+        };
+        let response = timeout_at(until, connection.exchange(request))
+            .await
+            .map_err(|_| late())?
+            .map_err(|error| named(explain(&client.endpoint, &error)))?;
+        let (head, mut body) = response.into_parts();
+        let body = connection.read_out(&mut body, DRAIN_BYTES, until).await.ok_or_else(late)?;
+        self.token = Some(Token::from_answer(head.status, &body, Instant::now())?);
+        Ok(())
+    }
+
+    /// The request, and the connection it will leave on.
+    fn prepare(&mut self, permit: &Permit, page: &PageRequest) -> Result<Prepared, FetchError> {
+        let next = self.next();
+        let connection = self.stand.take().filter(|connection| &connection.endpoint == self.endpoint(next));
+        let connection = connection.ok_or_else(|| FetchError::ConnectionFailed {
+            detail: format!("no connection to {} stood when the gate opened", self.endpoint(next)),
+        })?;
+        let sender = Sender { replica: &self.shared.replica, attempt: Some(permit.attempt()) };
+        let request = if let (Next::Token, Some(client)) = (next, &self.access.client_credentials) {
+            client.request(&sender)
+        } else {
+            let token = self.token.as_mut().map(Token::take_for_request);
+            self.template.request(&self.access, token.as_ref(), page, &sender)
+        };
+        Ok(Prepared { next, connection, request: request.ok_or_else(unaskable)? })
+    }
+
+    /// Sends a prepared request when its permit opens.
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+        permit: Permit,
+    ) -> Result<(Response<()>, Answered), Failure> {
+        // A reservation that was answered too slowly: the connection is as good as before.
+        let too_late = |permit: &Permit| permit.closes() < permit.opens().max(Instant::now());
+        if !too_late(&permit) {
+            sleep_until(permit.opens()).await;
+        }
+        if too_late(&permit) {
+            self.stand.put(connection);
+            return Err(never_left(FetchError::PermitExpired));
+        }
+        if !connection.stands().await {
+            return Err(broken(&connection, None, self.timeout));
+        }
+        connection.line.arm(permit);
+        let until = Instant::now() + self.timeout;
+        let response = match timeout_at(until, connection.exchange(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(broken(&connection, Some(&error), self.timeout)),
+            Err(_elapsed) => return Err(broken(&connection, None, self.timeout)),
+        };
+        let (head, body) = response.into_parts();
+        let Reach::Left { first_byte: Some(first_byte) } = connection.line.reach() else {
+            // An answer without a first byte cannot be.
+            return Err(broken(&connection, None, self.timeout));
+        };
+        let answered = Answered { connection, body, first_byte, until, timeout: self.timeout };
+        Ok((Response::from_parts(head, ()), answered))
+    }
+
+    async fn take_token(&mut self, head: &Response<()>, mut answered: Answered) -> Result<Reply, Failure> {
+        let first_byte = answered.first_byte;
+        let Some(body) = answered.connection.read_out(&mut answered.body, DRAIN_BYTES, answered.until).await else {
+            let error = FetchError::ConnectionFailed {
+                detail: "the answer of the token endpoint was cut off, too large or too slow".to_owned(),
+            };
+            return Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
+        };
+        self.stand.put(answered.connection);
+        let token = Token::from_answer(head.status(), &body, Instant::now())
+            .map_err(|error| Failure { error, progress: Progress::ReadToEnd { first_byte } })?;
+        self.token = Some(token);
+        Ok(Reply::Prepared { first_byte })
+    }
+
+    async fn open_page(&mut self, head: &Response<()>, mut answered: Answered) -> Result<Reply, Failure> {
+        let first_byte = answered.first_byte;
+        if head.status() == StatusCode::UNAUTHORIZED {
+            self.token = None;
+        }
+        let error = match judge(head.status(), head.headers(), self.sends_credentials()) {
+            Verdict::Page => match Inflate::new(head.headers(), self.limit) {
+                Ok(inflate) => {
+                    let page = HttpPage::new(answered, inflate, self.decoder.page(), self.stand.clone());
+                    return Ok(Reply::Page(Box::new(page)));
+                }
+                Err(error) => error,
+            },
+            Verdict::NoEvents => {
+                // The protocol gives 204 no body; this only lets the connection see that.
+                if answered.connection.read_out(&mut answered.body, 0, answered.until).await.is_some() {
+                    self.stand.put(answered.connection);
+                }
+                return Ok(Reply::Page(Box::new(NoItems { first_byte })));
+            }
+            Verdict::Failed(error) => error,
+        };
+        Err(answered.fail(&self.stand, error).await)
+    }
+
+    fn sends_credentials(&self) -> bool {
+        self.source.spec.http.as_ref().is_some_and(|http| {
+            http.auth.is_some() || http.headers.iter().chain(&http.query).any(|item| item.value_from.is_some())
+        })
+    }
+}
+
+struct Prepared {
+    next: Next,
+    connection: Connection,
+    request: Request<Full<Bytes>>,
+}
+
+#[async_trait]
+impl Fetcher for HttpFetcher {
+    async fn connect(&mut self) -> Result<(), FetchError> {
+        self.fetch_token_elsewhere().await?;
+        let endpoint = self.endpoint(self.next());
+        if let Some(mut connection) = self.stand.take()
+            && &connection.endpoint == endpoint
+            && !connection.is_stale()
+            && connection.stands().await
+        {
+            self.stand.put(connection);
+            return Ok(());
+        }
+        let (tls, dialer) = (&self.access.tls, &self.shared.dialer);
+        let connection =
+            Connection::open(endpoint, connection::Access::Gated, tls, dialer, self.connect_within()).await?;
+        self.stand.put(connection);
+        Ok(())
+    }
+
+    async fn send(&mut self, permit: Permit, page: &PageRequest) -> Result<Reply, Failure> {
+        let Prepared { next, connection, request } = self.prepare(&permit, page).map_err(never_left)?;
+        let (head, answered) = self.exchange(connection, request, permit).await?;
+        match next {
+            Next::Token => self.take_token(&head, answered).await,
+            Next::Page => self.open_page(&head, answered).await,
+        }
+    }
+
+    async fn reload_credentials(&mut self) -> Result<bool, OpenError> {
+        let Some(http) = &self.source.spec.http else { return Ok(false) };
+        let access = read_access(&self.shared, &self.source, http).await?;
+        if self.access.same_values(&access) {
+            return Ok(false);
+        }
+        self.access = access;
+        self.token = None;
+        // It may have been authenticated with the old client certificate.
+        drop(self.stand.take());
+        Ok(true)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+async fn read_access(shared: &Shared, source: &Source, http: &Http) -> Result<Access, OpenError> {
+    Access::read(http, source.stream.namespace(), &*shared.credentials, &shared.tls).await
+}
+
+fn unaskable() -> FetchError {
+    FetchError::ConnectionFailed { detail: "the address of the request is too long to be sent".to_owned() }
+}
+
+/// Says that it was the token endpoint that could not be reached.
+fn in_token_request(error: FetchError, endpoint: &Endpoint) -> FetchError {
+    let named = |detail: String| format!("for a token from {endpoint}: {detail}");
+    match error {
+        FetchError::ConnectionFailed { detail } => FetchError::ConnectionFailed { detail: named(detail) },
+        FetchError::TlsFailed { detail } => FetchError::TlsFailed { detail: named(detail) },
+        other => other,
+    }
+}

@@ -1,0 +1,112 @@
+//! Reads what a spec names in Secrets and ConfigMaps, and remembers it, so that a later reading can be compared.
+
+use std::collections::HashMap;
+
+use hyper::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+
+use crate::{
+    api::event_source::{CaKind, CaRef, SecretKeyRef},
+    fetch::{
+        OpenError,
+        credentials::{Credentials, CredentialsError, Keys},
+    },
+};
+
+/// One reading of everything that a source names. Each object is read once.
+pub(super) struct Reading<'a> {
+    credentials: &'a dyn Credentials,
+    namespace: &'a str,
+    secrets: HashMap<String, Keys>,
+    values: Values,
+}
+
+/// Every value that was read, in the order of the spec.
+#[derive(Default)]
+pub(super) struct Values(Vec<SecretSlice<u8>>);
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().map(ExposeSecret::expose_secret).eq(other.0.iter().map(ExposeSecret::expose_secret))
+    }
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(credentials: &'a dyn Credentials, namespace: &'a str) -> Self {
+        Self { credentials, namespace, secrets: HashMap::new(), values: Values::default() }
+    }
+
+    pub(super) fn into_values(self) -> Values {
+        self.values
+    }
+
+    /// The bytes under a key of a Secret.
+    pub(super) async fn bytes(
+        &mut self,
+        field: &'static str,
+        name: &str,
+        key: &str,
+    ) -> Result<SecretSlice<u8>, OpenError> {
+        if !self.secrets.contains_key(name) {
+            let keys = self.credentials.secret(self.namespace, name).await.map_err(|error| match error {
+                CredentialsError::NotFound => OpenError::SecretNotFound { field, name: name.to_owned() },
+                CredentialsError::Unavailable => OpenError::Unavailable { field },
+            })?;
+            self.secrets.insert(name.to_owned(), keys);
+        }
+        let value = self
+            .secrets
+            .get(name)
+            .and_then(|keys| keys.get(key))
+            .ok_or_else(|| OpenError::SecretKeyMissing { field, name: name.to_owned(), key: key.to_owned() })?;
+        self.values.0.push(value.clone());
+        Ok(value.clone())
+    }
+
+    /// The text under a key of a Secret. One line end at its end is taken off: `kubectl create secret --from-file` of a
+    /// file written by an editor or `echo` puts it there, and no credential ends in one.
+    pub(super) async fn text(&mut self, field: &'static str, name: &str, key: &str) -> Result<SecretString, OpenError> {
+        let bytes = self.bytes(field, name, key).await?;
+        let text = std::str::from_utf8(bytes.expose_secret()).map_err(|_| OpenError::InvalidSpec {
+            field,
+            detail: format!("Secret `{name}` holds no UTF-8 text under `{key}`"),
+        })?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        Ok(SecretString::from(text.strip_suffix('\r').unwrap_or(text)))
+    }
+
+    pub(super) async fn text_of(
+        &mut self,
+        field: &'static str,
+        reference: &SecretKeyRef,
+    ) -> Result<SecretString, OpenError> {
+        self.text(field, &reference.name, &reference.key).await
+    }
+
+    /// The PEM text of a certificate authority.
+    pub(super) async fn authority(&mut self, reference: &CaRef) -> Result<SecretSlice<u8>, OpenError> {
+        let CaRef { kind, name, key } = reference;
+        let (kind, found) = match kind {
+            CaKind::ConfigMap => ("ConfigMap", self.credentials.config_map(self.namespace, name).await),
+            CaKind::Secret => ("Secret", self.credentials.secret(self.namespace, name).await),
+        };
+        let missing = |detail: String| OpenError::CANotFound { kind, name: name.clone(), detail };
+        let keys = found.map_err(|error| match error {
+            CredentialsError::NotFound => missing("does not exist in the namespace of the EventSource".to_owned()),
+            CredentialsError::Unavailable => OpenError::Unavailable { field: "http.tls.caRef" },
+        })?;
+        let value = keys.get(key).ok_or_else(|| missing(format!("has no key `{key}`")))?;
+        self.values.0.push(value.clone());
+        Ok(value.clone())
+    }
+}
+
+/// A header value that is never shown.
+pub(super) fn sensitive(field: &'static str, text: &str) -> Result<HeaderValue, OpenError> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| OpenError::InvalidSpec {
+        field,
+        detail: "the Secret holds a character that no header can carry (a line end inside?)".to_owned(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,326 @@
+//! SEND, and what runs beside it until the response is over: reading, EXTEND about every second, and COMMIT of the prefix.
+//!
+//! The three run together in one task. Reading waits for memory, never for a commit, so an outage of the database in the
+//! middle of a body does not cut the body. Nothing here is cut off by a change of the spec, a handoff or a shutdown.
+
+use std::time::Duration;
+
+use tokio::{
+    select,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    append::{Appender, Superseded},
+    buffer::Share,
+    context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY},
+    intake::Intake,
+    pace::Pace,
+    prefix::{Finish, Prefix},
+    reserve::Grant,
+    settings::FLOOR,
+};
+use crate::{
+    fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
+    permit::{Attempt, Permit},
+    store::{Answer, Extend, Row},
+};
+
+/// How often a running request extends its deadline: three times per D.
+const EXTEND_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two tries of an extension that failed.
+const EXTEND_RETRY: Duration = Duration::from_millis(200);
+
+/// How a request ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The permit was spent on something that must come first, and that was read to its end.
+    Prepared {
+        first_byte: Instant,
+    },
+    /// A page was read to its end.
+    Page {
+        first_byte: Instant,
+    },
+    Failed(Failure),
+    /// The row has moved on while the request ran; this is how it stood.
+    Superseded(Option<Row>),
+}
+
+/// What one exchange did.
+pub(super) struct Outcome {
+    pub(super) end: End,
+    /// The page as it stood at its end.
+    pub(super) page: Prefix,
+    pub(super) finish: Finish,
+    /// Bytes the page held in memory.
+    pub(super) received: u64,
+    /// The attempt is still to be closed, so that the next request may start at this instant.
+    pub(super) owed: Option<Instant>,
+    /// When the row lets the next request start, if the attempt was closed.
+    pub(super) row_opens: Option<Instant>,
+}
+
+/// One request, from the grant to the last commit.
+pub(super) struct Exchange<'a> {
+    pub(super) context: &'a Context,
+    pub(super) min_interval: Duration,
+    pub(super) attempt: Attempt,
+    /// When the slot of the grant opens.
+    pub(super) opens: Instant,
+}
+
+impl Exchange<'_> {
+    /// Spends the grant.
+    pub(super) async fn run(
+        &self,
+        grant: Grant,
+        fetcher: &mut dyn Fetcher,
+        request: &PageRequest,
+        page: Prefix,
+        mut share: Share,
+    ) -> Outcome {
+        let intake = Intake::new(page);
+        let mut appender = Appender::new(self.context, self.attempt);
+        let guard_opens = self.context.guard().opens(Instant::now());
+        sleep_until(guard_opens.max(self.opens)).await;
+        let started = Instant::now();
+        let before = self.context.guard().last_start();
+        let interval = self.context.guard().start(started, self.min_interval, grant.busy_until);
+        let (end, (), ()) = tokio::join!(
+            biased;
+            read(self.context, fetcher, grant.permit, request, &intake, &mut share),
+            commit_prefixes(&intake, &mut appender),
+            keep_extending(self.context, self.attempt, &intake),
+        );
+        let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
+        let given_up_for = self.note_end(&end, before);
+        if !matches!(&end, End::Failed(Failure { progress: Progress::NeverLeft, .. })) {
+            self.count(interval, started);
+        }
+        let (outcome, ()) = tokio::join!(self.conclude(end, intake, appender), self.give_up(given_up_for));
+        outcome
+    }
+
+    /// Tells this process's own guard. Returns for how long the source may still serve a request that was given up.
+    fn note_end(&self, end: &End, start_before: Option<Instant>) -> Option<Duration> {
+        let now = Instant::now();
+        let mut guard = self.context.guard();
+        match end {
+            End::Prepared { first_byte } | End::Page { first_byte } => guard.end(*first_byte, self.min_interval),
+            End::Superseded(_) => guard.busy_until(now + IN_FLIGHT),
+            End::Failed(Failure { error, progress }) => {
+                let asked_to_wait = Pace::obeyed(error.retry_after());
+                guard.not_before(now + asked_to_wait);
+                match progress {
+                    Progress::NeverLeft => guard.never_left(start_before),
+                    Progress::ReadToEnd { first_byte } => guard.end(*first_byte, self.min_interval),
+                    Progress::MayBeServed { first_byte } => {
+                        if let Some(first_byte) = first_byte {
+                            guard.not_before(*first_byte + self.min_interval);
+                        }
+                        let served_for = match error {
+                            FetchError::Timeout { after } => IN_FLIGHT.max(*after),
+                            _ => IN_FLIGHT,
+                        };
+                        guard.busy_until(now + served_for);
+                        // The row cannot be closed with the wait the source asked for, so the deadline carries it.
+                        return Some(served_for.max(asked_to_wait));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn count(&self, interval: Option<Duration>, started: Instant) {
+        let metrics = self.context.metrics();
+        metrics.request_duration.observe(started.elapsed().as_secs_f64());
+        if let Some(interval) = interval {
+            metrics.request_interval.observe(interval.as_secs_f64());
+            if interval < FLOOR {
+                metrics.gate_violations.inc();
+            }
+        }
+        self.context.reporter.note(|report| report.last_interval = interval);
+    }
+
+    /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
+    /// Repeated until the row has answered or that time is over; this process keeps to it in any case.
+    async fn give_up(&self, given_up_for: Option<Duration>) {
+        let Some(by) = given_up_for else { return };
+        let until = Instant::now() + by;
+        loop {
+            let by = until.saturating_duration_since(Instant::now());
+            if by.is_zero() {
+                return;
+            }
+            let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
+            match self.context.store().extend(extend).await {
+                Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
+                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+                Err(_) => sleep(EXTEND_RETRY).await,
+            }
+        }
+    }
+
+    /// Commits what is left of the page, and closes the attempt where that is allowed: its response was read to the end,
+    /// or it provably never left.
+    async fn conclude(&self, end: End, intake: Intake, mut appender: Appender<'_>) -> Outcome {
+        let received = intake.received();
+        let mut page = intake.into_page();
+        let outcome = |end, page, finish, row_opens: Option<Instant>, closes: Option<Instant>| Outcome {
+            end,
+            page,
+            finish,
+            received,
+            owed: closes.filter(|_| row_opens.is_none()),
+            row_opens,
+        };
+        if matches!(end, End::Superseded(_)) {
+            self.context.count_retransported(Cause::Superseded, page.abandon());
+            return outcome(end, page, Finish::default(), None, None);
+        }
+        let finish = page.finish(matches!(end, End::Page { .. }));
+        self.context.count_retransported(Cause::Unusable, finish.dropped);
+        self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
+        let closes = self.next_start(&end);
+        match commit_rest(&mut page, &mut appender, &end, closes).await {
+            Ok(row_opens) => outcome(end, page, finish, row_opens, closes),
+            Err(Superseded { row }) => {
+                self.context.count_retransported(Cause::Superseded, page.abandon());
+                outcome(End::Superseded(row), page, finish, None, None)
+            }
+        }
+    }
+
+    /// When the next request may start, if the attempt may be closed.
+    fn next_start(&self, end: &End) -> Option<Instant> {
+        match end {
+            End::Prepared { first_byte } | End::Page { first_byte } => Some(*first_byte + self.min_interval),
+            End::Failed(Failure { error, progress }) => match progress {
+                Progress::NeverLeft => Some(self.opens),
+                Progress::ReadToEnd { first_byte } => {
+                    let asked_to_wait = Instant::now() + Pace::obeyed(error.retry_after());
+                    Some(asked_to_wait.max(*first_byte + self.min_interval))
+                }
+                Progress::MayBeServed { .. } => None,
+            },
+            End::Superseded(_) => None,
+        }
+    }
+}
+
+/// SEND, then reads the response to its end, within `http.timeout` in all.
+async fn read(
+    context: &Context,
+    fetcher: &mut dyn Fetcher,
+    permit: Permit,
+    request: &PageRequest,
+    intake: &Intake,
+    share: &mut Share,
+) -> End {
+    let limit = fetcher.timeout();
+    let reading = timeout(limit, read_page(context, fetcher, permit, request, intake, share));
+    let end = select! {
+        biased;
+        end = reading => end.unwrap_or_else(|_| {
+            let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
+            End::Failed(Failure { error: FetchError::Timeout { after: limit }, progress })
+        }),
+        () = intake.superseded() => End::Superseded(None),
+    };
+    intake.end();
+    end
+}
+
+async fn read_page(
+    context: &Context,
+    fetcher: &mut dyn Fetcher,
+    permit: Permit,
+    request: &PageRequest,
+    intake: &Intake,
+    share: &mut Share,
+) -> End {
+    let mut page = match fetcher.send(permit, request).await {
+        Ok(Reply::Page(page)) => page,
+        Ok(Reply::Prepared { first_byte }) => return End::Prepared { first_byte },
+        Err(failure) => return End::Failed(failure),
+    };
+    let first_byte = page.first_byte();
+    intake.note_first_byte(first_byte);
+    loop {
+        intake.wait_for_room(share, context).await;
+        match page.next().await {
+            Ok(Some(items)) => {
+                if let Err((error, unusable)) = intake.push(items) {
+                    context.count_retransported(Cause::Unusable, unusable);
+                    let progress = Progress::MayBeServed { first_byte: Some(first_byte) };
+                    return End::Failed(Failure { error, progress });
+                }
+            }
+            Ok(None) => return End::Page { first_byte },
+            Err(failure) => return End::Failed(failure),
+        }
+    }
+}
+
+/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: a late one must not come
+/// after, and shorten, the one of a request that is given up.
+async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake) {
+    let mut wait = EXTEND_EVERY;
+    loop {
+        select! {
+            biased;
+            () = intake.ended() => return,
+            () = sleep(wait) => {}
+        }
+        let extend = Extend { stream: context.stream.clone(), attempt, by: IN_FLIGHT };
+        wait = match context.store().extend(extend).await {
+            Ok(Answer::Applied(())) => {
+                context.guard().busy_until(Instant::now() + IN_FLIGHT);
+                EXTEND_EVERY
+            }
+            Ok(Answer::Locked) => LOCKED_RETRY,
+            Ok(Answer::Refused(row)) => {
+                intake.supersede(row);
+                return;
+            }
+            Err(_) => EXTEND_RETRY,
+        };
+    }
+}
+
+/// Progressive commit, as long as the response goes on.
+async fn commit_prefixes(intake: &Intake, appender: &mut Appender<'_>) {
+    while let Some(batch) = intake.next_prefix().await {
+        let bytes = batch.bytes;
+        if let Err(Superseded { row }) = appender.append(batch, false, None).await {
+            intake.supersede(row);
+            return;
+        }
+        intake.free(bytes);
+    }
+}
+
+/// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
+async fn commit_rest(
+    page: &mut Prefix,
+    appender: &mut Appender<'_>,
+    end: &End,
+    closes: Option<Instant>,
+) -> Result<Option<Instant>, Superseded> {
+    let out_of_order = page.is_out_of_order();
+    let mut row_opens = None;
+    let nothing_left = !page.has_pending();
+    while page.has_pending() {
+        let batch = page.take();
+        let closes = closes.filter(|_| !page.has_pending());
+        row_opens = appender.append(batch, out_of_order, closes).await?;
+    }
+    if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
+        row_opens = appender.append_nothing(page.cursor(), out_of_order, closes).await;
+    }
+    Ok(row_opens)
+}

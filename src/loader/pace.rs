@@ -1,0 +1,218 @@
+//! When to ask next, and for how much. Pure: no clock, and the randomness is passed in.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use super::settings::Settings;
+
+/// Each empty answer waits this much longer than the one before (DESIGN 4).
+const IDLE_GROWTH: f64 = 1.5;
+
+/// Idle waits are shortened by up to this part, so that sources that went idle together do not stay in step. Never below
+/// `minInterval`, never above `maxIdleInterval`.
+const IDLE_JITTER: f64 = 0.1;
+
+/// The first failure waits up to this; each further one up to twice as long.
+const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest `Retry-After` that is obeyed.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// How much a page held, measured by what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// As many as asked for, or more: there may be more.
+    Full,
+    /// Some events, and then the source had no more.
+    Partial,
+    /// No new event.
+    Empty,
+}
+
+/// The pace of one source.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    min_interval: Duration,
+    max_idle_interval: Duration,
+    max_error_interval: Duration,
+    batch_size: u32,
+    idle: Duration,
+    failures: u32,
+    limit: u32,
+}
+
+impl Pace {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            min_interval: settings.min_interval,
+            max_idle_interval: settings.max_idle_interval,
+            max_error_interval: settings.max_error_interval,
+            batch_size: settings.batch_size,
+            idle: settings.min_interval,
+            failures: 0,
+            limit: settings.batch_size,
+        }
+    }
+
+    /// How long after the first byte of a page the next request is due.
+    pub(super) fn after_page(&mut self, fill: Fill, rng: &mut impl Rng) -> Duration {
+        self.failures = 0;
+        self.limit = self.limit.saturating_mul(2).min(self.batch_size);
+        match fill {
+            Fill::Full | Fill::Partial => {
+                self.idle = self.min_interval;
+                self.min_interval
+            }
+            Fill::Empty => {
+                self.idle = self.idle.mul_f64(IDLE_GROWTH).min(self.max_idle_interval);
+                let shortened = self.idle.mul_f64(1.0 - IDLE_JITTER * rng.random::<f64>());
+                shortened.max(self.min_interval)
+            }
+        }
+    }
+
+    /// How long after a failure the next request is due: exponential with full jitter, never less than what the source
+    /// asked for.
+    pub(super) fn after_failure(&mut self, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
+        let doublings = self.failures.min(20);
+        self.failures = self.failures.saturating_add(1);
+        let longest = FIRST_ERROR_WAIT.saturating_mul(1 << doublings).min(self.max_error_interval);
+        let wait = longest.mul_f64(rng.random::<f64>()).max(self.min_interval);
+        wait.max(Self::obeyed(retry_after))
+    }
+
+    /// The part of a `Retry-After` that is obeyed.
+    pub(super) fn obeyed(retry_after: Option<Duration>) -> Duration {
+        retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)
+    }
+
+    /// How many events to ask for.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The same failure again at the same cursor is to cost one event, not a page. Good pages double the limit again.
+    pub(super) fn ask_for_one(&mut self) {
+        self.limit = 1;
+    }
+
+    /// The next failure counts as the first.
+    pub(super) fn forgive(&mut self) {
+        self.failures = 0;
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether the next request is due as soon as the gate lets it.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.failures == 0 && self.idle == self.min_interval
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{event::Cursor, store::Epoch};
+
+    fn settings() -> Settings {
+        Settings {
+            min_interval: Duration::from_millis(200),
+            max_idle_interval: Duration::from_secs(5),
+            max_error_interval: Duration::from_mins(5),
+            batch_size: 1000,
+            limit_is_sent: true,
+            max_response_bytes: 1 << 24,
+            epoch: Epoch(0),
+            start: Cursor::Start,
+        }
+    }
+
+    fn rng(seed: u64) -> StdRng {
+        StdRng::seed_from_u64(seed)
+    }
+
+    #[test]
+    fn a_page_with_events_is_followed_by_the_next_request_after_min_interval() {
+        let mut pace = Pace::new(&settings());
+        for fill in [Fill::Full, Fill::Partial] {
+            assert_eq!(pace.after_page(fill, &mut rng(1)), Duration::from_millis(200));
+            assert!(pace.is_saturated());
+        }
+    }
+
+    #[test]
+    fn empty_answers_slow_the_pace_down_and_the_first_event_brings_it_back() {
+        let mut pace = Pace::new(&settings());
+        let mut last = Duration::ZERO;
+        for _ in 0..6 {
+            let wait = pace.after_page(Fill::Empty, &mut rng(1));
+            assert!(wait > last, "{wait:?} after {last:?}");
+            last = wait;
+        }
+        for _ in 0..20 {
+            last = pace.after_page(Fill::Empty, &mut rng(1));
+        }
+        assert!(last > Duration::from_millis(4500) && last <= Duration::from_secs(5), "{last:?}");
+        assert!(!pace.is_saturated());
+        assert_eq!(pace.after_page(Fill::Partial, &mut rng(1)), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn the_limit_falls_to_one_and_doubles_back_with_good_pages() {
+        let mut pace = Pace::new(&settings());
+        pace.ask_for_one();
+        assert_eq!(pace.limit(), 1);
+        pace.after_page(Fill::Full, &mut rng(1));
+        assert_eq!(pace.limit(), 2);
+        for _ in 0..20 {
+            pace.after_page(Fill::Full, &mut rng(1));
+        }
+        assert_eq!(pace.limit(), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn waits_stay_within_their_bounds(seed: u64, answers in proptest::collection::vec(0..4u8, 1..60)) {
+            let settings = settings();
+            let mut pace = Pace::new(&settings);
+            let mut rng = rng(seed);
+            for answer in answers {
+                let (wait, longest) = match answer {
+                    0 => (pace.after_page(Fill::Empty, &mut rng), settings.max_idle_interval),
+                    1 => (pace.after_page(Fill::Full, &mut rng), settings.min_interval),
+                    2 => (pace.after_page(Fill::Partial, &mut rng), settings.min_interval),
+                    _ => (pace.after_failure(None, &mut rng), settings.max_error_interval),
+                };
+                prop_assert!(wait >= settings.min_interval && wait <= longest, "{answer}: {wait:?}");
+            }
+        }
+
+        #[test]
+        fn retry_after_is_obeyed_up_to_a_day(seed: u64, seconds in 0..1_000_000u64) {
+            let mut pace = Pace::new(&settings());
+            let asked = Duration::from_secs(seconds);
+            let wait = pace.after_failure(Some(asked), &mut rng(seed));
+            prop_assert!(wait >= asked.min(LONGEST_RETRY_AFTER));
+            prop_assert!(wait <= LONGEST_RETRY_AFTER);
+        }
+    }
+
+    #[test]
+    fn the_jitter_of_errors_is_full() {
+        let mut waits: Vec<_> = (0..200)
+            .map(|seed| {
+                let mut pace = Pace::new(&settings());
+                (0..12).map(|_| pace.after_failure(None, &mut rng(seed))).last().expect("twelve failures")
+            })
+            .collect();
+        waits.sort_unstable();
+        assert!(waits[20] < Duration::from_mins(2), "the shortest waits are short: {:?}", waits[20]);
+        assert!(waits[180] > Duration::from_mins(3), "the longest are long: {:?}", waits[180]);
+    }
+}

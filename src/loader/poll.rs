@@ -1,0 +1,305 @@
+//! One pass of one source. The loop of `task` is only the repetition of [`Poller::run_once`].
+
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    buffer::{PageSize, Share},
+    context::Context,
+    exchange::{End, Exchange, Outcome},
+    pace::{Fill, Pace},
+    prefix::Prefix,
+    report::BlockedBy,
+    reserve::{Grant, LEAD, Reservations},
+    settings::Settings,
+};
+use crate::{
+    event::{Cursor, IdKind},
+    fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress},
+    store::{Adopted, Row},
+};
+
+/// What a pass came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// The next pass is due at this instant.
+    Again(Instant),
+    /// The source refused the credentials: read them again, then go on at this instant.
+    Unauthorized(Instant),
+    /// The row is mine but not as I know it: adopt it again.
+    Readopt,
+    /// Another holder has adopted the row.
+    FencedOff,
+    /// Told to stop before anything was sent.
+    Stopped,
+}
+
+impl Pass {
+    pub(super) fn wait_for_gate(context: &Context, until: Instant) -> Self {
+        context.reporter.blocked_by(Some(BlockedBy::Gate));
+        Self::Again(until)
+    }
+}
+
+/// Polls one adopted source.
+pub(super) struct Poller {
+    context: Context,
+    fetcher: Box<dyn Fetcher>,
+    settings: Settings,
+    cursor: Cursor,
+    kind: Option<IdKind>,
+    progressive: bool,
+    reservations: Reservations,
+    pace: Pace,
+    page_size: PageSize,
+    /// When the next request was due, for the metric of waiting.
+    due: Instant,
+    polls: u64,
+    /// When the Lease was won, until the first reservation is granted.
+    won: Option<Instant>,
+    rng: StdRng,
+}
+
+impl Poller {
+    pub(super) fn new(
+        context: Context,
+        fetcher: Box<dyn Fetcher>,
+        settings: Settings,
+        adopted: &Adopted,
+        won: Option<Instant>,
+        rng: StdRng,
+    ) -> Self {
+        let now = Instant::now();
+        context.guard().not_before(now + adopted.starts_in.max(adopted.in_flight_for));
+        Self {
+            reservations: Reservations::new(adopted.fence, settings.min_interval),
+            pace: Pace::new(&settings),
+            page_size: PageSize::default(),
+            cursor: adopted.cursor.clone(),
+            kind: adopted.id_kind,
+            progressive: adopted.progressive,
+            context,
+            fetcher,
+            settings,
+            due: now,
+            polls: 0,
+            won,
+            rng,
+        }
+    }
+
+    /// Gives the fetcher back, with its connection.
+    pub(super) fn into_fetcher(self) -> Box<dyn Fetcher> {
+        self.fetcher
+    }
+
+    /// Requests sent so far.
+    pub(super) fn polls(&self) -> u64 {
+        self.polls
+    }
+
+    pub(super) async fn reload_credentials(&mut self) -> Result<bool, OpenError> {
+        self.fetcher.reload_credentials().await
+    }
+
+    /// One pass: connect, take memory, reserve, send and read, append, and say when the next pass is due. `stop` ends it
+    /// at once before the request is sent, and not at all afterwards.
+    pub(super) async fn run_once(&mut self, stop: &CancellationToken) -> Pass {
+        match stop.run_until_cancelled(self.prepare()).await {
+            None => Pass::Stopped,
+            Some(Err(pass)) => pass,
+            Some(Ok((grant, share))) => {
+                let attempt = grant.attempt;
+                let outcome = self.exchange(grant, share).await;
+                if let Some(next_start) = outcome.owed {
+                    self.reservations.owe(attempt, next_start);
+                    self.reservations.settle(&self.context).await;
+                }
+                let pass = self.judge(outcome);
+                self.announce(pass);
+                pass
+            }
+        }
+    }
+
+    /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
+    async fn prepare(&mut self) -> Result<(Grant, Share), Pass> {
+        self.connect().await?;
+        let share = self.take_memory().await?;
+        let ahead = self.pace.is_saturated();
+        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead).await?;
+        self.context.reporter.database_answers();
+        self.context.reporter.blocked_by(None);
+        if let Some(won) = self.won.take() {
+            self.context.metrics().takeover_duration.observe(won.elapsed().as_secs_f64());
+        }
+        Ok((grant, share))
+    }
+
+    async fn connect(&mut self) -> Result<(), Pass> {
+        let limit = self.fetcher.timeout();
+        let connected = timeout(limit, self.fetcher.connect()).await;
+        match connected.unwrap_or(Err(FetchError::Timeout { after: limit })) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.context.count_request(error.label());
+                let pass = self.fail(&error);
+                self.announce(pass);
+                Err(pass)
+            }
+        }
+    }
+
+    /// A stream whose pages must be held whole takes what the largest one may need; any other what its pages were like.
+    async fn take_memory(&mut self) -> Result<Share, Pass> {
+        let largest = self.settings.max_response_bytes;
+        let bytes = if self.progressive { self.page_size.expected(largest) } else { largest };
+        if let Some(share) = self.context.shared.buffer.try_take(bytes) {
+            return Ok(share);
+        }
+        self.context.reporter.blocked_by(Some(BlockedBy::Memory));
+        let share = self.context.shared.buffer.take(bytes).await;
+        self.context.reporter.blocked_by(None);
+        // The connection may have died while we waited.
+        self.connect().await?;
+        Ok(share)
+    }
+
+    async fn exchange(&mut self, grant: Grant, share: Share) -> Outcome {
+        let limit = self.pace.limit();
+        let sent_limit = self.settings.limit_is_sent.then_some(limit);
+        let page = Prefix::new(self.cursor.clone(), self.kind, sent_limit, self.progressive);
+        let request = PageRequest { after: self.cursor.clone(), limit };
+        let exchange = Exchange {
+            context: &self.context,
+            min_interval: self.settings.min_interval,
+            attempt: grant.attempt,
+            opens: grant.permit.opens(),
+        };
+        self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());
+        exchange.run(grant, &mut *self.fetcher, &request, page, share).await
+    }
+
+    fn judge(&mut self, outcome: Outcome) -> Pass {
+        let moved = outcome.page.cursor() != self.cursor;
+        self.cursor = outcome.page.cursor();
+        if moved {
+            self.kind = outcome.page.kind();
+        }
+        self.progressive &= !outcome.page.is_out_of_order();
+        self.page_size.observe(outcome.received);
+        self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
+        self.note_evidence(&outcome.page);
+        debug!(stream = %self.context.stream, cursor = %self.cursor, items = outcome.page.seen(), "polled");
+        match outcome.end {
+            End::Superseded(row) => {
+                self.context.count_request("superseded");
+                self.superseded(row)
+            }
+            End::Prepared { first_byte } => {
+                self.polls += 1;
+                self.context.count_request("prepared");
+                Pass::Again(first_byte + self.settings.min_interval - LEAD)
+            }
+            End::Page { first_byte } => {
+                self.polls += 1;
+                match outcome.finish.rejected {
+                    None => self.succeed(outcome.page.fill(), first_byte, outcome.row_opens),
+                    Some(error) => self.fail_request(&error, moved),
+                }
+            }
+            End::Failed(Failure { error: FetchError::PermitExpired, .. }) => self.expire(),
+            End::Failed(Failure { error, progress }) => {
+                self.polls += 1;
+                self.ask_for_less(&error, progress, moved);
+                self.fail_request(&error, moved)
+            }
+        }
+    }
+
+    fn succeed(&mut self, fill: Fill, first_byte: Instant, row_opens: Option<Instant>) -> Pass {
+        self.context.count_request("page");
+        let wait = self.pace.after_page(fill, &mut self.rng);
+        self.context.reporter.polled(fill != Fill::Full);
+        let due = (first_byte + wait).max(row_opens.unwrap_or(first_byte));
+        self.due = due;
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
+    }
+
+    fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {
+        self.context.count_request(error.label());
+        if moved {
+            // Another cursor, so not the same failure again.
+            self.pace.forgive();
+        }
+        self.fail(error)
+    }
+
+    fn fail(&mut self, error: &FetchError) -> Pass {
+        let wait = self.pace.after_failure(error.retry_after(), &mut self.rng);
+        self.context.reporter.failed(error, self.pace.failures(), wait);
+        self.context.reporter.blocked_by(Some(BlockedBy::Backoff));
+        self.due = Instant::now() + wait;
+        match error {
+            FetchError::AuthenticationFailed { .. } | FetchError::Forbidden { .. } => Pass::Unauthorized(self.due),
+            _ => Pass::Again(self.due),
+        }
+    }
+
+    /// Asks for one event where a page could not be used, so that the next failure costs one event. Not where ids do
+    /// not ascend: one event out of an unsorted page would jump over the others.
+    fn ask_for_less(&mut self, error: &FetchError, progress: Progress, moved: bool) {
+        let content = matches!(
+            error,
+            FetchError::DecodeFailed { .. } | FetchError::MappingFailed { .. } | FetchError::ResponseTooLarge { .. }
+        );
+        let cut = matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
+        if self.progressive && self.settings.limit_is_sent && (content || cut) {
+            self.pace.ask_for_one();
+        }
+    }
+
+    /// The grant came too late to be spent. The source is not to blame, and the send limit has already grown.
+    fn expire(&mut self) -> Pass {
+        self.context.count_request("permit_expired");
+        self.due = Instant::now() + self.settings.min_interval;
+        Pass::Again(self.due)
+    }
+
+    fn superseded(&self, row: Option<Row>) -> Pass {
+        match row {
+            Some(row) if !self.reservations.is_mine(&self.context, &row) => Pass::FencedOff,
+            _ => Pass::Readopt,
+        }
+    }
+
+    fn note_evidence(&self, page: &Prefix) {
+        let mut notes = Vec::new();
+        if !self.progressive {
+            notes.push("the ids were seen not to ascend, so whole pages are held before they are stored".to_owned());
+        }
+        if page.repeats() > 0 {
+            notes.push(format!("{} items at or below the cursor were dropped", page.repeats()));
+        }
+        if page.more_than_asked() {
+            notes.push(format!("the source sent {} items, more than it was asked for", page.seen()));
+        }
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
+        self.context.reporter.note(|report| report.note = note);
+    }
+
+    fn announce(&self, pass: Pass) {
+        if let Pass::Again(at) | Pass::Unauthorized(at) = pass {
+            let wait = at.saturating_duration_since(Instant::now());
+            self.context.reporter.next_poll_in(if self.pace.is_saturated() { wait + LEAD } else { wait });
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}

@@ -1,0 +1,339 @@
+//! Which part of a page may be committed, and how far the cursor may move. Pure.
+//!
+//! As long as ids ascend, every complete prefix may be committed with the cursor at its end (DESIGN 4, progressive
+//! commit). Once they do not, the rest of the page is held until its end, and taken only if the page provably held
+//! everything: the largest id of a partial page would jump over events.
+
+use std::{
+    cmp::Ordering,
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{buffer::bytes_of, pace::Fill};
+use crate::{
+    event::{Cursor, Event, EventId, IdKind, SetAside, SetAsideReason},
+    fetch::{FetchError, Item},
+};
+
+/// The most events of one append: larger statements were not faster (DESIGN 5).
+const MOST_EVENTS: usize = 1000;
+
+/// The most bytes of one append: keeps a statement far from its 5 s limit.
+const MOST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A page as it arrives.
+pub(super) struct Prefix {
+    requested: Cursor,
+    kind: Option<IdKind>,
+    /// How many events the source was asked for, if it was told.
+    limit: Option<u64>,
+    progressive: bool,
+    seen: u64,
+    repeats: u64,
+    /// The highest id accepted so far.
+    highest: Option<EventId>,
+    /// Where the batches taken so far leave the cursor.
+    passed: Cursor,
+    pending: VecDeque<Item>,
+    /// Opaque ids among `pending`: they cannot be sorted, so a repeat within the page is found here.
+    pending_ids: HashSet<EventId>,
+    /// The number of the first item whose id is smaller than one before it.
+    disorder: Option<u64>,
+    finished: bool,
+}
+
+/// A part of a page that may be committed now.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) cursor_before: Cursor,
+    pub(super) cursor_after: Cursor,
+    pub(super) events: Arc<[Event]>,
+    pub(super) set_aside: Arc<[SetAside]>,
+    pub(super) bytes: u64,
+}
+
+impl Batch {
+    pub(super) fn len(&self) -> u64 {
+        (self.events.len() + self.set_aside.len()) as u64
+    }
+}
+
+/// What the end of the page made of what was still held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Finish {
+    /// The page does not fit the cursor.
+    pub(super) rejected: Option<FetchError>,
+    /// Received events that will be asked for again.
+    pub(super) dropped: u64,
+}
+
+impl Prefix {
+    pub(super) fn new(requested: Cursor, kind: Option<IdKind>, limit: Option<u32>, progressive: bool) -> Self {
+        Self {
+            passed: requested.clone(),
+            requested,
+            kind,
+            limit: limit.map(u64::from),
+            progressive,
+            seen: 0,
+            repeats: 0,
+            highest: None,
+            pending: VecDeque::new(),
+            pending_ids: HashSet::new(),
+            disorder: None,
+            finished: false,
+        }
+    }
+
+    /// Takes the next item of the response. Returns the bytes it holds.
+    ///
+    /// # Errors
+    /// The item cannot be used; the page is over, and the cursor stays before the item.
+    pub(super) fn push(&mut self, item: Item) -> Result<u64, FetchError> {
+        let number = self.seen;
+        let id = item.id().clone();
+        self.check_kind(&id, number)?;
+        self.seen += 1;
+        if self.is_at_or_below_the_cursor(&id, number)? {
+            self.repeats += 1;
+            return Ok(0);
+        }
+        let order = self.highest.as_ref().map(|highest| order(&id, highest));
+        if order == Some(Ordering::Equal) || self.pending_ids.contains(&id) {
+            return Ok(self.push_same_id(item));
+        }
+        if order == Some(Ordering::Less) {
+            self.disorder.get_or_insert(number);
+        } else {
+            self.highest = Some(id);
+        }
+        Ok(self.hold(item))
+    }
+
+    /// The first id of a stream decides how its ids compare.
+    fn check_kind(&mut self, id: &EventId, number: u64) -> Result<(), FetchError> {
+        let kind = *self.kind.get_or_insert(id.kind());
+        if kind == id.kind() {
+            return Ok(());
+        }
+        let detail = match kind {
+            IdKind::Number => "its id is not a number, but the ids of this stream are",
+            IdKind::Opaque => "its id is a number, but the ids of this stream are not",
+        };
+        Err(FetchError::MappingFailed {
+            item: usize::try_from(number).unwrap_or(usize::MAX),
+            detail: format!("{detail}; check `mapping.idPath`"),
+        })
+    }
+
+    fn is_at_or_below_the_cursor(&self, id: &EventId, number: u64) -> Result<bool, FetchError> {
+        let Some(cursor) = self.requested.id() else { return Ok(false) };
+        if let Some(order) = id.compare(cursor) {
+            return Ok(order != Ordering::Greater);
+        }
+        if id != cursor {
+            return Ok(false);
+        }
+        // Opaque ids come in feed order: what stands before the event at the cursor is older than the cursor.
+        if self.repeats == number {
+            return Ok(true);
+        }
+        Err(FetchError::CursorRejected {
+            detail: format!("item {number} is the event that was asked to come before the page"),
+        })
+    }
+
+    /// The same id twice in one page: the first one counts. Whether the content differs is decided here while the first
+    /// is at hand, else by the store.
+    fn push_same_id(&mut self, item: Item) -> u64 {
+        // Equal numbers are neighbours, here and after sorting.
+        let first = match self.kind {
+            Some(IdKind::Opaque) => self.pending.iter().rev().find(|held| held.id() == item.id()),
+            _ => self.pending.back().filter(|held| order(held.id(), item.id()) == Ordering::Equal),
+        };
+        let Some(first) = first else { return self.hold(item) };
+        if is_same(first, &item) {
+            self.repeats += 1;
+            return 0;
+        }
+        self.hold(conflicting(item))
+    }
+
+    fn hold(&mut self, item: Item) -> u64 {
+        let bytes = bytes_of(&item);
+        if self.kind == Some(IdKind::Opaque) {
+            self.pending_ids.insert(item.id().clone());
+        }
+        self.pending.push_back(item);
+        bytes
+    }
+
+    /// How many items may be committed now.
+    pub(super) fn ready(&self) -> usize {
+        let open = self.finished || (self.progressive && self.disorder.is_none());
+        if open { self.pending.len() } else { 0 }
+    }
+
+    /// Takes the next batch that may be committed; empty when there is none.
+    pub(super) fn take(&mut self) -> Batch {
+        let cursor_before = self.passed.clone();
+        let (mut events, mut set_aside, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..self.ready().min(MOST_EVENTS) {
+            let Some(item) = self.pending.pop_front() else { break };
+            bytes += bytes_of(&item);
+            self.pending_ids.remove(item.id());
+            self.pass(item.id());
+            match item {
+                Item::Event(event) => events.push(event),
+                Item::SetAside(item) => set_aside.push(item),
+            }
+            if bytes >= MOST_BYTES {
+                break;
+            }
+        }
+        let cursor_after = self.passed.clone();
+        Batch { cursor_before, cursor_after, events: events.into(), set_aside: set_aside.into(), bytes }
+    }
+
+    /// Moves the cursor forward to `id`; a number below it (it came late in the page) leaves it.
+    fn pass(&mut self, id: &EventId) {
+        if self.passed.id().and_then(|passed| id.compare(passed)) != Some(Ordering::Less) {
+            self.passed = Cursor::After(id.clone());
+        }
+    }
+
+    /// The response is over; `read_to_end` tells whether it was complete. What may still be committed is left for
+    /// [`Prefix::take`].
+    pub(super) fn finish(&mut self, read_to_end: bool) -> Finish {
+        self.finished = true;
+        let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
+        let Some(disorder) = self.disorder else {
+            if !self.progressive && !read_to_end {
+                // A stream known not to ascend: a part of a page proves nothing about what lies below its ids.
+                return Finish { rejected: None, dropped: self.keep_only(|_| false) };
+            }
+            return Finish { rejected: if read_to_end { self.only_repeats() } else { None }, dropped: 0 };
+        };
+        if complete {
+            self.sort();
+            return Finish::default();
+        }
+        // Events that the cursor has already passed would never be asked for again: they are kept.
+        let passed = self.passed.clone();
+        let dropped = self.keep_only(|id| passed.id().is_some_and(|passed| order(id, passed) != Ordering::Greater));
+        let rejected = read_to_end.then(|| FetchError::CursorRejected {
+            detail: format!(
+                "the ids do not ascend (item {disorder} is smaller than one before it) and the page may not be all there is \
+                 ({} items, {}); sort the answer by id, or raise `poll.batchSize` above the number of new events",
+                self.seen,
+                self.limit.map_or_else(|| "no limit was sent".to_owned(), |limit| format!("limit {limit}")),
+            ),
+        });
+        Finish { rejected, dropped }
+    }
+
+    /// A full page of nothing but known events would come again and again.
+    fn only_repeats(&self) -> Option<FetchError> {
+        let stuck = self.repeats == self.seen && self.limit.is_some_and(|limit| self.seen >= limit);
+        stuck.then(|| FetchError::CursorRejected {
+            detail: format!(
+                "all {} items of a full page are at or below the cursor; check that the source starts after the id in `http.cursor`",
+                self.seen
+            ),
+        })
+    }
+
+    fn keep_only(&mut self, keep: impl Fn(&EventId) -> bool) -> u64 {
+        let before = self.pending.len();
+        self.pending.retain(|item| keep(item.id()));
+        self.sort();
+        (before - self.pending.len()) as u64
+    }
+
+    /// Sorts what is held and folds equal ids into one, or one and a conflict.
+    fn sort(&mut self) {
+        if self.kind == Some(IdKind::Opaque) {
+            return;
+        }
+        let mut items: Vec<_> = std::mem::take(&mut self.pending).into();
+        items.sort_by(|a, b| order(a.id(), b.id()));
+        for item in items {
+            self.push_same_id(item);
+        }
+    }
+
+    /// Takes everything still held, committable or not, out of the page. Returns how many events that were.
+    pub(super) fn abandon(&mut self) -> u64 {
+        self.keep_only(|_| false)
+    }
+
+    /// Whether the ids of this page, or of this stream before it, were seen not to ascend.
+    pub(super) fn is_out_of_order(&self) -> bool {
+        self.disorder.is_some()
+    }
+
+    /// Where the batches taken so far leave the cursor.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.passed.clone()
+    }
+
+    pub(super) fn kind(&self) -> Option<IdKind> {
+        self.kind
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    pub(super) fn repeats(&self) -> u64 {
+        self.repeats
+    }
+
+    pub(super) fn more_than_asked(&self) -> bool {
+        self.limit.is_some_and(|limit| self.seen > limit)
+    }
+
+    pub(super) fn fill(&self) -> Fill {
+        if self.seen == self.repeats {
+            Fill::Empty
+        } else if self.limit.is_none_or(|limit| self.seen >= limit) {
+            Fill::Full
+        } else {
+            Fill::Partial
+        }
+    }
+}
+
+/// Numbers by value; opaque ids only as equal or, in feed order, later.
+fn order(id: &EventId, other: &EventId) -> Ordering {
+    id.compare(other).unwrap_or(if id == other { Ordering::Equal } else { Ordering::Greater })
+}
+
+fn is_same(first: &Item, second: &Item) -> bool {
+    match (first, second) {
+        (Item::Event(a), Item::Event(b)) => {
+            a.payload == b.payload && a.event_type == b.event_type && a.subject == b.subject
+        }
+        (Item::SetAside(a), Item::SetAside(b)) => a.item == b.item,
+        _ => false,
+    }
+}
+
+fn conflicting(item: Item) -> Item {
+    match item {
+        Item::Event(event) => Item::SetAside(SetAside {
+            id: event.id,
+            reason: SetAsideReason::ConflictingEvent,
+            item: event.payload.as_str().as_bytes().into(),
+        }),
+        set_aside @ Item::SetAside(_) => set_aside,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::report::{BlockedBy, Pen, Report, Verdict};
+use crate::{
+    api::{AcceptedReason, ReachableReason, StoredReason},
+    event::StreamName,
+    fetch::{FetchError, OpenError},
+    store::StoreError,
+};
+
+/// Says what one source does: in its report, and one log line for each change of state.
+#[derive(Clone)]
+pub(super) struct Reporter {
+    stream: StreamName,
+    pen: Pen,
+}
+
+/// Changes a verdict and tells whether its reason did.
+fn turn<R: PartialEq + Copy>(slot: &mut Option<Verdict<R>>, reason: R, message: String) -> bool {
+    let turned = slot.as_ref().is_none_or(|verdict| verdict.reason != reason);
+    let told = turned || slot.as_ref().is_some_and(|verdict| verdict.message != message);
+    if told {
+        *slot = Some(Verdict { reason, message });
+    }
+    turned
+}
+
+impl Reporter {
+    pub(super) fn new(stream: StreamName, pen: Pen) -> Self {
+        Self { stream, pen }
+    }
+
+    /// Notes counters and times, which nobody waits for.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Report)) {
+        self.pen.write(|report| {
+            change(report);
+            false
+        });
+    }
+
+    /// Notes what readers are to see at once.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Report)) {
+        self.pen.write(|report| {
+            change(report);
+            true
+        });
+    }
+
+    pub(super) fn blocked_by(&self, blocked_by: Option<BlockedBy>) {
+        self.pen.write(|report| {
+            let changed = report.blocked_by != blocked_by;
+            report.blocked_by = blocked_by;
+            changed
+        });
+    }
+
+    pub(super) fn accepted(&self, message: String) {
+        if self.turn(|report| turn(&mut report.accepted, AcceptedReason::Valid, message)) {
+            info!(stream = %self.stream, reason = %AcceptedReason::Valid, "accepted");
+        }
+    }
+
+    pub(super) fn refused(&self, reason: AcceptedReason, message: &dyn fmt::Display) {
+        let message = message.to_string();
+        if self.turn(|report| turn(&mut report.accepted, reason, message.clone())) {
+            warn!(stream = %self.stream, %reason, message, "not accepted");
+        }
+    }
+
+    /// The fetcher could not be opened. Without a reason nothing is known and the condition keeps its value.
+    pub(super) fn not_opened(&self, error: &OpenError) {
+        match error.reason() {
+            Some(reason) => self.refused(reason, error),
+            None => warn!(stream = %self.stream, %error, "waits for its credentials"),
+        }
+    }
+
+    /// A poll brought a usable answer.
+    pub(super) fn polled(&self, caught_up: bool) {
+        let now = Timestamp::now();
+        let turned = self.turn(|report| {
+            report.last_success = Some(now);
+            report.consecutive_failures = 0;
+            let turned = report.caught_up != Some(caught_up);
+            report.caught_up = Some(caught_up);
+            if caught_up {
+                report.last_caught_up = Some(Timestamp::now());
+            }
+            turn(&mut report.reachable, ReachableReason::PollSucceeded, "the last poll succeeded".to_owned()) || turned
+        });
+        if turned {
+            info!(stream = %self.stream, reason = %ReachableReason::PollSucceeded, caught_up, "polls");
+        }
+    }
+
+    /// A poll failed; the next one comes after `wait`.
+    pub(super) fn failed(&self, error: &FetchError, failures: u32, wait: Duration) {
+        let reason = error.reason();
+        let turned = self.turn(|report| {
+            report.consecutive_failures = failures;
+            turn(&mut report.reachable, reason, error.to_string())
+        });
+        if turned {
+            warn!(stream = %self.stream, %reason, %error, retry_in = ?wait, "poll failed");
+        }
+    }
+
+    pub(super) fn next_poll_in(&self, wait: Duration) {
+        let next = jiff::SignedDuration::try_from(wait).ok().and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        self.note(|report| report.next_poll = next);
+    }
+
+    pub(super) fn stored(&self) {
+        let turned = self.turn(|report| {
+            turn(&mut report.stored, StoredReason::AppendSucceeded, "events reach the store".to_owned())
+        });
+        if turned {
+            info!(stream = %self.stream, reason = %StoredReason::AppendSucceeded, "stores");
+        }
+    }
+
+    pub(super) fn not_stored(&self, reason: StoredReason, message: &str) {
+        if self.turn(|report| turn(&mut report.stored, reason, message.to_owned())) {
+            warn!(stream = %self.stream, %reason, message, "not stored");
+        }
+    }
+
+    pub(super) fn database_unavailable(&self, error: &StoreError) {
+        self.blocked_by(Some(BlockedBy::Database));
+        self.not_stored(StoredReason::DatabaseUnavailable, &error.to_string());
+    }
+
+    /// The database has granted something: what it was blamed for is over.
+    pub(super) fn database_answers(&self) {
+        let report = self.pen.read();
+        if report.blocked_by == Some(BlockedBy::Database) {
+            self.blocked_by(None);
+        }
+        let blamed = [StoredReason::DatabaseUnavailable, StoredReason::FencedOff];
+        if report.stored.as_ref().is_some_and(|verdict| blamed.contains(&verdict.reason)) {
+            self.stored();
+        }
+    }
+
+    pub(super) fn report(&self) -> std::sync::Arc<Report> {
+        self.pen.read()
+    }
+
+    fn turn(&self, change: impl FnOnce(&mut Report) -> bool) -> bool {
+        let mut turned = false;
+        self.pen.write(|report| {
+            turned = change(report);
+            turned
+        });
+        turned
+    }
+}

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::{
+    context::{Context, IN_FLIGHT, LOCKED_RETRY},
+    poll::Pass,
+};
+use crate::{
+    event::Cursor,
+    permit::{Attempt, Permit},
+    store::{Abort, Answer, Close, Fence, Reserve, Row},
+};
+
+/// A saturated source reserves this long before its slot, so that the round trip does not come on top of the gap. A few
+/// times a healthy round trip; and it is added to what a crash costs the next holder, so not more.
+pub(super) const LEAD: Duration = Duration::from_millis(40);
+
+/// The slot may lie a little further ahead than the lead: the row counts from its commit, we from its answer.
+const AT_MOST_AHEAD: Duration = Duration::from_millis(60);
+
+/// How often a locked row is asked again in one pass.
+const LOCKED_TRIES: u32 = 20;
+
+/// Between two reservations while the database is away.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// RESERVE and ABORT of one adopted source.
+pub(super) struct Reservations {
+    fence: Fence,
+    min_interval: Duration,
+    /// An attempt that is to be closed before the next reservation.
+    owed: Option<Owed>,
+    failures: u32,
+}
+
+/// An attempt that provably is not in flight, but may stand open in the row.
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    attempt: Attempt,
+    /// Closing must not let anybody start before this.
+    next_start: Instant,
+}
+
+/// A granted reservation.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) permit: Permit,
+    pub(super) attempt: Attempt,
+    /// The row is shut until then at the latest, if nothing more is heard.
+    pub(super) busy_until: Instant,
+}
+
+impl Reservations {
+    pub(super) fn new(fence: Fence, min_interval: Duration) -> Self {
+        Self { fence, min_interval, owed: None, failures: 0 }
+    }
+
+    /// Asks for the right to send one request. `ahead` tells that the source is saturated: then a slot a little ahead
+    /// is taken.
+    ///
+    /// # Errors
+    /// What the pass comes to without a request.
+    pub(super) async fn reserve(&mut self, context: &Context, cursor: &Cursor, ahead: bool) -> Result<Grant, Pass> {
+        let opens = context.guard().opens(Instant::now());
+        if opens > Instant::now() + AT_MOST_AHEAD {
+            return Err(Pass::wait_for_gate(context, opens - LEAD));
+        }
+        if !self.settle(context).await {
+            return Err(Pass::Again(Instant::now() + self.retry_in()));
+        }
+        for _ in 0..LOCKED_TRIES {
+            let send_within = context.shared.send_limit.current();
+            let reserve = Reserve {
+                stream: context.stream.clone(),
+                holder: context.holder.clone(),
+                fence: self.fence,
+                cursor: cursor.clone(),
+                attempt: Attempt::random(),
+                send_within,
+                in_flight: IN_FLIGHT,
+                min_interval: self.min_interval,
+                at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
+            };
+            let attempt = reserve.attempt;
+            let issued = Instant::now();
+            let answer = context.store().reserve(reserve).await;
+            let answered = Instant::now();
+            context.shared.send_limit.observe(answered - issued);
+            match answer {
+                Ok(Answer::Applied(reserved)) => {
+                    self.failures = 0;
+                    let permit = Permit::new(attempt, issued, answered, reserved.wait, send_within);
+                    let busy_until = permit.opens() + send_within + IN_FLIGHT;
+                    return Ok(Grant { permit, attempt, busy_until });
+                }
+                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+                Ok(Answer::Refused(row)) => return Err(self.refused(context, cursor, row)),
+                Err(error) => {
+                    // It may have been granted: then nothing was sent for it. The slot was at most this far ahead.
+                    self.owe(attempt, answered + AT_MOST_AHEAD);
+                    context.reporter.database_unavailable(&error);
+                    self.failures = self.failures.saturating_add(1);
+                    return Err(Pass::Again(Instant::now() + self.retry_in()));
+                }
+            }
+        }
+        Err(Pass::Again(Instant::now() + LOCKED_RETRY))
+    }
+
+    /// The row said no. What it shows tells why.
+    fn refused(&mut self, context: &Context, cursor: &Cursor, row: Option<Row>) -> Pass {
+        self.failures = 0;
+        let Some(row) = row else { return Pass::Readopt };
+        if !self.is_mine(context, &row) {
+            return Pass::FencedOff;
+        }
+        if row.cursor != *cursor {
+            return Pass::Readopt;
+        }
+        debug!(stream = %context.stream, in_flight_for = ?row.in_flight_for, starts_in = ?row.starts_in, "waits for the gate");
+        let now = Instant::now();
+        // An open attempt is waited out; a start is reserved a little ahead.
+        let wait = row.in_flight_for.max(row.starts_in.saturating_sub(LEAD)).max(Duration::from_millis(1));
+        Pass::wait_for_gate(context, now + wait)
+    }
+
+    pub(super) fn is_mine(&self, context: &Context, row: &Row) -> bool {
+        row.fence == self.fence && row.holder.as_ref() == Some(&context.holder)
+    }
+
+    /// Notes an attempt that is over and must be closed.
+    pub(super) fn owe(&mut self, attempt: Attempt, next_start: Instant) {
+        self.owed = Some(Owed { attempt, next_start });
+    }
+
+    /// ABORT of what is owed. Returns false when it is still owed: the row was locked or the database is away.
+    pub(super) async fn settle(&mut self, context: &Context) -> bool {
+        let Some(owed) = self.owed else { return true };
+        let abort = Abort {
+            stream: context.stream.clone(),
+            attempt: owed.attempt,
+            close: Close { next_start_in: owed.next_start.saturating_duration_since(Instant::now()) },
+        };
+        match context.store().abort(abort).await {
+            // Refused: the attempt is not the row's, so there is nothing to close.
+            Ok(Answer::Applied(()) | Answer::Refused(_)) => {
+                self.owed = None;
+                self.failures = 0;
+                true
+            }
+            Ok(Answer::Locked) => false,
+            Err(error) => {
+                context.reporter.database_unavailable(&error);
+                self.failures = self.failures.saturating_add(1);
+                false
+            }
+        }
+    }
+
+    fn retry_in(&self) -> Duration {
+        match self.failures {
+            0 => LOCKED_RETRY,
+            failures => FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY),
+        }
+    }
+}

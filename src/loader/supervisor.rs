@@ -1,0 +1,407 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    select,
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    buffer::Buffer,
+    context::{Context, LOCKED_RETRY, Shared},
+    guard::Guard,
+    report::{BlockedBy, Pen, Report, Reports, Verdict},
+    reporter::Reporter,
+    send_limit::SendLimit,
+    task::SourceTask,
+};
+use crate::{
+    api::{AssignedReason, Source, event_source::DeletionPolicy},
+    desired::Desired,
+    event::StreamName,
+    fetch::Transports,
+    ownership::{Directive, Directives, Holding, LostReason, Ownership},
+    store::{Answer, Forget, Store},
+    telemetry::{
+        health::{Health, Part},
+        metrics::Metrics,
+    },
+};
+
+/// How often the database is asked whether it answers, for the member Lease: twice within the 5 s that make a replica
+/// suspect.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// Between two tries to forget a stream while the database is away.
+const FORGET_RETRY: Duration = Duration::from_secs(1);
+
+/// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
+const FIRST_RESTART: Duration = Duration::from_secs(1);
+const LAST_RESTART: Duration = Duration::from_mins(5);
+
+/// A panic this long after the one before counts as the first.
+const PANICS_FORGOTTEN: Duration = Duration::from_hours(1);
+
+/// What the loader needs from the rest of the process.
+pub struct Ports {
+    pub store: Arc<dyn Store>,
+    pub transports: Arc<dyn Transports>,
+    pub ownership: Arc<dyn Ownership>,
+    pub desired: Desired,
+    pub reports: Reports,
+    pub metrics: Arc<Metrics>,
+    /// `--buffer-bytes`.
+    pub buffer: Buffer,
+    pub health: Health,
+}
+
+/// Runs one task per held source: what ownership directs, as the desired set describes it.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    desired: Desired,
+    reports: Reports,
+    held: HashMap<StreamName, Held>,
+    health: Health,
+    jobs: JoinSet<()>,
+    streams: HashMap<Id, StreamName>,
+    stopping: bool,
+}
+
+/// A source whose Lease is ours, or was until its task has ended.
+struct Held {
+    holding: Holding,
+    pen: Pen,
+    guard: Arc<Mutex<Guard>>,
+    job: Option<Job>,
+    leaving: Option<Leaving>,
+    /// The Lease came back while the task was ending.
+    next: Option<Holding>,
+    panics: u32,
+    last_panic: Option<Instant>,
+}
+
+/// What runs for a source right now; at most one thing.
+struct Job {
+    stop: CancellationToken,
+    /// Of a polling task; none while it is being forgotten or waits after a panic.
+    source: Option<watch::Sender<Arc<Source>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    Yield,
+    Lost,
+}
+
+impl Supervisor {
+    #[must_use]
+    pub fn new(ports: Ports) -> Self {
+        let Ports { store, transports, ownership, desired, reports, metrics, buffer, health } = ports;
+        let send_limit = SendLimit::default();
+        let shared = Arc::new(Shared { store, transports, ownership, metrics, buffer, send_limit });
+        Self {
+            shared,
+            desired,
+            reports,
+            held: HashMap::new(),
+            health,
+            jobs: JoinSet::new(),
+            streams: HashMap::new(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until the channel of directives closes (ownership has handed everything off) or `shutdown` is cancelled, then
+    /// ends every task between two polls and returns. A batch that waits for the database is held even then: whoever
+    /// must end sooner drops this future, which ends the tasks where they stand.
+    pub async fn run(mut self, directives: Directives, shutdown: CancellationToken) {
+        let (shared, health) = (Arc::clone(&self.shared), self.health.clone());
+        select! {
+            () = self.supervise(directives, shutdown) => {}
+            () = watch_database(&shared, &health) => {}
+        }
+    }
+
+    async fn supervise(&mut self, mut directives: Directives, shutdown: CancellationToken) {
+        let mut changes = self.desired.changes();
+        let mut completion = self.desired.completion();
+        while !(self.stopping && self.jobs.is_empty()) {
+            select! {
+                () = shutdown.cancelled(), if !self.stopping => self.stop_all(),
+                directive = directives.recv(), if !directives.is_closed() || !directives.is_empty() => match directive {
+                    Some(directive) => self.follow(directive),
+                    None => self.stop_all(),
+                },
+                Some(ended) = self.jobs.join_next_with_id() => self.ended(ended),
+                Ok(()) = changes.changed() => self.reconcile(),
+                Ok(()) = completion.changed() => self.reconcile(),
+            }
+        }
+    }
+
+    fn stop_all(&mut self) {
+        self.stopping = true;
+        info!(sources = self.held.len(), "stops its sources between polls");
+        self.held.values().filter_map(|held| held.job.as_ref()).for_each(|job| job.stop.cancel());
+    }
+
+    fn follow(&mut self, directive: Directive) {
+        match directive {
+            Directive::Run(holding) => self.hold(holding),
+            Directive::Yield(stream) => {
+                if !self.leave(&stream, Leaving::Yield) {
+                    self.shared.ownership.yielded(&stream);
+                }
+            }
+            Directive::Lost(stream, reason) => {
+                if let Some(held) = self.held.get(&stream) {
+                    warn!(%stream, ?reason, "lost its Lease");
+                    let message = lost(reason).to_owned();
+                    held.pen.write(|report| {
+                        report.assigned = Verdict { reason: AssignedReason::LeaseLost, message };
+                        report.blocked_by = Some(BlockedBy::Lease);
+                        true
+                    });
+                }
+                self.leave(&stream, Leaving::Lost);
+            }
+        }
+    }
+
+    /// The Lease of a source is ours.
+    fn hold(&mut self, holding: Holding) {
+        let stream = holding.stream.clone();
+        match self.held.get_mut(&stream) {
+            // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
+            Some(held) if held.leaving.is_some() || held.holding.holder != holding.holder => {
+                held.leaving = Some(Leaving::Lost);
+                held.next = Some(holding);
+                if let Some(job) = &held.job {
+                    job.stop.cancel();
+                }
+            }
+            Some(held) => held.holding = holding,
+            None => {
+                let held = self.held_for(holding, Arc::default());
+                self.held.insert(stream.clone(), held);
+            }
+        }
+        self.settle(&stream);
+    }
+
+    fn held_for(&self, holding: Holding, guard: Arc<Mutex<Guard>>) -> Held {
+        let stream = holding.stream.clone();
+        let (generation, uid) =
+            self.desired.get(&stream).map(|source| (source.generation, source.uid.clone())).unwrap_or_default();
+        let pen = self.reports.open(&stream, Report::of(holding.clone(), generation, uid));
+        Held { holding, pen, guard, job: None, leaving: None, next: None, panics: 0, last_panic: None }
+    }
+
+    /// Lets a source go, once its task has ended. Returns whether it was held.
+    fn leave(&mut self, stream: &StreamName, leaving: Leaving) -> bool {
+        let Some(held) = self.held.get_mut(stream) else { return false };
+        held.leaving = Some(leaving);
+        held.next = None;
+        if let Some(job) = &held.job {
+            job.stop.cancel();
+        }
+        self.settle(stream);
+        true
+    }
+
+    /// The desired set has changed.
+    fn reconcile(&mut self) {
+        let streams: Vec<_> = self.held.keys().cloned().collect();
+        for stream in streams {
+            let source = self.desired.get(&stream);
+            if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref())
+            {
+                match source {
+                    Some(source) if !source.deleting => {
+                        running.send_if_modified(|old| {
+                            let new = !Arc::ptr_eq(old, &source);
+                            *old = source;
+                            new
+                        });
+                    }
+                    Some(_) => stop.cancel(),
+                    None if self.desired.is_complete() => stop.cancel(),
+                    None => {}
+                }
+            }
+            self.settle(&stream);
+        }
+    }
+
+    /// Starts what is to run next for a source, if nothing runs.
+    fn settle(&mut self, stream: &StreamName) {
+        let Some(held) = self.held.get(stream).filter(|held| held.job.is_none()) else { return };
+        if let Some(leaving) = held.leaving {
+            return self.let_go(stream, leaving);
+        }
+        if self.stopping {
+            return;
+        }
+        match self.desired.get(stream) {
+            None if self.desired.is_complete() => {
+                info!(%stream, "its object is gone");
+                self.forget_held(stream);
+                self.shared.ownership.finished(stream);
+            }
+            None => {}
+            Some(source) if source.deleting => {
+                if must_forget(&source) && !held.pen.read().forgotten {
+                    self.start_forgetting(stream, &source);
+                }
+            }
+            Some(source) => self.start_polling(stream, source),
+        }
+    }
+
+    fn let_go(&mut self, stream: &StreamName, leaving: Leaving) {
+        let Some(held) = self.forget_held(stream) else { return };
+        match (leaving, held.next) {
+            (_, Some(holding)) => {
+                let held = self.held_for(holding, held.guard);
+                self.held.insert(stream.clone(), held);
+                self.settle(stream);
+            }
+            (Leaving::Yield, None) => self.shared.ownership.yielded(stream),
+            (Leaving::Lost, None) => {}
+        }
+    }
+
+    fn forget_held(&mut self, stream: &StreamName) -> Option<Held> {
+        self.reports.remove(stream);
+        self.held.remove(stream)
+    }
+
+    fn start_polling(&mut self, stream: &StreamName, source: Arc<Source>) {
+        let Some(held) = self.held.get(stream) else { return };
+        let context = Context::new(
+            Arc::clone(&self.shared),
+            stream.clone(),
+            held.holding.holder.clone(),
+            Reporter::new(stream.clone(), held.pen.clone()),
+            Arc::clone(&held.guard),
+        );
+        let stop = CancellationToken::new();
+        let (sender, sources) = watch::channel(source);
+        let rng = StdRng::from_rng(&mut rand::rng());
+        let task = SourceTask::new(context, sources, stop.clone(), rng);
+        self.start(stream, Job { stop, source: Some(sender) }, task.run());
+    }
+
+    fn start_forgetting(&mut self, stream: &StreamName, source: &Source) {
+        let Some(held) = self.held.get(stream) else { return };
+        let stop = CancellationToken::new();
+        let forget = Forget { stream: stream.clone(), uid: source.uid.clone() };
+        let (shared, pen, stopped) = (Arc::clone(&self.shared), held.pen.clone(), stop.clone());
+        let job = async move {
+            if stopped.run_until_cancelled(forget_stream(&*shared.store, forget)).await.is_some() {
+                pen.write(|report| {
+                    report.forgotten = true;
+                    true
+                });
+            }
+        };
+        self.start(stream, Job { stop, source: None }, job);
+    }
+
+    fn start(&mut self, stream: &StreamName, job: Job, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(held) = self.held.get_mut(stream) {
+            held.job = Some(job);
+            let id = self.jobs.spawn(work).id();
+            self.streams.insert(id, stream.clone());
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let (id, panicked) = match &ended {
+            Ok((id, ())) => (*id, false),
+            Err(error) => (error.id(), error.is_panic()),
+        };
+        let Some(stream) = self.streams.remove(&id) else { return };
+        let Some(held) = self.held.get_mut(&stream) else { return };
+        held.job = None;
+        if panicked && held.leaving.is_none() && !self.stopping {
+            let wait = held.note_panic();
+            error!(%stream, restart_in = ?wait, "the task of this source panicked; only this source is affected");
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
+            let waits = async move {
+                stopped.run_until_cancelled(sleep(wait)).await;
+            };
+            self.start(&stream, Job { stop, source: None }, waits);
+        } else {
+            self.settle(&stream);
+        }
+    }
+}
+
+impl Held {
+    fn note_panic(&mut self) -> Duration {
+        if self.last_panic.is_some_and(|last| last.elapsed() > PANICS_FORGOTTEN) {
+            self.panics = 0;
+        }
+        self.last_panic = Some(Instant::now());
+        let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
+        self.panics += 1;
+        wait
+    }
+}
+
+/// Events and cursor go only when the user asked for it, and only while our finalizer keeps the object.
+fn must_forget(source: &Source) -> bool {
+    source.has_finalizer && source.spec.deletion_policy == DeletionPolicy::Delete
+}
+
+/// FORGET, until the row has answered. Refused means that the row belongs to another object: then nothing of ours is left.
+async fn forget_stream(store: &dyn Store, forget: Forget) {
+    loop {
+        match store.forget(forget.clone()).await {
+            Ok(Answer::Applied(()) | Answer::Refused(_)) => {
+                info!(stream = %forget.stream, "events and cursor are deleted");
+                return;
+            }
+            Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+            Err(error) => {
+                warn!(stream = %forget.stream, %error, "cannot delete events and cursor yet");
+                sleep(FORGET_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Tells ownership when the database last answered. Ends never.
+async fn watch_database(shared: &Shared, health: &Health) {
+    loop {
+        match shared.store.ping().await {
+            Ok(()) => {
+                health.works(Part::Database);
+                shared.ownership.database_answered();
+            }
+            Err(error) => health.waits(Part::Database, error.to_string()),
+        }
+        sleep(PING_EVERY).await;
+    }
+}
+
+fn lost(reason: LostReason) -> &'static str {
+    match reason {
+        LostReason::IncarnationEnded => "this replica was declared dead by another one; it rejoins",
+        LostReason::TakenOver => "another replica holds the Lease",
+        LostReason::LeaseDeleted => "the Lease was deleted; it is claimed again",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,349 @@
+use std::{sync::Arc, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{
+    select,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{
+    context::{Context, LOCKED_RETRY},
+    poll::{Pass, Poller},
+    report::BlockedBy,
+    settings::Settings,
+};
+use crate::{
+    api::{AcceptedReason, Source, StoredReason},
+    fetch::Fetcher,
+    store::{Adopt, Adopted, Answer, Reset, StoreError},
+};
+
+/// Credentials are read again this often, so that a rotated Secret needs no restart (DESIGN 7).
+const CREDENTIALS_EVERY: Duration = Duration::from_mins(5);
+
+/// An API server that does not answer must not hold up a source that runs.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(2);
+
+/// Between two tries to open a source whose Secret is missing: it runs by itself soon after the Secret appears.
+const OPEN_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(15) };
+
+/// Between two tries to adopt a row while the database is away.
+const ADOPT_RETRY: Backoff = Backoff { first: Duration::from_millis(200), last: Duration::from_secs(5) };
+
+/// Before adopting a row again that another holder has taken. Two replicas that both believe in their Lease take turns
+/// ever more slowly, until ownership has told one of them.
+const FENCED_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(30) };
+
+/// A wait that doubles, with a little jitter.
+struct Backoff {
+    first: Duration,
+    last: Duration,
+}
+
+impl Backoff {
+    fn after(&self, failures: u32, rng: &mut StdRng) -> Duration {
+        let wait = self.first.saturating_mul(1 << failures.min(16)).min(self.last);
+        wait.mul_f64(rng.random_range(0.75..=1.0))
+    }
+}
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Due,
+    /// A poll was asked for.
+    PollNow,
+    /// Another generation or another object is to run.
+    Changed,
+    Stopped,
+}
+
+/// What ended the polling of an adopted source.
+enum Interruption {
+    Stopped,
+    /// Open it again: another generation is to run, or the credentials are gone.
+    Reopen,
+    Readopt,
+    FencedOff,
+}
+
+/// The life of one source, until it is told to stop.
+pub(super) struct SourceTask {
+    context: Context,
+    sources: watch::Receiver<Arc<Source>>,
+    running: Arc<Source>,
+    stop: CancellationToken,
+    /// When the Lease was won.
+    won: Option<Instant>,
+    /// A value of `headgate.dev/poll-requested-at` that no poll has served yet.
+    requested: Option<String>,
+    fenced_off: u32,
+    rng: StdRng,
+}
+
+impl SourceTask {
+    pub(super) fn new(
+        context: Context,
+        mut sources: watch::Receiver<Arc<Source>>,
+        stop: CancellationToken,
+        rng: StdRng,
+    ) -> Self {
+        let running = Arc::clone(&sources.borrow_and_update());
+        Self { context, sources, running, stop, won: Some(Instant::now()), requested: None, fenced_off: 0, rng }
+    }
+
+    /// Runs until told to stop; then ends between two polls.
+    pub(super) async fn run(mut self) {
+        while !self.stop.is_cancelled() {
+            if self.run_generation().await == Wake::Stopped {
+                break;
+            }
+        }
+    }
+
+    /// Opens the source as it is now and polls it until that changes.
+    async fn run_generation(&mut self) -> Wake {
+        self.running = Arc::clone(&self.sources.borrow_and_update());
+        self.requested.clone_from(&self.running.poll_requested_at);
+        self.announce();
+        let settings = match Settings::of(&self.running) {
+            Ok(settings) => settings,
+            Err(error) => {
+                let reason = AcceptedReason::InvalidSpec;
+                self.context.reporter.refused(reason, &format!("spec.start.afterID is not valid: {error}"));
+                return self.wait_for_change().await;
+            }
+        };
+        let mut fetcher = match self.open().await {
+            Ok(fetcher) => fetcher,
+            Err(wake) => return wake,
+        };
+        loop {
+            let adopted = match self.adopt(&settings).await {
+                Ok(adopted) => adopted,
+                Err(wake) => return wake,
+            };
+            if self.running.spec.suspend || self.running.deleting {
+                return self.wait_for_change().await;
+            }
+            let rng = StdRng::from_rng(&mut self.rng);
+            let mut poller =
+                Poller::new(self.context.clone(), fetcher, settings.clone(), &adopted, self.won.take(), rng);
+            match self.poll(&mut poller).await {
+                Interruption::Stopped => return Wake::Stopped,
+                Interruption::Reopen => return Wake::Changed,
+                Interruption::Readopt => {}
+                Interruption::FencedOff => match self.wait_fenced_off().await {
+                    Wake::Due | Wake::PollNow => {}
+                    wake => return wake,
+                },
+            }
+            fetcher = poller.into_fetcher();
+        }
+    }
+
+    fn announce(&self) {
+        let source = &self.running;
+        self.context.reporter.tell(|report| {
+            report.generation = source.generation;
+            report.uid.clone_from(&source.uid);
+            report.suspended = source.spec.suspend;
+            report.blocked_by = source.spec.suspend.then_some(BlockedBy::Suspended);
+        });
+    }
+
+    /// Builds the fetcher; as long as that fails, says why and tries again.
+    async fn open(&mut self) -> Result<Box<dyn Fetcher>, Wake> {
+        let mut failures = 0;
+        loop {
+            let transports = Arc::clone(&self.context.shared.transports);
+            match self.stop.run_until_cancelled(transports.open(&self.running)).await {
+                None => return Err(Wake::Stopped),
+                Some(Ok(fetcher)) => return Ok(fetcher),
+                Some(Err(error)) => {
+                    self.context.reporter.not_opened(&error);
+                    let retry = OPEN_RETRY.after(failures, &mut self.rng);
+                    failures += 1;
+                    self.pause(retry).await?;
+                }
+            }
+        }
+    }
+
+    /// ADOPT, and RESET when the epoch grew.
+    async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Wake> {
+        let mut failures = 0;
+        let adopted = loop {
+            match self.adopt_once(settings).await {
+                Ok(Answer::Applied(adopted)) => break adopted,
+                Ok(Answer::Locked | Answer::Refused(_)) => self.pause(LOCKED_RETRY).await?,
+                Err(error) => {
+                    self.context.reporter.database_unavailable(&error);
+                    let retry = ADOPT_RETRY.after(failures, &mut self.rng);
+                    failures += 1;
+                    self.pause(retry).await?;
+                }
+            }
+        };
+        let reporter = &self.context.reporter;
+        let message = if adopted.start_ignored {
+            format!("goes on from cursor {}: the stream has a row already, so `start` was not applied", adopted.cursor)
+        } else {
+            "accepted".to_owned()
+        };
+        reporter.accepted(message);
+        reporter.tell(|report| {
+            report.epoch = Some(adopted.epoch);
+            report.cursor = Some(adopted.cursor.clone());
+            report.events_stored = adopted.events_stored;
+        });
+        info!(stream = %self.context.stream, fence = adopted.fence.0, cursor = %adopted.cursor, "adopted");
+        Ok(adopted)
+    }
+
+    async fn adopt_once(&self, settings: &Settings) -> Result<Answer<Adopted>, StoreError> {
+        let (stream, uid, holder) = (&self.context.stream, &self.running.uid, &self.context.holder);
+        let adopt = Adopt {
+            stream: stream.clone(),
+            uid: uid.clone(),
+            holder: holder.clone(),
+            epoch: settings.epoch,
+            start: settings.start.clone(),
+        };
+        let answer = self.context.store().adopt(adopt).await?;
+        let Answer::Applied(adopted) = answer else { return Ok(answer) };
+        if settings.epoch <= adopted.epoch {
+            return Ok(Answer::Applied(adopted));
+        }
+        info!(stream = %stream, from = adopted.epoch.0, to = settings.epoch.0, "epoch grew: begins again at its start");
+        let reset = Reset {
+            stream: stream.clone(),
+            uid: uid.clone(),
+            holder: holder.clone(),
+            fence: adopted.fence,
+            epoch: settings.epoch,
+            start: settings.start.clone(),
+        };
+        self.context.store().reset(reset).await
+    }
+
+    /// The loop: the repetition of one pass.
+    async fn poll(&mut self, poller: &mut Poller) -> Interruption {
+        let mut reload_at = Instant::now() + CREDENTIALS_EVERY;
+        loop {
+            let polls = poller.polls();
+            let pass = poller.run_once(&self.stop).await;
+            if poller.polls() > polls {
+                self.served();
+            }
+            let (until, refused) = match pass {
+                Pass::Again(until) => (until, false),
+                Pass::Unauthorized(until) => (until, true),
+                Pass::Readopt => return Interruption::Readopt,
+                Pass::FencedOff => return Interruption::FencedOff,
+                Pass::Stopped => return Interruption::Stopped,
+            };
+            let mut next = until;
+            if refused || Instant::now() >= reload_at {
+                reload_at = Instant::now() + CREDENTIALS_EVERY;
+                match self.reload(poller).await {
+                    Ok(changed) if changed && refused => next = Instant::now(),
+                    Ok(_) => {}
+                    Err(interruption) => return interruption,
+                }
+            }
+            match self.wait(next).await {
+                Wake::Due | Wake::PollNow => {}
+                Wake::Changed => return Interruption::Reopen,
+                Wake::Stopped => return Interruption::Stopped,
+            }
+        }
+    }
+
+    /// A request was sent: it serves the poll that was asked for, and shows that the row is ours.
+    fn served(&mut self) {
+        self.fenced_off = 0;
+        if let Some(requested) = self.requested.take() {
+            self.context.reporter.tell(|report| report.handled_poll_request = Some(requested));
+        }
+    }
+
+    /// Reads the credentials again. Those that are gone end the polling, as the open would have; an API server that does
+    /// not answer ends nothing.
+    async fn reload(&self, poller: &mut Poller) -> Result<bool, Interruption> {
+        match timeout(CREDENTIALS_LIMIT, poller.reload_credentials()).await {
+            Ok(Ok(changed)) => {
+                if changed {
+                    info!(stream = %self.context.stream, "credentials changed");
+                }
+                Ok(changed)
+            }
+            Ok(Err(error)) if error.reason().is_some() => {
+                self.context.reporter.not_opened(&error);
+                Err(Interruption::Reopen)
+            }
+            Ok(Err(_)) | Err(_) => Ok(false),
+        }
+    }
+
+    async fn wait_fenced_off(&mut self) -> Wake {
+        let reporter = &self.context.reporter;
+        reporter.blocked_by(Some(BlockedBy::Lease));
+        let message = "another holder has adopted the row; adopts it again if the Lease is still held";
+        reporter.not_stored(StoredReason::FencedOff, message);
+        let wait = FENCED_RETRY.after(self.fenced_off, &mut self.rng);
+        self.fenced_off += 1;
+        self.wait(Instant::now() + wait).await
+    }
+
+    async fn wait_for_change(&mut self) -> Wake {
+        loop {
+            // A poll that is asked for now is served after the change.
+            match self.wait(Instant::now() + Duration::from_hours(24)).await {
+                Wake::Due | Wake::PollNow => {}
+                wake => return wake,
+            }
+        }
+    }
+
+    async fn pause(&mut self, wait: Duration) -> Result<(), Wake> {
+        match self.wait(Instant::now() + wait).await {
+            Wake::Due | Wake::PollNow => Ok(()),
+            wake => Err(wake),
+        }
+    }
+
+    async fn wait(&mut self, until: Instant) -> Wake {
+        loop {
+            select! {
+                biased;
+                () = self.stop.cancelled() => return Wake::Stopped,
+                changed = self.sources.changed() => match changed {
+                    Ok(()) => if let Some(wake) = self.look() { return wake },
+                    Err(_) => return Wake::Stopped,
+                },
+                () = sleep_until(until) => return Wake::Due,
+            }
+        }
+    }
+
+    /// What a new version of the object means for the running one.
+    fn look(&mut self) -> Option<Wake> {
+        let new = Arc::clone(&self.sources.borrow_and_update());
+        let (old, new) = (std::mem::replace(&mut self.running, Arc::clone(&new)), new);
+        if old.generation != new.generation || old.uid != new.uid || old.deleting != new.deleting {
+            return Some(Wake::Changed);
+        }
+        if new.poll_requested_at.is_some() && new.poll_requested_at != old.poll_requested_at {
+            self.requested.clone_from(&new.poll_requested_at);
+            return Some(Wake::PollNow);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

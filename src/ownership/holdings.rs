@@ -1,0 +1,307 @@
+//! What each source that this incarnation has to do with is at. Pure: it turns what the Leases say into directives.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Directive, Holding, LostReason, lease::SourceLease};
+use crate::{event::StreamName, store::Holder};
+
+/// A yield that takes longer has a long poll in flight; it no longer counts against the window of those under way.
+const PROMPT: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// The Lease that names me is being written.
+    Claiming,
+    /// The Lease names me and the task runs.
+    Held,
+    /// The task was told to finish its poll and stop.
+    Yielding { to: Option<Holder>, since: Instant },
+    /// The task has stopped; nobody was there to take the source.
+    Stopped,
+    /// The task has stopped; the Lease that names another is being written.
+    Handing { to: Holder },
+    /// The task has ended for good; the Lease is being deleted.
+    Deleting,
+}
+
+/// The sources of one incarnation.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    phases: HashMap<StreamName, Phase>,
+    batches: HashSet<StreamName>,
+}
+
+impl Holdings {
+    /// Brings one source in line with its Lease. `wanted`: its object is known, so a Lease that names me is to be run;
+    /// otherwise a directed handoff may come before I know the object.
+    pub fn align(
+        &mut self,
+        stream: &StreamName,
+        lease: Option<&SourceLease>,
+        me: &Holder,
+        wanted: bool,
+    ) -> Option<Directive> {
+        let mine = lease.filter(|lease| lease.holder.as_ref() == Some(me));
+        match (self.phases.get(stream), mine) {
+            (None, Some(mine)) if wanted => Some(self.run(mine, me)),
+            (Some(Phase::Held | Phase::Yielding { .. }), None) => {
+                self.forget(stream);
+                let reason = if lease.is_some() { LostReason::TakenOver } else { LostReason::LeaseDeleted };
+                Some(Directive::Lost(stream.clone(), reason))
+            }
+            (Some(Phase::Stopped | Phase::Deleting), None) => {
+                self.forget(stream);
+                None
+            }
+            // While a Lease is being written its answer decides, not what the watch shows meanwhile.
+            _ => None,
+        }
+    }
+
+    /// The Lease will be written to name me.
+    pub fn claim(&mut self, stream: &StreamName) {
+        self.phases.insert(stream.clone(), Phase::Claiming);
+    }
+
+    /// The write of a claim, a handoff or a deletion was answered; [`Holdings::align`] says what follows.
+    pub fn settle(&mut self, stream: &StreamName) {
+        if matches!(self.phases.get(stream), Some(Phase::Claiming | Phase::Handing { .. })) {
+            self.phases.remove(stream);
+        }
+    }
+
+    /// Tells the task to stop, to move the source to `to`, or to wherever is best when it has stopped.
+    pub fn begin_yield(&mut self, stream: &StreamName, to: Option<Holder>, now: Instant) -> Option<Directive> {
+        let phase = self.phases.get_mut(stream).filter(|phase| **phase == Phase::Held)?;
+        *phase = Phase::Yielding { to, since: now };
+        Some(Directive::Yield(stream.clone()))
+    }
+
+    /// The task has stopped. Returns whether that was asked for, and the target that was then intended.
+    pub fn stopped(&mut self, stream: &StreamName) -> Option<Option<Holder>> {
+        let phase = self.phases.get_mut(stream)?;
+        let Phase::Yielding { to, .. } = phase else { return None };
+        let to = to.take();
+        *phase = Phase::Stopped;
+        Some(to)
+    }
+
+    /// The Lease of a stopped source will be written to name another.
+    pub fn hand(&mut self, stream: &StreamName, to: &Holder) {
+        self.phases.insert(stream.clone(), Phase::Handing { to: to.clone() });
+    }
+
+    /// A stopped source stays with me after all.
+    pub fn resume(&mut self, lease: &SourceLease, me: &Holder) -> Option<Directive> {
+        let stopped = self.phases.get(&lease.stream) == Some(&Phase::Stopped);
+        (stopped && lease.holder.as_ref() == Some(me)).then(|| self.run(lease, me))
+    }
+
+    /// The Lease of a source whose task has ended for good will be deleted. False when it is not mine to delete.
+    pub fn delete(&mut self, stream: &StreamName) -> bool {
+        let mine = matches!(self.phases.get(stream), Some(Phase::Held | Phase::Yielding { .. } | Phase::Stopped));
+        if mine {
+            self.phases.insert(stream.clone(), Phase::Deleting);
+            self.batches.remove(stream);
+        }
+        mine
+    }
+
+    /// Whether a source holds a batch that it could not commit yet.
+    pub fn holds_batch(&mut self, stream: &StreamName, holds: bool) {
+        if holds {
+            self.batches.insert(stream.clone());
+        } else {
+            self.batches.remove(stream);
+        }
+    }
+
+    /// This incarnation has ended: everything is lost.
+    pub fn lose_all(&mut self) -> Vec<Directive> {
+        self.batches.clear();
+        self.phases
+            .drain()
+            .filter(|(_, phase)| matches!(phase, Phase::Held | Phase::Yielding { .. }))
+            .map(|(stream, _)| Directive::Lost(stream, LostReason::IncarnationEnded))
+            .collect()
+    }
+
+    /// The sources that could be told to yield now: those that run and hold no batch, unless `with_batches`.
+    pub fn movable(&self, with_batches: bool) -> impl Iterator<Item = &StreamName> {
+        self.phases
+            .iter()
+            .filter(move |(stream, phase)| **phase == Phase::Held && (with_batches || !self.batches.contains(*stream)))
+            .map(|(stream, _)| stream)
+    }
+
+    /// The sources whose task has stopped and that nobody has taken yet.
+    pub fn stopped_sources(&self) -> impl Iterator<Item = &StreamName> {
+        self.phases.iter().filter(|(_, phase)| **phase == Phase::Stopped).map(|(stream, _)| stream)
+    }
+
+    /// Whether nothing is left to run or to hand off. Stopped sources become orphans when the member Lease is freed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.phases.values().all(|phase| *phase == Phase::Stopped)
+    }
+
+    /// Whether this incarnation has anything to do with the source.
+    #[must_use]
+    pub fn has(&self, stream: &StreamName) -> bool {
+        self.phases.contains_key(stream)
+    }
+
+    /// The sources whose Lease names me, as far as I know.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.phases.values().filter(|phase| **phase != Phase::Claiming).count()
+    }
+
+    /// The sources that are on their way to another member.
+    #[must_use]
+    pub fn moving(&self) -> usize {
+        self.phases.values().filter(|phase| matches!(phase, Phase::Yielding { .. } | Phase::Handing { .. })).count()
+    }
+
+    /// Those of them that are meant for `target`.
+    #[must_use]
+    pub fn moving_to(&self, target: &Holder) -> usize {
+        self.phases
+            .values()
+            .filter(|phase| match phase {
+                Phase::Yielding { to, .. } => to.as_ref() == Some(target),
+                Phase::Handing { to } => to == target,
+                _ => false,
+            })
+            .count()
+    }
+
+    /// Those of them that should have moved in a moment.
+    #[must_use]
+    pub fn moving_promptly(&self, now: Instant) -> usize {
+        self.phases
+            .values()
+            .filter(|phase| match phase {
+                Phase::Yielding { since, .. } => now - *since < PROMPT,
+                Phase::Handing { .. } => true,
+                _ => false,
+            })
+            .count()
+    }
+
+    fn run(&mut self, lease: &SourceLease, me: &Holder) -> Directive {
+        self.phases.insert(lease.stream.clone(), Phase::Held);
+        Directive::Run(Holding {
+            stream: lease.stream.clone(),
+            holder: me.clone(),
+            lease_name: SourceLease::name_of(&lease.stream),
+            acquired_at: lease.acquired.unwrap_or(Timestamp::UNIX_EPOCH),
+        })
+    }
+
+    fn forget(&mut self, stream: &StreamName) {
+        self.phases.remove(stream);
+        self.batches.remove(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ownership::lease::Version;
+
+    fn me() -> Holder {
+        Holder::new("headgate-0_00000001")
+    }
+
+    fn orders() -> StreamName {
+        StreamName::new("shop", "orders")
+    }
+
+    fn lease_of(holder: &Holder) -> SourceLease {
+        SourceLease {
+            stream: orders(),
+            version: Version::new("1"),
+            holder: Some(holder.clone()),
+            acquired: None,
+            transitions: 0,
+        }
+    }
+
+    fn holding() -> Holdings {
+        let mut holdings = Holdings::default();
+        let run = holdings.align(&orders(), Some(&lease_of(&me())), &me(), true);
+        assert!(matches!(run, Some(Directive::Run(_))));
+        holdings
+    }
+
+    #[test]
+    fn a_lease_that_names_me_runs_once() {
+        let mut holdings = holding();
+        assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None);
+        assert_eq!(holdings.held(), 1);
+    }
+
+    #[test]
+    fn a_handoff_that_comes_before_its_object_waits_for_the_object() {
+        let mut holdings = Holdings::default();
+        assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), false), None);
+        assert!(matches!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), Some(Directive::Run(_))));
+    }
+
+    #[test]
+    fn a_lease_that_names_another_or_is_gone_is_lost_with_its_reason() {
+        let other = Holder::new("headgate-1_00000002");
+        let lost = holding().align(&orders(), Some(&lease_of(&other)), &me(), true);
+        assert_eq!(lost, Some(Directive::Lost(orders(), LostReason::TakenOver)));
+        let lost = holding().align(&orders(), None, &me(), true);
+        assert_eq!(lost, Some(Directive::Lost(orders(), LostReason::LeaseDeleted)));
+    }
+
+    #[test]
+    fn a_source_is_handed_over_only_after_its_task_has_stopped() {
+        let mut holdings = holding();
+        assert_eq!(holdings.stopped(&orders()), None, "nobody asked it to");
+        assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), Some(Directive::Yield(orders())));
+        assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), None, "it is told once");
+        assert_eq!(holdings.stopped(&orders()), Some(None));
+        holdings.hand(&orders(), &Holder::new("b_2"));
+        assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "the answer decides");
+        holdings.settle(&orders());
+        assert!(!holdings.has(&orders()));
+    }
+
+    #[test]
+    fn a_stopped_source_that_nobody_takes_runs_again_here() {
+        let mut holdings = holding();
+        holdings.begin_yield(&orders(), None, Instant::now());
+        holdings.stopped(&orders());
+        assert!(holdings.is_drained());
+        assert!(matches!(holdings.resume(&lease_of(&me()), &me()), Some(Directive::Run(_))));
+        assert!(!holdings.is_drained());
+    }
+
+    #[test]
+    fn a_finished_source_is_mine_until_its_lease_is_gone_and_is_not_lost_then() {
+        let mut holdings = holding();
+        assert!(holdings.delete(&orders()));
+        assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "a late event of the Lease");
+        assert_eq!(holdings.align(&orders(), None, &me(), true), None);
+        assert!(!holdings.has(&orders()));
+        assert!(!holdings.delete(&orders()), "only what is mine");
+    }
+
+    #[test]
+    fn a_source_with_a_batch_moves_only_when_all_must() {
+        let mut holdings = holding();
+        holdings.holds_batch(&orders(), true);
+        assert_eq!(holdings.movable(false).count(), 0);
+        assert_eq!(holdings.movable(true).count(), 1);
+    }
+}

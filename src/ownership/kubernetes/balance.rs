@@ -1,0 +1,139 @@
+//! Who takes what, now: orphans to claim, surplus to move, and everything to hand off when this replica leaves.
+
+use tokio::time::Instant;
+
+use super::replica::Replica;
+use crate::{
+    event::StreamName,
+    ownership::{
+        assignment::{Seat, deal, flows, hand, out_of_band, pick},
+        roster::Roster,
+    },
+    store::Holder,
+};
+
+impl Replica {
+    /// Works out what follows from all that changed since the last time. Costs nothing when nothing can follow.
+    pub(super) fn plan(&mut self, now: Instant) {
+        if self.desired_changes.has_changed().unwrap_or(false) {
+            self.desired_changes.mark_unchanged();
+            self.dirty = true;
+        }
+        let pending = !self.roster.orphans.is_empty() || self.pacing.is_active() || self.is_leaving();
+        if !self.dirty && !pending && self.holdings.stopped_sources().next().is_none() {
+            return;
+        }
+        let Some(me) = self.me.clone() else { return };
+        self.dirty = false;
+        for stream in std::mem::take(&mut self.early) {
+            self.align(&stream);
+        }
+        self.roster = Roster::count(&self.view, self.desired.streams(), |holder| self.turns.is_stuck(holder, now));
+        self.turns.retain(|holder| self.roster.seat_of(holder).is_some());
+        let seats = self.deal_orphans(&me, now);
+        if self.is_leaving() {
+            self.hand_all_off(now);
+        } else {
+            self.rebalance(&me, &seats, now);
+        }
+        let stopped: Vec<_> = self.holdings.stopped_sources().cloned().collect();
+        for stream in stopped {
+            self.place(&stream, None);
+        }
+    }
+
+    /// Queues the orphans that are mine to claim. Returns the seats as they will be when all orphans are claimed.
+    fn deal_orphans(&mut self, me: &Holder, now: Instant) -> Vec<Seat> {
+        let mut seats = self.roster.seats.clone();
+        let dealt = deal(&self.roster.orphans, &mut seats, self.roster.bound());
+        for (at, holder) in self.roster.holders.iter().enumerate() {
+            self.turns.dealt(holder, seats[at].held > self.roster.seats[at].held, now);
+        }
+        let mine = self.roster.seat_of(me).filter(|_| self.draining_since.is_none());
+        let orphans = self.roster.orphans.iter().zip(dealt);
+        self.queue =
+            orphans.filter(|(_, at)| mine.is_some() && *at == mine).map(|(stream, _)| stream.clone()).collect();
+        self.claim_from_queue();
+        seats
+    }
+
+    /// Moves surplus, at its pace.
+    fn rebalance(&mut self, me: &Holder, seats: &[Seat], now: Instant) {
+        let Some(mine) = self.roster.seat_of(me) else { return };
+        let flows: Vec<_> = flows(self.roster.total, seats).into_iter().filter(|flow| flow.from == mine).collect();
+        let surplus = flows.iter().map(|flow| flow.count).sum();
+        let out_of_band = out_of_band(self.roster.total, seats);
+        let mut due = self.pacing.due(now, out_of_band, surplus, self.holdings.moving());
+        for flow in flows {
+            let target = self.roster.holders[flow.to].clone();
+            let count = std::cmp::min(due, flow.count.saturating_sub(self.holdings.moving_to(&target)));
+            if count == 0 {
+                continue;
+            }
+            let movable = self.holdings.movable(false).collect();
+            let picked: Vec<StreamName> = pick(movable, seats[flow.to].member, count).into_iter().cloned().collect();
+            due -= count;
+            for stream in picked {
+                self.tell_to_yield(&stream, Some(target.clone()), now);
+            }
+        }
+    }
+
+    /// Hands off as fast as the API server takes it; each source runs until its own turn. When nobody is there to take
+    /// them, all just stop.
+    fn hand_all_off(&mut self, now: Instant) {
+        let others = self.roster.holders.iter().any(|holder| self.me.as_ref() != Some(holder));
+        let under_way = self.holdings.moving_promptly(now);
+        let window = if others { self.config.yields_in_flight.saturating_sub(under_way) } else { usize::MAX };
+        let with_batches = self.draining_since.is_some();
+        let next: Vec<_> = self.holdings.movable(with_batches).take(window).cloned().collect();
+        for stream in next {
+            self.tell_to_yield(&stream, None, now);
+        }
+    }
+
+    /// Finds the place of a source whose task has stopped: the one intended, else the best that is well now.
+    pub(super) fn place(&mut self, stream: &StreamName, intended: Option<Holder>) {
+        let Some(me) = self.me.clone() else { return };
+        let now = Instant::now();
+        let may: Vec<bool> =
+            self.roster.holders.iter().map(|holder| *holder != me && self.takes_handoffs(holder, now)).collect();
+        let intended = intended.and_then(|holder| self.roster.seat_of(&holder)).filter(|at| may[*at]);
+        let bound = self.roster.bound();
+        let target = if self.is_leaving() || intended.is_some() {
+            intended.or_else(|| hand(stream, &mut self.roster.seats, bound, |at| may[at]))
+        } else {
+            None
+        };
+        match target {
+            Some(at) => self.hand_off(stream, self.roster.holders[at].clone()),
+            // It waits for somebody to come, or becomes an orphan when my member Lease is freed.
+            None if self.is_leaving() => {}
+            // What it was to move for is over.
+            None => {
+                let resumed = self.view.source(stream).and_then(|lease| self.holdings.resume(lease, &me));
+                if let Some(directive) = resumed {
+                    self.direct(directive);
+                }
+            }
+        }
+    }
+
+    /// Whether this replica is to hold nothing: it drains, or its database is lost while another's works.
+    pub(super) fn is_leaving(&self) -> bool {
+        let seated = self.me.as_ref().is_some_and(|me| self.roster.seat_of(me).is_some());
+        self.draining_since.is_some() || (self.database.is_lost() && !seated)
+    }
+
+    /// A handoff to a member that is silent already would leave the source alone until it is declared dead.
+    fn takes_handoffs(&self, holder: &Holder, now: Instant) -> bool {
+        let lease = self.view.live(holder);
+        lease.is_some_and(|lease| self.membership.silence(&lease.name, now) <= self.config.late_after())
+    }
+
+    fn tell_to_yield(&mut self, stream: &StreamName, to: Option<Holder>, now: Instant) {
+        if let Some(directive) = self.holdings.begin_yield(stream, to, now) {
+            self.direct(directive);
+        }
+    }
+}

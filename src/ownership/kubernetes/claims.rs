@@ -1,0 +1,155 @@
+//! The writes of source Leases: taking an orphan, handing over, deleting; and what their answers mean.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::Instant;
+
+use super::{
+    replica::Replica,
+    write::{self, Written},
+};
+use crate::{
+    event::StreamName,
+    ownership::lease::{self, Seen, SourceLease},
+    store::Holder,
+};
+
+/// A refused claim is tried again after this; by then the watch has shown who was first.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+
+/// A write of a source Lease that was answered.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    Taken {
+        stream: StreamName,
+        from: Option<Holder>,
+        written: Written,
+    },
+    HandedOver {
+        stream: StreamName,
+        to: Holder,
+        written: Written,
+    },
+    /// With the Lease as it stands if it was not deleted.
+    Deleted {
+        stream: StreamName,
+        current: Option<Lease>,
+    },
+}
+
+impl Replica {
+    /// Starts claims as long as writes are free. What the plan said is looked at again: the view may have moved on.
+    pub(super) fn claim_from_queue(&mut self) {
+        let now = Instant::now();
+        self.refused.retain(|_, at| now - *at < AFTER_REFUSAL);
+        while self.writes.len() < self.config.writes_in_flight {
+            let Some(stream) = self.queue.pop_front() else { return };
+            let previous = self.view.source(&stream).cloned();
+            let holder = previous.as_ref().and_then(|lease| lease.holder.as_ref());
+            let is_orphan = holder.is_none_or(|holder| !self.view.is_live(holder));
+            if is_orphan && !self.holdings.has(&stream) && !self.refused.contains_key(&stream) {
+                self.take(&stream, previous.as_ref());
+            }
+        }
+    }
+
+    /// Writes the Lease to name me.
+    fn take(&mut self, stream: &StreamName, previous: Option<&SourceLease>) {
+        let Some(me) = self.me.clone() else { return };
+        self.holdings.claim(stream);
+        let lease = SourceLease::give(stream, previous, &me, &self.config.pod, Timestamp::now());
+        let (api, stream) = (self.api.clone(), stream.clone());
+        let from = previous.and_then(|lease| lease.holder.clone());
+        let claim = async move { Claimed::Taken { stream, from, written: write::write(api, lease).await } };
+        self.writes.push(claim.boxed());
+    }
+
+    /// Writes the Lease to name another; the task has stopped.
+    pub(super) fn hand_off(&mut self, stream: &StreamName, to: Holder) {
+        let Some(previous) = self.view.source(stream) else { return };
+        let Some(pod) = self.view.live(&to).map(|lease| lease.pod.clone()) else { return };
+        let lease = SourceLease::give(stream, Some(previous), &to, &pod, Timestamp::now());
+        self.holdings.hand(stream, &to);
+        let (api, stream) = (self.api.clone(), stream.clone());
+        let handoff = async move { Claimed::HandedOver { stream, to, written: write::write(api, lease).await } };
+        self.writes.push(handoff.boxed());
+    }
+
+    /// Deletes the Lease of a source that has ended for good.
+    pub(super) fn delete(&mut self, stream: &StreamName) {
+        if self.holdings.delete(stream) {
+            self.delete_lease(stream);
+        }
+    }
+
+    fn delete_lease(&mut self, stream: &StreamName) {
+        let Some(lease) = self.view.source(stream) else { return };
+        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
+        let stream = stream.clone();
+        let delete = async move { Claimed::Deleted { stream, current: write::delete(api, name, version).await } };
+        self.writes.push(delete.boxed());
+    }
+
+    pub(super) fn on_claimed(&mut self, claimed: Claimed) {
+        match claimed {
+            Claimed::Taken { stream, from, written } => self.on_taken(&stream, from.as_ref(), written),
+            Claimed::HandedOver { stream, to, written } => self.on_handed_over(&stream, &to, written),
+            Claimed::Deleted { stream, current } => {
+                // It waits for the watch to show the deletion; an edit that came between is deleted too.
+                if let Some(current) = current {
+                    self.learn(&current);
+                    if self.names_me(&stream) {
+                        self.delete_lease(&stream);
+                    }
+                }
+            }
+        }
+        self.claim_from_queue();
+    }
+
+    fn on_taken(&mut self, stream: &StreamName, from: Option<&Holder>, written: Written) {
+        self.holdings.settle(stream);
+        match written {
+            Written::Done(lease) => {
+                self.metrics.lease_transitions.inc();
+                if let Some(last_sign) = from.and_then(|from| self.last_signs.get(from)) {
+                    self.metrics.lease_takeover_duration.observe(last_sign.elapsed().as_secs_f64());
+                }
+                self.learn(&lease);
+            }
+            Written::Refused(Some(current)) if lease::read(&current) == Seen::Other => {
+                // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan.
+                self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
+            }
+            Written::Refused(current) => {
+                self.refused.insert(stream.clone(), Instant::now());
+                if let Some(current) = current {
+                    self.learn(&current);
+                }
+            }
+        }
+        self.align(stream);
+    }
+
+    fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
+        self.holdings.settle(stream);
+        match written {
+            Written::Done(lease) => {
+                tracing::debug!(stream = %stream, to = %to, "handed over");
+                self.metrics.lease_transitions.inc();
+                self.learn(&lease);
+            }
+            Written::Refused(Some(current)) => self.learn(&current),
+            Written::Refused(None) => {}
+        }
+        self.align(stream);
+    }
+
+    fn names_me(&self, stream: &StreamName) -> bool {
+        let lease = self.view.source(stream);
+        self.me.is_some() && lease.is_some_and(|lease| lease.holder == self.me)
+    }
+}

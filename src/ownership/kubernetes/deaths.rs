@@ -1,0 +1,224 @@
+//! The end of members: one compare-and-set declares a silent one dead, and whoever wrote that fences its rows off before
+//! the certificate goes. And the end of Leases whose object is gone.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::Instant;
+
+use super::{
+    client::{LeaseError, within},
+    replica::Replica,
+    write,
+};
+use crate::{
+    event::StreamName,
+    ownership::lease::{MemberLease, SourceLease, Version},
+    store::{Gate, Holder},
+};
+
+/// One attempt to declare a member dead. It is not repeated by itself: the suspicion has to hold.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
+/// One attempt to fence rows off.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_FENCE_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_FENCE_RETRY: Duration = Duration::from_secs(5);
+/// For how long the last sign of an ended member is remembered; only a metric wants it.
+const REMEMBER_LAST_SIGN: Duration = Duration::from_mins(10);
+
+/// Something that was done whatever became of this incarnation.
+#[derive(Debug)]
+pub(super) enum Duty {
+    Declared {
+        lease: Arc<str>,
+        answer: Result<Lease, LeaseError>,
+    },
+    Fenced {
+        dead: Holder,
+        certificate: Option<Arc<str>>,
+    },
+    /// A certificate was removed, or stands like this.
+    Removed {
+        certificate: Arc<str>,
+        current: Option<Lease>,
+    },
+    Swept,
+    Pinged(bool),
+}
+
+impl Replica {
+    /// Declares suspects dead, and sees to the certificates that are mine to see to.
+    pub(super) fn bury(&mut self, now: Instant) {
+        if self.me.is_none() {
+            return;
+        }
+        for (lease, version) in self.membership.suspects(now) {
+            self.declare(&lease, &version);
+        }
+        self.burying.retain(|name| self.view.member(name).is_some());
+        let certificates: Vec<_> = self
+            .view
+            .members()
+            .filter(|lease| lease.holder.is_none() && !self.burying.contains(&lease.name))
+            .filter_map(|lease| Some((lease.name.clone(), lease.death.clone()?)))
+            .collect();
+        for (name, death) in certificates {
+            // Whoever declared it dead; when that one has died too, the first of those who live.
+            let declared_by_me = self.me.as_ref() == Some(&death.declared_by);
+            if declared_by_me || (!self.view.is_live(&death.declared_by) && self.is_first()) {
+                self.burying.insert(name.clone());
+                self.fence_off(death.of, Some(name));
+            }
+        }
+        self.last_signs.retain(|_, at| now - *at < REMEMBER_LAST_SIGN);
+    }
+
+    /// Incarnations of this very pod that were there before my first: their container has ended.
+    pub(super) fn declare_predecessors(&mut self) {
+        let predecessors: Vec<_> = self
+            .view
+            .members()
+            .filter(|lease| *lease.pod == *self.config.pod && lease.holder.is_some() && lease.holder != self.me)
+            .map(|lease| (lease.name.clone(), lease.version.clone()))
+            .collect();
+        for (lease, version) in predecessors {
+            self.declare(&lease, &version);
+        }
+    }
+
+    /// One compare-and-set with the version whose silence was measured, never with a newer one.
+    fn declare(&mut self, lease: &Arc<str>, version: &Version) {
+        let known = self.view.member(lease).filter(|member| member.version == *version && member.holder != self.me);
+        let Some(member) = known else { return };
+        let Some(certificate) = self.me.as_ref().and_then(|me| member.declared_dead(me)) else { return };
+        if !self.declaring.insert(lease.clone()) {
+            return;
+        }
+        let (api, lease) = (self.api.clone(), lease.clone());
+        let declare = async move {
+            let written = certificate.write(Timestamp::now());
+            let answer = within(DECLARE_TIMEOUT, "declare a member dead", api.replace(&written)).await;
+            Duty::Declared { lease, answer }
+        };
+        self.duties.push(declare.boxed());
+    }
+
+    /// A member has ended, by certificate or by the deletion of its Lease.
+    pub(super) fn on_ended(&mut self, last: &MemberLease, certified: bool, now: Instant) {
+        let heard = self.membership.gone(&last.name);
+        let Some(holder) = last.holder.clone() else { return };
+        tracing::info!(holder = %holder, certified, "a member has ended");
+        if self.me.as_ref() == Some(&holder) {
+            // The renewal will find out for certain.
+            self.outlets.nudge.notify_one();
+            return;
+        }
+        self.last_signs.insert(holder.clone(), heard.unwrap_or(now));
+        // A member that drained has stopped by itself. One whose Lease somebody deleted may still run.
+        if !certified && !last.state.draining && self.is_first() {
+            self.fence_off(holder, None);
+        }
+    }
+
+    pub(super) fn on_duty(&mut self, duty: Duty) {
+        match duty {
+            Duty::Declared { lease, answer } => {
+                self.declaring.remove(&lease);
+                match answer {
+                    Ok(certificate) => {
+                        tracing::warn!(lease = %lease, "declared a silent member dead");
+                        self.learn(&certificate);
+                    }
+                    // It gave a sign of life, or another was first; the watch will show which.
+                    Err(LeaseError::Conflict | LeaseError::NotFound) => self.membership.excuse(&lease, Instant::now()),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to declare a member dead");
+                    }
+                }
+            }
+            Duty::Fenced { dead, certificate } => {
+                tracing::info!(holder = %dead, "fenced off the rows of a dead holder");
+                if let Some(certificate) = certificate {
+                    self.remove_certificate(certificate);
+                }
+            }
+            Duty::Removed { certificate, current } => {
+                if let Some(current) = current {
+                    self.burying.remove(&certificate);
+                    self.learn(&current);
+                }
+            }
+            Duty::Swept => {}
+            Duty::Pinged(answered) => self.on_pinged(answered),
+        }
+    }
+
+    /// Raises the fence of all rows of the dead, again and again until it worked.
+    fn fence_off(&mut self, dead: Holder, certificate: Option<Arc<str>>) {
+        let gate = self.gate.clone();
+        let fence = async move {
+            fence_off(&*gate, &dead).await;
+            Duty::Fenced { dead, certificate }
+        };
+        self.duties.push(fence.boxed());
+    }
+
+    fn remove_certificate(&mut self, certificate: Arc<str>) {
+        let Some(lease) = self.view.member(&certificate) else { return };
+        let (api, version) = (self.api.clone(), lease.version.clone());
+        let remove = async move {
+            let current = write::delete(api, certificate.to_string(), version).await;
+            Duty::Removed { certificate, current }
+        };
+        self.duties.push(remove.boxed());
+    }
+
+    /// Removes source Leases whose object has been gone for long: the first member those of dead holders, each holder
+    /// its own. A holder that lives and runs the task ends it itself, and says so with `finished`.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.me.is_none() || !self.view.is_synced() || !self.desired.is_complete() {
+            return;
+        }
+        let gone: HashSet<StreamName> = self
+            .view
+            .sources()
+            .map(|lease| &lease.stream)
+            .filter(|stream| self.desired.get(stream).is_none())
+            .cloned()
+            .collect();
+        for stream in self.gone.look(gone, self.config.gone_after, now) {
+            let Some(lease) = self.view.source(&stream) else { continue };
+            let live = lease.holder.as_ref().filter(|holder| self.view.is_live(holder));
+            let mine = if live.is_some() { live == self.me.as_ref() } else { self.is_first() };
+            if mine && !self.holdings.has(&stream) {
+                let (api, name, version) = (self.api.clone(), SourceLease::name_of(&stream), lease.version.clone());
+                let delete = async move {
+                    write::delete(api, name, version).await;
+                    Duty::Swept
+                };
+                self.duties.push(delete.boxed());
+            }
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        self.me.is_some() && self.view.first_member() == self.me.as_ref()
+    }
+}
+
+async fn fence_off(gate: &dyn Gate, dead: &Holder) {
+    let mut pause = FIRST_FENCE_RETRY;
+    loop {
+        match tokio::time::timeout(FENCE_TIMEOUT, gate.fence_off(dead)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "failed to fence off; trying again");
+            }
+            Err(_) => tracing::warn!("fencing off takes long; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = std::cmp::min(pause * 2, LONGEST_FENCE_RETRY);
+    }
+}

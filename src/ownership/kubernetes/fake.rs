@@ -1,0 +1,321 @@
+//! An API server for Leases in memory, with a resourceVersion that every write must carry, a watch, and knobs for
+//! everything that goes wrong between a replica and it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use jiff::Timestamp;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::Time};
+use kube::runtime::watcher::Event;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{sync::watch, time::Instant};
+
+use super::client::{LeaseApi, LeaseError};
+use crate::ownership::lease::Version;
+
+/// One write, as the API server saw it.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) at: Instant,
+    /// Whose connection it came over.
+    pub(super) writer: String,
+    pub(super) before: Option<Lease>,
+    /// `None`: deleted.
+    pub(super) after: Option<Lease>,
+}
+
+/// The API server.
+pub(super) struct FakeApi {
+    state: Mutex<State>,
+    length: watch::Sender<usize>,
+    /// Sees each write in the moment in which it happens.
+    witness: OnceLock<Witness>,
+}
+
+type Witness = Box<dyn Fn(&Entry) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    leases: BTreeMap<String, Lease>,
+    log: Vec<Entry>,
+}
+
+impl FakeApi {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), length: watch::Sender::new(0), witness: OnceLock::new() })
+    }
+
+    pub(super) fn is_witnessed_by(&self, witness: impl Fn(&Entry) + Send + Sync + 'static) {
+        assert!(self.witness.set(Box::new(witness)).is_ok(), "one witness is enough");
+    }
+
+    /// A connection of its own for one replica.
+    pub(super) fn connect(self: &Arc<Self>, writer: &str, faults: &Arc<Faults>, seed: u64) -> Arc<FakeLeases> {
+        Arc::new(FakeLeases {
+            api: self.clone(),
+            writer: writer.to_owned(),
+            faults: faults.clone(),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+        })
+    }
+
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.lock().leases.values().cloned().collect()
+    }
+
+    pub(super) fn log(&self) -> Vec<Entry> {
+        self.lock().log.clone()
+    }
+
+    /// Edits a Lease by hand, as somebody with kubectl would.
+    pub(super) fn edit(&self, name: &str, edit: impl FnOnce(&mut Lease)) {
+        let Some(mut lease) = self.lock().leases.get(name).cloned() else { return };
+        edit(&mut lease);
+        self.replace("kubectl", &lease).unwrap();
+    }
+
+    /// Deletes a Lease by hand.
+    pub(super) fn remove(&self, name: &str) {
+        let _ = self.delete("kubectl", name, None);
+    }
+
+    fn create(&self, writer: &str, lease: &Lease) -> Result<Lease, LeaseError> {
+        let mut state = self.lock();
+        let name = lease.metadata.name.clone().unwrap();
+        if state.leases.contains_key(&name) {
+            return Err(LeaseError::Conflict);
+        }
+        let mut lease = lease.clone();
+        let created = Timestamp::UNIX_EPOCH + Duration::from_secs(state.log.len() as u64);
+        lease.metadata.creation_timestamp = Some(Time(created));
+        Ok(self.write(&mut state, writer, None, lease))
+    }
+
+    fn replace(&self, writer: &str, lease: &Lease) -> Result<Lease, LeaseError> {
+        let mut state = self.lock();
+        let name = lease.metadata.name.as_ref().unwrap();
+        let Some(before) = state.leases.get(name).cloned() else { return Err(LeaseError::NotFound) };
+        if before.metadata.resource_version != lease.metadata.resource_version {
+            return Err(LeaseError::Conflict);
+        }
+        let mut lease = lease.clone();
+        lease.metadata.creation_timestamp.clone_from(&before.metadata.creation_timestamp);
+        Ok(self.write(&mut state, writer, Some(before), lease))
+    }
+
+    fn delete(&self, writer: &str, name: &str, version: Option<&Version>) -> Result<(), LeaseError> {
+        let mut state = self.lock();
+        let Some(before) = state.leases.get(name).cloned() else { return Err(LeaseError::NotFound) };
+        if version.is_some_and(|version| Some(version.as_str()) != before.metadata.resource_version.as_deref()) {
+            return Err(LeaseError::Conflict);
+        }
+        state.leases.remove(name);
+        self.note(&mut state, writer, Some(before), None);
+        Ok(())
+    }
+
+    fn write(&self, state: &mut State, writer: &str, before: Option<Lease>, mut lease: Lease) -> Lease {
+        lease.metadata.resource_version = Some((state.log.len() + 1).to_string());
+        state.leases.insert(lease.metadata.name.clone().unwrap(), lease.clone());
+        self.note(state, writer, before, Some(lease.clone()));
+        lease
+    }
+
+    fn note(&self, state: &mut State, writer: &str, before: Option<Lease>, after: Option<Lease>) {
+        let entry = Entry { at: Instant::now(), writer: writer.to_owned(), before, after };
+        if let Some(witness) = self.witness.get() {
+            witness(&entry);
+        }
+        state.log.push(entry);
+        self.length.send_replace(state.log.len());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+/// What goes wrong between one replica and the API server.
+#[derive(Default)]
+pub(super) struct Faults {
+    /// Nothing gets through, in either direction, and nobody is told.
+    partitioned: watch::Sender<bool>,
+    /// Out of 1,000 calls, so many fail before they arrive, and as many after they were carried out.
+    unanswered: AtomicU32,
+    /// The watch shows nothing any more, without an error.
+    deaf: AtomicBool,
+    watches_dropped: watch::Sender<u64>,
+}
+
+impl Faults {
+    pub(super) fn partition(&self, partitioned: bool) {
+        self.partitioned.send_replace(partitioned);
+    }
+
+    pub(super) fn leave_unanswered(&self, per_mille: u32) {
+        self.unanswered.store(per_mille, Ordering::Relaxed);
+    }
+
+    /// Breaks the watches; they list anew.
+    pub(super) fn drop_watches(&self) {
+        self.watches_dropped.send_modify(|count| *count += 1);
+    }
+
+    /// The watches that are open now go silent for good.
+    pub(super) fn deafen(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    async fn healed(&self) {
+        let _ = self.partitioned.subscribe().wait_for(|partitioned| !partitioned).await;
+    }
+
+    fn is_partitioned(&self) -> bool {
+        *self.partitioned.borrow()
+    }
+}
+
+/// One replica's connection.
+pub(super) struct FakeLeases {
+    api: Arc<FakeApi>,
+    writer: String,
+    faults: Arc<Faults>,
+    rng: Mutex<StdRng>,
+}
+
+impl FakeLeases {
+    async fn call<T>(&self, carry_out: impl FnOnce() -> Result<T, LeaseError>) -> Result<T, LeaseError> {
+        let (there, back, luck) = {
+            let mut rng = self.rng.lock().unwrap();
+            (rng.random_range(1..15), rng.random_range(1..15), rng.random_range(0..1_000))
+        };
+        let unlucky = self.faults.unanswered.load(Ordering::Relaxed);
+        self.travel(there).await;
+        if luck < unlucky {
+            return Err(unanswered());
+        }
+        let answer = carry_out();
+        self.travel(back).await;
+        if luck < 2 * unlucky { Err(unanswered()) } else { answer }
+    }
+
+    async fn travel(&self, milliseconds: u64) {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        if self.faults.is_partitioned() {
+            // A packet that was lost never arrives; the caller's patience ends first.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn unanswered() -> LeaseError {
+    let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    LeaseError::Unanswered { action: "reach the fake API server", source: source.into() }
+}
+
+#[async_trait]
+impl LeaseApi for FakeLeases {
+    async fn get(&self, name: &str) -> Result<Lease, LeaseError> {
+        self.call(|| self.api.lock().leases.get(name).cloned().ok_or(LeaseError::NotFound)).await
+    }
+
+    async fn create(&self, lease: &Lease) -> Result<Lease, LeaseError> {
+        self.call(|| self.api.create(&self.writer, lease)).await
+    }
+
+    async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
+        self.call(|| self.api.replace(&self.writer, lease)).await
+    }
+
+    async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError> {
+        self.call(|| self.api.delete(&self.writer, name, Some(version))).await
+    }
+
+    fn watch(&self) -> BoxStream<'static, Result<Event<Lease>, LeaseError>> {
+        self.faults.deaf.store(false, Ordering::Relaxed);
+        let watch = Watch {
+            api: self.api.clone(),
+            faults: self.faults.clone(),
+            dropped: self.faults.watches_dropped.subscribe(),
+            at: None,
+            ready: VecDeque::new(),
+        };
+        futures::stream::unfold(watch, |mut watch| async move { Some((watch.next().await, watch)) }).boxed()
+    }
+}
+
+struct Watch {
+    api: Arc<FakeApi>,
+    faults: Arc<Faults>,
+    dropped: watch::Receiver<u64>,
+    /// How much of the log was shown; `None` before the list.
+    at: Option<usize>,
+    ready: VecDeque<Event<Lease>>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<Event<Lease>, LeaseError> {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.faults.healed().await;
+            if self.faults.deaf.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            if self.dropped.has_changed().unwrap_or(false) {
+                self.dropped.mark_unchanged();
+                self.ready.clear();
+                self.at = None;
+                return Err(unanswered());
+            }
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let Some(at) = self.at else {
+                self.list();
+                continue;
+            };
+            let mut length = self.api.length.subscribe();
+            tokio::select! {
+                _ = length.wait_for(|length| *length > at) => {}
+                _ = self.dropped.changed() => {
+                    self.dropped.mark_changed();
+                    continue;
+                }
+            }
+            let log = self.api.lock();
+            self.ready.extend(log.log[at..].iter().enumerate().filter_map(|(nth, entry)| show(entry, at + nth + 1)));
+            self.at = Some(log.log.len());
+        }
+    }
+
+    fn list(&mut self) {
+        let state = self.api.lock();
+        self.at = Some(state.log.len());
+        self.ready.push_back(Event::Init);
+        self.ready.extend(state.leases.values().filter(|lease| is_watched(lease)).cloned().map(Event::InitApply));
+        self.ready.push_back(Event::InitDone);
+    }
+}
+
+/// What a watch with the label selector shows of one write.
+fn show(entry: &Entry, version: usize) -> Option<Event<Lease>> {
+    if let Some(after) = entry.after.as_ref().filter(|lease| is_watched(lease)) {
+        return Some(Event::Apply(after.clone()));
+    }
+    let mut gone = entry.before.clone().filter(is_watched)?;
+    gone.metadata.resource_version = Some(version.to_string());
+    Some(Event::Delete(gone))
+}
+
+fn is_watched(lease: &Lease) -> bool {
+    let kind = lease.metadata.labels.as_ref().and_then(|labels| labels.get("headgate.dev/kind"));
+    kind.is_some_and(|kind| kind == "Member" || kind == "EventSource")
+}

@@ -1,0 +1,227 @@
+//! The member Lease of this replica: one incarnation after the other, each kept alive by renewals.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    Config, DatabaseClock,
+    client::{LeaseApi, LeaseError, within},
+};
+use crate::{
+    ownership::lease::{self, MemberLease, MemberState, Seen, Version},
+    store::Holder,
+};
+
+/// The pause after a failed write. Short: three of them fit into the Lease's duration.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the replica wants its member Lease to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) part: Part,
+    pub(super) database_lost: bool,
+}
+
+/// How far this replica takes part. It only ever goes forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// The view is not complete yet.
+    #[default]
+    Waiting,
+    Joined,
+    Draining,
+    /// All is handed off: free the Lease and end.
+    Leaving,
+}
+
+/// What became of the member Lease.
+#[derive(Debug)]
+pub(super) enum Sign {
+    /// A new incarnation lives.
+    Joined {
+        holder: Holder,
+        lease: Lease,
+    },
+    Renewed(Lease),
+    /// A renewal failed. The incarnation lives as long as nobody says otherwise.
+    Failed,
+    /// Somebody declared it dead, or deleted its Lease.
+    Ended,
+    /// It was freed, or tried long enough.
+    Left,
+}
+
+/// Keeps this replica's member Lease.
+pub(super) struct Member {
+    pub(super) config: Arc<Config>,
+    pub(super) renewals: Arc<dyn LeaseApi>,
+    pub(super) wish: watch::Receiver<Wish>,
+    /// Renew now: the watch shows an end of this incarnation.
+    pub(super) nudge: Arc<Notify>,
+    pub(super) database: Arc<DatabaseClock>,
+    pub(super) signs: mpsc::UnboundedSender<Sign>,
+}
+
+impl Member {
+    /// Joins, renews, and joins again with a new nonce when an incarnation has ended; until told to leave.
+    pub(super) async fn run(mut self) {
+        loop {
+            // The replica holds the sender for as long as this runs.
+            if self.wish.wait_for(|wish| wish.part > Part::Waiting).await.is_err() {
+                return;
+            }
+            if self.leaves() {
+                break;
+            }
+            let Some(incarnation) = self.join().await else { break };
+            if self.live(incarnation).await {
+                break;
+            }
+            self.tell(Sign::Ended);
+        }
+        self.tell(Sign::Left);
+    }
+
+    /// Creates the Lease of a new incarnation. `None` when told to leave meanwhile.
+    async fn join(&mut self) -> Option<MemberLease> {
+        let mut lease =
+            MemberLease::begin(&self.config.pod, rand::random(), &self.config.pod_template, self.config.lease_duration);
+        while !self.leaves() {
+            lease.state = self.state();
+            let written = lease.write(Timestamp::now());
+            let mut answer = self.call(self.renewals.create(&written)).await;
+            if matches!(answer, Err(LeaseError::Conflict)) {
+                // The nonce is random: what exists already is what I wrote without hearing of it.
+                answer = self.call(self.renewals.get(&lease.name)).await;
+            }
+            match answer {
+                Ok(created) => {
+                    lease = adopt(lease, &created);
+                    let holder = lease.holder.clone()?;
+                    tracing::info!(holder = %holder, lease = %lease.name, "joined");
+                    self.tell(Sign::Joined { holder, lease: created });
+                    return Some(lease);
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "failed to join; trying again");
+                    self.tell(Sign::Failed);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        None
+    }
+
+    /// Renews until the incarnation ends. True when it was left.
+    async fn live(&mut self, mut lease: MemberLease) -> bool {
+        let nudge = self.nudge.clone();
+        loop {
+            let due = tokio::time::sleep(self.config.renew_interval);
+            tokio::select! {
+                () = due => {}
+                () = nudge.notified() => {}
+                _ = self.wish.changed() => {}
+            }
+            if self.leaves() {
+                self.free(lease).await;
+                return true;
+            }
+            loop {
+                lease.state = self.state();
+                let written = lease.write(Timestamp::now());
+                match self.call(self.renewals.replace(&written)).await {
+                    Ok(renewed) => {
+                        lease = adopt(lease, &renewed);
+                        self.tell(Sign::Renewed(renewed));
+                        break;
+                    }
+                    Err(LeaseError::NotFound) => return false,
+                    Err(LeaseError::Conflict) => match self.look(&lease).await {
+                        Some(current) => lease = current,
+                        None => return false,
+                    },
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to renew; trying again");
+                        self.tell(Sign::Failed);
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+                if self.leaves() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// After a conflict: the Lease as it stands if it still names this incarnation. An earlier renewal of mine may have
+    /// landed without an answer, or somebody put a label on it; neither is a death.
+    async fn look(&self, lease: &MemberLease) -> Option<MemberLease> {
+        match self.call(self.renewals.get(&lease.name)).await {
+            Ok(current) => match lease::read(&current) {
+                Seen::Member(read) if read.holder == lease.holder => Some(adopt(lease.clone(), &current)),
+                Seen::Member(_) => None,
+                // Its labels were edited away: the next renewal writes them again.
+                _ => Some(adopt(lease.clone(), &current)),
+            },
+            Err(LeaseError::NotFound) => None,
+            Err(_) => {
+                self.tell(Sign::Failed);
+                tokio::time::sleep(RETRY).await;
+                Some(lease.clone())
+            }
+        }
+    }
+
+    /// Frees the Lease, so that nobody has to wait for its silence.
+    async fn free(&self, mut lease: MemberLease) {
+        let deadline = Instant::now() + self.config.lease_duration;
+        while Instant::now() < deadline {
+            match self.call(self.renewals.delete(&lease.name, &lease.version)).await {
+                Ok(()) | Err(LeaseError::NotFound) => return,
+                Err(LeaseError::Conflict) => match self.look(&lease).await {
+                    Some(current) => lease = current,
+                    None => return,
+                },
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "failed to free the member Lease");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MemberState {
+        let wish = self.wish.borrow();
+        MemberState {
+            draining: wish.part >= Part::Draining,
+            database_lost: wish.database_lost,
+            database_silent: self.database.silence(Instant::now()),
+        }
+    }
+
+    fn leaves(&self) -> bool {
+        self.wish.borrow().part == Part::Leaving
+    }
+
+    fn tell(&self, sign: Sign) {
+        // The replica that listens runs beside this, in the same task.
+        let _ = self.signs.send(sign);
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = Result<T, LeaseError>>) -> Result<T, LeaseError> {
+        within(self.config.renew_timeout, "keep the member Lease", call).await
+    }
+}
+
+/// The Lease with what the API server made of it.
+fn adopt(lease: MemberLease, written: &Lease) -> MemberLease {
+    let version = written.metadata.resource_version.as_deref().unwrap_or_default();
+    let created = written.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    MemberLease { version: Version::new(version), created: created.or(lease.created), ..lease }
+}

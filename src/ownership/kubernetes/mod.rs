@@ -1,0 +1,270 @@
+//! Ownership by Leases of the Kubernetes API (DESIGN 6).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`client`] | the Lease verbs, and their client |
+//! | `write` | one compare-and-set, carried through until its outcome is known |
+//! | `member` | the member Lease: incarnations and renewals |
+//! | `replica` | one loop that hears the watch, the answers and the supervisor |
+//! | `claims` | taking orphans, handing over, deleting: what is written, and what its answer means |
+//! | `balance` | who takes what, now |
+//! | `deaths` | declaring a silent member dead, fencing its rows off |
+//! | `installation` | the Lease whose UID names the installation |
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    client::LeaseApi,
+    member::{Member, Wish},
+    replica::{Command, Replica},
+};
+use super::{Directives, Ownership};
+use crate::{desired::Desired, event::StreamName, store::Gate, store::Holder, telemetry::metrics::Metrics};
+
+mod balance;
+mod claims;
+pub mod client;
+mod deaths;
+mod installation;
+mod member;
+mod replica;
+mod write;
+
+pub use client::{KubernetesLeases, LeaseError};
+pub use installation::installation_uid;
+
+/// How one replica takes part.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The pod's name: what people see as the holder, and what the member ranks by. Unique among the replicas.
+    pub pod: String,
+    /// The pod-template-hash, so that a rolling update moves a source once; empty when there is none.
+    pub pod_template: String,
+    /// Each renewal is one API write; three of them may fail within `lease_duration`.
+    pub renew_interval: Duration,
+    pub renew_timeout: Duration,
+    /// A member is suspect after this silence.
+    pub lease_duration: Duration,
+    /// Writes of source Leases in flight. The API server does about 1,400/s, at some 10 ms each.
+    pub writes_in_flight: usize,
+    /// Sources that are told to yield at once while this replica drains.
+    pub yields_in_flight: usize,
+    /// What has not been handed off by then is freed with the member Lease. Below a pod's usual grace of 30 s.
+    pub drain_limit: Duration,
+    /// A source Lease goes when its object has been gone for so long.
+    pub gone_after: Duration,
+}
+
+impl Config {
+    /// The defaults for a pod of this name.
+    #[must_use]
+    pub fn of_pod(pod: impl Into<String>, pod_template: impl Into<String>) -> Self {
+        Self {
+            pod: pod.into(),
+            pod_template: pod_template.into(),
+            renew_interval: Duration::from_millis(1_500),
+            renew_timeout: Duration::from_millis(1_500),
+            lease_duration: Duration::from_secs(5),
+            writes_in_flight: 48,
+            yields_in_flight: 128,
+            drain_limit: Duration::from_secs(20),
+            gone_after: Duration::from_mins(10),
+        }
+    }
+
+    /// Two renewals of mine further apart than this are late: silence measured meanwhile was mine.
+    fn late_after(&self) -> Duration {
+        self.renew_interval * 2
+    }
+}
+
+/// What this replica knows of all, for `/readyz` and `/v1/sources`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnershipView {
+    pub stage: Stage,
+    /// My incarnation, while it lives.
+    pub holder: Option<Holder>,
+    /// Members that live, with me.
+    pub members: usize,
+    /// Source Leases that name me.
+    pub held: usize,
+    /// Sources that nobody holds.
+    pub orphans: usize,
+    /// My database fails while another replica's works.
+    pub database_lost: bool,
+}
+
+/// How far this replica has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// The Leases have not been listed to their end yet.
+    #[default]
+    Listing,
+    TakingPart,
+    Draining,
+    /// It has left; nothing follows.
+    Ended,
+}
+
+/// The parts of ownership that have been started.
+pub struct Started {
+    pub ownership: Arc<KubernetesOwnership>,
+    /// What the supervisor is to do.
+    pub directives: Directives,
+    /// Ends after [`KubernetesOwnership::drain`], or with the token.
+    pub task: JoinHandle<()>,
+}
+
+/// The supervisor's side of ownership by Leases.
+pub struct KubernetesOwnership {
+    commands: mpsc::UnboundedSender<Command>,
+    published: watch::Receiver<OwnershipView>,
+    database: Arc<DatabaseClock>,
+}
+
+impl KubernetesOwnership {
+    /// Starts taking part. `leases` and `renewals` are two clients, so that no renewal waits behind claims.
+    ///
+    /// `shutdown` ends it at once and frees nothing; [`KubernetesOwnership::drain`] is the graceful way.
+    pub fn start(
+        config: Config,
+        leases: Arc<dyn LeaseApi>,
+        renewals: Arc<dyn LeaseApi>,
+        desired: Desired,
+        gate: Arc<dyn Gate>,
+        metrics: Arc<Metrics>,
+        shutdown: CancellationToken,
+    ) -> Started {
+        let (ownership, directives, run) = Self::assemble(config, leases, renewals, desired, gate, metrics, shutdown);
+        Started { ownership, directives, task: tokio::spawn(run) }
+    }
+
+    /// All parts as one future, so that a test can freeze a whole replica.
+    fn assemble(
+        config: Config,
+        leases: Arc<dyn LeaseApi>,
+        renewals: Arc<dyn LeaseApi>,
+        desired: Desired,
+        gate: Arc<dyn Gate>,
+        metrics: Arc<Metrics>,
+        shutdown: CancellationToken,
+    ) -> (Arc<Self>, Directives, impl Future<Output = ()> + Send + 'static) {
+        let config = Arc::new(config);
+        let database = Arc::new(DatabaseClock::begin(Instant::now()));
+        let (commands, commanded) = mpsc::unbounded_channel();
+        let (directives, directed) = mpsc::unbounded_channel();
+        let (signs, signed) = mpsc::unbounded_channel();
+        let (publish, published) = watch::channel(OwnershipView::default());
+        let (wish, wished) = watch::channel(Wish::default());
+        let nudge = Arc::new(Notify::new());
+        let member = Member {
+            config: config.clone(),
+            renewals,
+            wish: wished,
+            nudge: nudge.clone(),
+            database: database.clone(),
+            signs,
+        };
+        let outlets = replica::Outlets { directives, publish, wish, nudge };
+        let replica = Replica::new(config, leases, gate, desired, metrics, database.clone(), outlets);
+        let run = async move {
+            let keep_member = async {
+                member.run().await;
+                // The replica hears that it left, and ends.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = replica.run(commanded, signed, shutdown) => {}
+                () = keep_member => {}
+            }
+        };
+        (Arc::new(Self { commands, published, database }), directed, run)
+    }
+
+    /// What this replica knows of all.
+    #[must_use]
+    pub fn view(&self) -> OwnershipView {
+        self.published.borrow().clone()
+    }
+
+    /// The same, with its changes.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<OwnershipView> {
+        self.published.clone()
+    }
+
+    /// SIGTERM: takes nothing more, hands every source off, frees the member Lease. Each source is polled until it is
+    /// told to yield. Returns when it has left, or when the limit has passed.
+    pub async fn drain(&self) {
+        self.send(Command::Drain);
+        // An error says that the task has ended: nothing is left to wait for.
+        let _ = self.published.clone().wait_for(|view| view.stage == Stage::Ended).await;
+    }
+
+    fn send(&self, command: Command) {
+        // Nobody listens any more after the end; then there is nothing to tell.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Ownership for KubernetesOwnership {
+    fn yielded(&self, stream: &StreamName) {
+        self.send(Command::Yielded(stream.clone()));
+    }
+
+    fn finished(&self, stream: &StreamName) {
+        self.send(Command::Finished(stream.clone()));
+    }
+
+    fn holds_batch(&self, stream: &StreamName, holds: bool) {
+        self.send(Command::HoldsBatch(stream.clone(), holds));
+    }
+
+    fn database_answered(&self) {
+        self.database.answered_at(Instant::now());
+    }
+}
+
+/// When the database last answered this replica. Told with every statement, so it is one atomic store.
+#[derive(Debug)]
+struct DatabaseClock {
+    began: Instant,
+    answered_ms: AtomicU64,
+}
+
+impl DatabaseClock {
+    fn begin(now: Instant) -> Self {
+        Self { began: now, answered_ms: AtomicU64::new(0) }
+    }
+
+    fn answered_at(&self, now: Instant) {
+        let since = u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX);
+        self.answered_ms.fetch_max(since, Ordering::Relaxed);
+    }
+
+    fn answered(&self) -> Instant {
+        self.began + Duration::from_millis(self.answered_ms.load(Ordering::Relaxed))
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.answered())
+    }
+}
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,441 @@
+//! One replica: a single loop that hears the watch, the answers to its writes, its member Lease and the supervisor, and
+//! keeps what it knows in one place. Nothing in it is shared, and nothing runs beside it.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::watcher::Event;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config, DatabaseClock, OwnershipView, Stage,
+    claims::Claimed,
+    client::{LeaseApi, LeaseError},
+    deaths::Duty,
+    member::{Part, Sign, Wish},
+};
+use crate::{
+    desired::Desired,
+    event::StreamName,
+    ownership::{
+        Directive,
+        database::{DatabaseWatch, WORKS_WITHIN},
+        gone::Gone,
+        holdings::Holdings,
+        lease::MemberLease,
+        membership::Membership,
+        pacing::Pacing,
+        roster::Roster,
+        turns::Turns,
+        view::{Change, View},
+    },
+    store::{Gate, Holder},
+    telemetry::metrics::Metrics,
+};
+
+/// What changed is worked out this often, however many Leases changed meanwhile.
+const TICK: Duration = Duration::from_millis(100);
+/// An idle replica asks its database this often whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// Leases without an object are looked for this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// What the supervisor says.
+#[derive(Debug)]
+pub(super) enum Command {
+    Yielded(StreamName),
+    Finished(StreamName),
+    HoldsBatch(StreamName, bool),
+    Drain,
+}
+
+/// Whom a replica tells what.
+pub(super) struct Outlets {
+    pub(super) directives: mpsc::UnboundedSender<Directive>,
+    pub(super) publish: watch::Sender<OwnershipView>,
+    pub(super) wish: watch::Sender<Wish>,
+    pub(super) nudge: Arc<Notify>,
+}
+
+pub(super) struct Replica {
+    pub(super) config: Arc<Config>,
+    pub(super) api: Arc<dyn LeaseApi>,
+    pub(super) gate: Arc<dyn Gate>,
+    pub(super) desired: Desired,
+    pub(super) desired_changes: watch::Receiver<u64>,
+    pub(super) metrics: Arc<Metrics>,
+    database_clock: Arc<DatabaseClock>,
+    pub(super) outlets: Outlets,
+
+    /// My incarnation, while it lives.
+    pub(super) me: Option<Holder>,
+    pub(super) view: View,
+    pub(super) membership: Membership,
+    pub(super) turns: Turns,
+    pub(super) pacing: Pacing,
+    pub(super) holdings: Holdings,
+    pub(super) roster: Roster,
+    pub(super) gone: Gone,
+    pub(super) database: DatabaseWatch,
+    pub(super) draining_since: Option<Instant>,
+
+    /// Orphans that are mine to claim, waiting for a free write.
+    pub(super) queue: VecDeque<StreamName>,
+    /// Claims that were refused: the watch has a moment to show why.
+    pub(super) refused: HashMap<StreamName, Instant>,
+    /// Leases that name me and whose object I do not know yet.
+    pub(super) early: HashSet<StreamName>,
+    /// Writes of this incarnation; they end with it.
+    pub(super) writes: FuturesUnordered<BoxFuture<'static, Claimed>>,
+    /// What has to be done whatever becomes of this incarnation.
+    pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
+    /// Member Leases that are being declared dead.
+    pub(super) declaring: HashSet<Arc<str>>,
+    /// Certificates of death that are being dealt with.
+    pub(super) burying: HashSet<Arc<str>>,
+    /// When each member that ended was last heard of.
+    pub(super) last_signs: HashMap<Holder, Instant>,
+    pub(super) joined_before: bool,
+    pub(super) dirty: bool,
+    pinging: bool,
+    last_event: Instant,
+    next_sweep: Instant,
+}
+
+impl Replica {
+    pub(super) fn new(
+        config: Arc<Config>,
+        api: Arc<dyn LeaseApi>,
+        gate: Arc<dyn Gate>,
+        desired: Desired,
+        metrics: Arc<Metrics>,
+        database_clock: Arc<DatabaseClock>,
+        outlets: Outlets,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            membership: Membership::new(config.late_after(), now),
+            database: DatabaseWatch::new(now),
+            config,
+            api,
+            gate,
+            desired_changes: desired.changes(),
+            desired,
+            metrics,
+            database_clock,
+            outlets,
+            me: None,
+            view: View::default(),
+            turns: Turns::default(),
+            pacing: Pacing::default(),
+            holdings: Holdings::default(),
+            roster: Roster::default(),
+            gone: Gone::default(),
+            draining_since: None,
+            queue: VecDeque::new(),
+            refused: HashMap::new(),
+            early: HashSet::new(),
+            writes: FuturesUnordered::new(),
+            duties: FuturesUnordered::new(),
+            declaring: HashSet::new(),
+            burying: HashSet::new(),
+            last_signs: HashMap::new(),
+            joined_before: false,
+            dirty: true,
+            pinging: false,
+            last_event: now,
+            next_sweep: now + SWEEP_EVERY,
+        }
+    }
+
+    /// Runs until it has left, or is shut down.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut signs: mpsc::UnboundedReceiver<Sign>,
+        shutdown: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = self.api.watch();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(event) = watch.next() => self.on_event(event),
+                Some(claimed) = self.writes.next(), if !self.writes.is_empty() => self.on_claimed(claimed),
+                Some(duty) = self.duties.next(), if !self.duties.is_empty() => self.on_duty(duty),
+                Some(command) = commands.recv() => self.on_command(command),
+                Some(sign) = signs.recv() => match sign {
+                    Sign::Left => break,
+                    sign => self.on_sign(sign),
+                },
+                _ = ticks.tick() => {
+                    self.tick(Instant::now());
+                    if self.watch_is_stale() {
+                        tracing::warn!("the watch of Leases shows nothing, not even my renewals; watching anew");
+                        watch = self.api.watch();
+                        self.last_event = Instant::now();
+                    }
+                }
+            }
+        }
+        self.outlets.publish.send_modify(|view| view.stage = Stage::Ended);
+    }
+
+    fn on_event(&mut self, event: Result<Event<Lease>, LeaseError>) {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the watch of Leases failed; it goes on by itself"
+                );
+                return;
+            }
+        };
+        self.last_event = Instant::now();
+        match event {
+            Event::Init => self.view.begin_list(),
+            Event::InitApply(lease) | Event::Apply(lease) => self.learn(&lease),
+            Event::Delete(lease) => {
+                if let Some(change) = self.view.delete(&lease) {
+                    self.on_change(change);
+                }
+            }
+            Event::InitDone => {
+                for change in self.view.end_list() {
+                    self.on_change(change);
+                }
+            }
+        }
+    }
+
+    /// Takes a Lease into the view, wherever it was seen.
+    pub(super) fn learn(&mut self, lease: &Lease) {
+        if let Some(change) = self.view.apply(lease) {
+            self.on_change(change);
+        }
+    }
+
+    fn on_change(&mut self, change: Change) {
+        let now = Instant::now();
+        match change {
+            Change::Source { stream, from, to } => {
+                if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
+                    self.turns.progressed(&to, now);
+                }
+                self.dirty = true;
+                self.align(&stream);
+            }
+            Change::Joined(lease) => {
+                self.dirty = true;
+                self.pacing.joined(now);
+                self.hear(&lease, now);
+            }
+            Change::Renewed { lease, altered } => {
+                self.dirty |= altered;
+                self.hear(&lease, now);
+            }
+            Change::Ended { last, certificate } => {
+                self.dirty = true;
+                self.on_ended(&last, certificate.is_some(), now);
+            }
+            Change::Certificate => {}
+        }
+    }
+
+    /// A sign of life of a peer.
+    fn hear(&mut self, lease: &MemberLease, now: Instant) {
+        if lease.holder != self.me {
+            self.membership.seen(&lease.name, &lease.version, lease.duration, now);
+        }
+    }
+
+    fn on_sign(&mut self, sign: Sign) {
+        let now = Instant::now();
+        match sign {
+            Sign::Joined { holder, lease } => {
+                self.me = Some(holder);
+                self.dirty = true;
+                self.membership.renewed(now);
+                // The watch may have shown it before I knew that it is mine.
+                if let Some(name) = &lease.metadata.name {
+                    self.membership.gone(name);
+                }
+                self.learn(&lease);
+                if !std::mem::replace(&mut self.joined_before, true) {
+                    self.declare_predecessors();
+                }
+            }
+            Sign::Renewed(lease) => {
+                self.membership.renewed(now);
+                self.learn(&lease);
+            }
+            Sign::Failed => {
+                self.membership.renewal_failed(now);
+                self.metrics.lease_renew_failures.inc();
+            }
+            Sign::Ended => self.on_incarnation_ended(),
+            Sign::Left => {}
+        }
+    }
+
+    /// Finish what is in flight, and begin anew: the member Lease does that by itself, with a new nonce.
+    fn on_incarnation_ended(&mut self) {
+        let Some(me) = self.me.take() else { return };
+        tracing::warn!(holder = %me, "this incarnation was ended; joining again");
+        for directive in self.holdings.lose_all() {
+            self.direct(directive);
+        }
+        self.holdings = Holdings::default();
+        self.writes = FuturesUnordered::new();
+        self.queue.clear();
+        self.refused.clear();
+        self.early.clear();
+        self.dirty = true;
+        if self.draining_since.is_some() {
+            self.take_part(Part::Leaving);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Yielded(stream) => {
+                if let Some(intended) = self.holdings.stopped(&stream) {
+                    self.place(&stream, intended);
+                }
+            }
+            Command::Finished(stream) => self.delete(&stream),
+            Command::HoldsBatch(stream, holds) => self.holdings.holds_batch(&stream, holds),
+            Command::Drain => {
+                let now = Instant::now();
+                tracing::info!(held = self.holdings.held(), "draining");
+                self.draining_since.get_or_insert(now);
+                self.queue.clear();
+                self.take_part(Part::Draining);
+                self.plan(now);
+                self.leave_when_drained(now);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.view.is_synced() && self.desired.is_complete() {
+            self.take_part(Part::Joined);
+        }
+        self.look_at_database(now);
+        self.bury(now);
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_EVERY;
+            self.sweep(now);
+        }
+        self.plan(now);
+        self.leave_when_drained(now);
+        self.publish();
+    }
+
+    fn look_at_database(&mut self, now: Instant) {
+        let answered = self.database_clock.answered();
+        let another_works = self.view.members().any(|lease| {
+            lease.holder.is_some()
+                && lease.holder != self.me
+                && lease.state.database_silent < WORKS_WITHIN
+                && self.membership.silence(&lease.name, now) < self.config.late_after()
+        });
+        let was_lost = self.database.is_lost();
+        let lost = self.database.look(answered, another_works, now);
+        if lost != was_lost {
+            tracing::warn!(lost, "the database does not answer me while it answers another replica");
+            self.outlets.wish.send_modify(|wish| wish.database_lost = lost);
+            self.dirty = true;
+        }
+        if now - answered >= PING_EVERY && !self.pinging {
+            self.pinging = true;
+            let gate = self.gate.clone();
+            let ping = async move {
+                let answer = tokio::time::timeout(PING_EVERY, gate.ping()).await;
+                Duty::Pinged(matches!(answer, Ok(Ok(()))))
+            };
+            self.duties.push(ping.boxed());
+        }
+    }
+
+    pub(super) fn on_pinged(&mut self, answered: bool) {
+        self.pinging = false;
+        if answered {
+            self.database_clock.answered_at(Instant::now());
+        }
+    }
+
+    /// My own renewals are watched too: when they succeed and the watch shows none, it is dead, whatever it says.
+    fn watch_is_stale(&self) -> bool {
+        let now = Instant::now();
+        self.me.is_some() && self.membership.is_well(now) && now - self.last_event > self.config.lease_duration
+    }
+
+    /// Frees the member Lease when everything is handed off, or when waiting longer would outlast the pod.
+    fn leave_when_drained(&mut self, now: Instant) {
+        let Some(since) = self.draining_since else { return };
+        if self.me.is_none() || self.holdings.is_drained() || now - since >= self.config.drain_limit {
+            self.take_part(Part::Leaving);
+        }
+    }
+
+    fn take_part(&self, part: Part) {
+        self.outlets.wish.send_if_modified(|wish| {
+            let forward = part > wish.part;
+            wish.part = std::cmp::max(part, wish.part);
+            forward
+        });
+    }
+
+    fn publish(&mut self) {
+        let view = OwnershipView {
+            stage: match (self.draining_since, self.view.is_synced()) {
+                (Some(_), _) => Stage::Draining,
+                (None, true) => Stage::TakingPart,
+                (None, false) => Stage::Listing,
+            },
+            holder: self.me.clone(),
+            members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
+            held: self.holdings.held(),
+            orphans: self.roster.orphans.len(),
+            database_lost: self.database.is_lost(),
+        };
+        self.metrics.leases_held.set(i64::try_from(view.held).unwrap_or(i64::MAX));
+        self.outlets.publish.send_if_modified(|published| {
+            let changed = *published != view;
+            *published = view;
+            changed
+        });
+    }
+
+    /// Brings a source in line with its Lease.
+    pub(super) fn align(&mut self, stream: &StreamName) {
+        let Some(me) = &self.me else { return };
+        let lease = self.view.source(stream);
+        let wanted = self.desired.get(stream).is_some();
+        let directive = self.holdings.align(stream, lease, me, wanted);
+        let names_me = lease.is_some_and(|lease| lease.holder.as_ref() == Some(me));
+        if names_me && !wanted && !self.holdings.has(stream) {
+            self.early.insert(stream.clone());
+        }
+        if let Some(directive) = directive {
+            self.direct(directive);
+        }
+    }
+
+    pub(super) fn direct(&self, directive: Directive) {
+        // A supervisor that is gone has stopped its tasks.
+        let _ = self.outlets.directives.send(directive);
+    }
+}

@@ -1,0 +1,72 @@
+//! One compare-and-set on a Lease, carried through until its outcome is known.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::client::{LeaseApi, LeaseError, within};
+use crate::ownership::lease::Version;
+
+/// One call waits this long for its answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(3);
+
+/// What became of a write.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// The Lease is as I wanted it.
+    Done(Lease),
+    /// Somebody else was first; this is how it stands, if it is there at all.
+    Refused(Option<Lease>),
+}
+
+/// Creates the Lease, or replaces the version it carries. A write without an answer may have landed, and the same
+/// compare-and-set is safe to repeat; so it is repeated until there is an answer, and a refusal is looked into, because
+/// the one who was first may have been me.
+pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
+    let wanted = holder_identity(&lease);
+    let answer = until_answered(|| async {
+        if lease.metadata.resource_version.is_some() { api.replace(&lease).await } else { api.create(&lease).await }
+    })
+    .await;
+    if let Ok(lease) = answer {
+        return Written::Done(lease);
+    }
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    match until_answered(|| api.get(name)).await {
+        Ok(current) if holder_identity(&current) == wanted => Written::Done(current),
+        Ok(current) => Written::Refused(Some(current)),
+        Err(_) => Written::Refused(None),
+    }
+}
+
+/// Deletes this version of the Lease. Returns how it stands when it has changed since.
+pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version) -> Option<Lease> {
+    match until_answered(|| api.delete(&name, &version)).await {
+        Err(LeaseError::Conflict) => until_answered(|| api.get(&name)).await.ok(),
+        _ => None,
+    }
+}
+
+/// Repeats a call until the answer says something of the Lease.
+async fn until_answered<T, F>(call: impl Fn() -> F) -> Result<T, LeaseError>
+where
+    F: Future<Output = Result<T, LeaseError>>,
+{
+    let mut pause = FIRST_RETRY;
+    loop {
+        match within(CALL_TIMEOUT, "wait for the API server", call()).await {
+            Err(error @ LeaseError::Unanswered { .. }) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a Lease call is repeated");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(pause).await;
+        pause = std::cmp::min(pause * 2, LONGEST_RETRY);
+    }
+}
+
+fn holder_identity(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}

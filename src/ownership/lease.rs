@@ -1,0 +1,145 @@
+//! What stands in a Lease: building one, and reading one back. Pure.
+//!
+//! Kind, namespace, name and holder are labels, for `kubectl get leases -l headgate.dev/holder=<pod>`. What the code
+//! relies on is `holderIdentity`, the labels of the object, and the annotations; names are never parsed.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use super::rendezvous::fnv1a;
+use crate::store::Holder;
+
+mod member;
+mod source;
+
+pub use member::{Death, MemberLease, MemberState};
+pub use source::SourceLease;
+
+/// The Lease whose UID names this installation.
+pub const INSTALLATION_LEASE: &str = "headgate-installation";
+/// Selects the Leases that every replica watches.
+pub const WATCHED: &str = "headgate.dev/kind in (Member,EventSource)";
+
+const KIND: &str = "headgate.dev/kind";
+const NAMESPACE: &str = "headgate.dev/namespace";
+const NAME: &str = "headgate.dev/name";
+const HOLDER: &str = "headgate.dev/holder";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const FIELD_LIMIT: usize = 253;
+const LABEL_LIMIT: usize = 63;
+
+/// The resourceVersion of a Lease.
+///
+/// Compared as a number (KEP-5504; every etcd-backed server hands out numbers), so that a late watch event cannot undo
+/// what an answer to a write has shown. One that is no number is never older.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Version(Box<str>);
+
+impl Version {
+    #[must_use]
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        match (self.0.parse::<u64>(), other.0.parse::<u64>()) {
+            (Ok(mine), Ok(other)) => mine < other,
+            _ => false,
+        }
+    }
+
+    fn of(lease: &Lease) -> Self {
+        Self(lease.metadata.resource_version.as_deref().unwrap_or_default().into())
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Lease of the watch, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    Member(MemberLease),
+    Source(SourceLease),
+    /// Not one of ours, or its labels were changed by hand.
+    Other,
+}
+
+/// Reads a Lease.
+#[must_use]
+pub fn read(lease: &Lease) -> Seen {
+    match label(lease, KIND) {
+        Some("Member") => MemberLease::read(lease).map_or(Seen::Other, Seen::Member),
+        Some("EventSource") => SourceLease::read(lease).map_or(Seen::Other, Seen::Source),
+        _ => Seen::Other,
+    }
+}
+
+/// The Lease whose UID names this installation. It has no holder and is never renewed.
+#[must_use]
+pub fn installation() -> Lease {
+    Lease { metadata: metadata(INSTALLATION_LEASE, labels("Installation", None)), spec: None }
+}
+
+/// A value that every Kubernetes label takes: what does not fit is cut, and a hash keeps the rest apart.
+#[must_use]
+pub fn label_value(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = text.len() <= LABEL_LIMIT
+        && text.chars().all(plain)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if fits { text.to_owned() } else { shortened(text, LABEL_LIMIT, plain) }
+}
+
+/// Keeps the beginning of a text and appends a hash of all of it.
+fn shortened(text: &str, limit: usize, plain: impl Fn(char) -> bool) -> String {
+    let hash = format!("{:08x}", fnv1a(text) >> 32);
+    let kept: String = text.chars().filter(|&c| plain(c)).take(limit - hash.len() - 1).collect();
+    let kept = kept.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    if kept.is_empty() { hash } else { format!("{kept}-{hash}") }
+}
+
+fn labels(kind: &str, pod: Option<&str>) -> BTreeMap<String, String> {
+    let mut labels =
+        BTreeMap::from([(MANAGED_BY.to_owned(), "headgate".to_owned()), (KIND.to_owned(), kind.to_owned())]);
+    if let Some(pod) = pod {
+        labels.insert(HOLDER.to_owned(), label_value(pod));
+    }
+    labels
+}
+
+fn metadata(name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
+    ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() }
+}
+
+fn label<'a>(lease: &'a Lease, key: &str) -> Option<&'a str> {
+    lease.metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn annotation<'a>(lease: &'a Lease, key: &str) -> Option<&'a str> {
+    lease.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// An empty holder is no holder: that is how client-go's tools release a Lease.
+fn holder(lease: &Lease) -> Option<Holder> {
+    let identity = lease.spec.as_ref()?.holder_identity.as_deref()?;
+    (!identity.is_empty()).then(|| Holder::new(identity))
+}
+
+fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs()).unwrap_or(i32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The Leases as this replica knows them, kept up to date event by event. One event costs one map operation, however many
+//! Leases there are.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::lease::{self, MemberLease, Seen, SourceLease};
+use crate::{event::StreamName, store::Holder};
+
+/// All member Leases and source Leases.
+#[derive(Debug, Default)]
+pub struct View {
+    members: BTreeMap<Arc<str>, MemberLease>,
+    /// The holder of each member Lease that names one.
+    live: HashMap<Holder, Arc<str>>,
+    sources: HashMap<StreamName, SourceLease>,
+    /// What a list that is being read has shown so far, and what was written meanwhile.
+    listed: Option<Listed>,
+    synced: bool,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    members: HashSet<Arc<str>>,
+    sources: HashSet<StreamName>,
+}
+
+/// What an event changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The Lease of a source, from one holder to another. An edit that keeps the holder is reported too.
+    Source { stream: StreamName, from: Option<Holder>, to: Option<Holder> },
+    /// A new incarnation lives.
+    Joined(MemberLease),
+    /// An incarnation ended. This is its last Lease, or the certificate of its death.
+    Ended { last: MemberLease, certificate: Option<MemberLease> },
+    /// A sign of life; `altered` when it also says something new of itself.
+    Renewed { lease: MemberLease, altered: bool },
+    /// A certificate of death was seen, or removed: nobody lives or dies by it.
+    Certificate,
+}
+
+impl View {
+    /// A Lease of the watch or of an answer. An older version than the one that is known changes nothing.
+    pub fn apply(&mut self, lease: &Lease) -> Option<Change> {
+        match lease::read(lease) {
+            Seen::Source(source) => self.apply_source(source),
+            Seen::Member(member) => self.apply_member(member),
+            Seen::Other => None,
+        }
+    }
+
+    /// A Lease was deleted; `lease` is its last state.
+    pub fn delete(&mut self, lease: &Lease) -> Option<Change> {
+        match lease::read(lease) {
+            Seen::Source(gone) => {
+                let known = self.sources.get(&gone.stream)?;
+                // Created anew since.
+                if gone.version.is_older_than(&known.version) {
+                    return None;
+                }
+                self.remove_source(&gone.stream)
+            }
+            Seen::Member(gone) => self.remove_member(&gone.name),
+            Seen::Other => None,
+        }
+    }
+
+    /// A list begins: what it does not show is gone when it ends.
+    pub fn begin_list(&mut self) {
+        self.listed = Some(Listed::default());
+    }
+
+    /// The list has ended.
+    pub fn end_list(&mut self) -> Vec<Change> {
+        self.synced = true;
+        let Some(listed) = self.listed.take() else { return Vec::new() };
+        let members: Vec<_> = self.members.keys().filter(|name| !listed.members.contains(*name)).cloned().collect();
+        let sources: Vec<_> = self.sources.keys().filter(|stream| !listed.sources.contains(*stream)).cloned().collect();
+        let members: Vec<Change> = members.iter().filter_map(|name| self.remove_member(name)).collect();
+        members.into_iter().chain(sources.iter().filter_map(|stream| self.remove_source(stream))).collect()
+    }
+
+    /// Whether a list was read to its end at least once. Until then, absence says nothing.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    #[must_use]
+    pub fn source(&self, stream: &StreamName) -> Option<&SourceLease> {
+        self.sources.get(stream)
+    }
+
+    pub fn sources(&self) -> impl Iterator<Item = &SourceLease> {
+        self.sources.values()
+    }
+
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&MemberLease> {
+        self.members.get(name)
+    }
+
+    /// All member Leases, certificates of death among them, in the order of their names.
+    pub fn members(&self) -> impl Iterator<Item = &MemberLease> {
+        self.members.values()
+    }
+
+    /// The member Lease of a holder that lives.
+    #[must_use]
+    pub fn live(&self, holder: &Holder) -> Option<&MemberLease> {
+        self.members.get(self.live.get(holder)?)
+    }
+
+    #[must_use]
+    pub fn is_live(&self, holder: &Holder) -> bool {
+        self.live.contains_key(holder)
+    }
+
+    /// The member that does what one of them has to do.
+    #[must_use]
+    pub fn first_member(&self) -> Option<&Holder> {
+        let live = || self.members.values().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
+        live().find(|(lease, _)| !lease.state.draining).or_else(|| live().next()).map(|(_, holder)| holder)
+    }
+
+    fn apply_source(&mut self, lease: SourceLease) -> Option<Change> {
+        if let Some(listed) = &mut self.listed {
+            listed.sources.insert(lease.stream.clone());
+        }
+        let known = self.sources.get(&lease.stream);
+        if known.is_some_and(|known| lease.version == known.version || lease.version.is_older_than(&known.version)) {
+            return None;
+        }
+        let from = known.and_then(|known| known.holder.clone());
+        let (stream, to) = (lease.stream.clone(), lease.holder.clone());
+        self.sources.insert(stream.clone(), lease);
+        Some(Change::Source { stream, from, to })
+    }
+
+    fn remove_source(&mut self, stream: &StreamName) -> Option<Change> {
+        let gone = self.sources.remove(stream)?;
+        Some(Change::Source { stream: gone.stream, from: gone.holder, to: None })
+    }
+
+    fn apply_member(&mut self, lease: MemberLease) -> Option<Change> {
+        if let Some(listed) = &mut self.listed {
+            listed.members.insert(lease.name.clone());
+        }
+        let known = self.members.get(&lease.name);
+        if known.is_some_and(|known| lease.version == known.version || lease.version.is_older_than(&known.version)) {
+            return None;
+        }
+        let known = self.members.insert(lease.name.clone(), lease.clone());
+        if let Some(holder) = known.as_ref().and_then(|known| known.holder.as_ref()) {
+            self.live.remove(holder);
+        }
+        if let Some(holder) = &lease.holder {
+            self.live.insert(holder.clone(), lease.name.clone());
+        }
+        Some(match known {
+            Some(known) if known.holder.is_some() && known.holder != lease.holder => {
+                Change::Ended { last: known, certificate: Some(lease) }
+            }
+            Some(known) if lease.holder.is_some() => {
+                let flags = |lease: &MemberLease| (lease.state.draining, lease.state.database_lost);
+                Change::Renewed { altered: flags(&known) != flags(&lease), lease }
+            }
+            None if lease.holder.is_some() => Change::Joined(lease),
+            _ => Change::Certificate,
+        })
+    }
+
+    fn remove_member(&mut self, name: &str) -> Option<Change> {
+        let last = self.members.remove(name)?;
+        let Some(holder) = &last.holder else { return Some(Change::Certificate) };
+        self.live.remove(holder);
+        Some(Change::Ended { last, certificate: None })
+    }
+}
+
+#[cfg(test)]
+mod tests;

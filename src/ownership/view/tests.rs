@@ -1,0 +1,87 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::*;
+
+fn versioned(mut lease: Lease, version: u32) -> Lease {
+    lease.metadata.resource_version = Some(version.to_string());
+    lease
+}
+
+fn orders() -> StreamName {
+    StreamName::new("shop", "orders")
+}
+
+fn held_by(pod: &str, version: u32) -> Lease {
+    versioned(SourceLease::give(&orders(), None, &Holder::new(pod), pod, Timestamp::UNIX_EPOCH), version)
+}
+
+fn member() -> MemberLease {
+    MemberLease::begin("headgate-0", 1, "", Duration::from_secs(5))
+}
+
+fn holder_in(view: &View) -> Option<&str> {
+    view.source(&orders())?.holder.as_ref().map(Holder::as_str)
+}
+
+#[test]
+fn a_late_event_does_not_undo_what_an_answer_has_shown() {
+    let mut view = View::default();
+    view.apply(&held_by("a", 1));
+    view.apply(&held_by("b", 5));
+    assert_eq!(view.apply(&held_by("c", 3)), None);
+    assert_eq!(view.delete(&held_by("c", 4)), None, "the Lease was created anew since");
+    assert_eq!(holder_in(&view), Some("b"));
+    assert!(view.delete(&held_by("b", 6)).is_some());
+    assert_eq!(holder_in(&view), None);
+}
+
+#[test]
+fn what_a_complete_list_does_not_show_is_gone_unless_it_was_written_meanwhile() {
+    let mut view = View::default();
+    view.apply(&held_by("a", 1));
+    view.begin_list();
+    assert!(!view.is_synced());
+    assert_eq!(view.end_list().len(), 1);
+    assert!(view.is_synced());
+    assert_eq!(holder_in(&view), None);
+
+    view.begin_list();
+    view.apply(&held_by("me", 7));
+    assert_eq!(view.end_list(), []);
+    assert_eq!(holder_in(&view), Some("me"));
+}
+
+#[test]
+fn a_member_lives_from_its_lease_to_its_deletion_or_its_certificate() {
+    let mut view = View::default();
+    let mut lease = member();
+    let holder = lease.holder.clone().unwrap();
+    let joined = view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 1));
+    assert!(matches!(joined, Some(Change::Joined(_))));
+    assert!(view.is_live(&holder));
+
+    let renewed = view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 2));
+    assert!(matches!(renewed, Some(Change::Renewed { altered: false, .. })));
+    lease.state.draining = true;
+    let drains = view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 3));
+    assert!(matches!(drains, Some(Change::Renewed { altered: true, .. })));
+
+    let certificate = lease.declared_dead(&Holder::new("b_2")).unwrap();
+    let died = view.apply(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 4));
+    assert!(matches!(died, Some(Change::Ended { certificate: Some(_), .. })));
+    assert!(!view.is_live(&holder));
+    let removed = view.delete(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 5));
+    assert_eq!(removed, Some(Change::Certificate), "nobody dies twice");
+}
+
+#[test]
+fn a_deleted_member_lease_ends_its_incarnation() {
+    let mut view = View::default();
+    let lease = member();
+    view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 1));
+    let ended = view.delete(&versioned(lease.write(Timestamp::UNIX_EPOCH), 2));
+    assert!(matches!(ended, Some(Change::Ended { certificate: None, .. })));
+    assert!(!view.is_live(lease.holder.as_ref().unwrap()));
+}

@@ -1,0 +1,193 @@
+//! An append as it will be stored: each id once, the ids that fit as numbers, and what was set aside. No IO.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use crate::{
+    event::{Event, EventId, IdKind, SetAsideReason},
+    store::Append,
+};
+
+/// The largest id that becomes its own sequence. Below the end of bigint (9.2e18), so that the count of a stream whose
+/// ids outgrow it has room to go on above its highest sequence; snowflakes reach it in the year 2070.
+const LARGEST_SEQUENCE: i64 = 8_000_000_000_000_000_000;
+
+/// One item beside the events.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aside<'a> {
+    pub(super) id: &'a EventId,
+    pub(super) reason: SetAsideReason,
+    pub(super) item: &'a [u8],
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Batch<'a> {
+    pub(super) append: &'a Append,
+    pub(super) events: Vec<&'a Event>,
+    /// The sequence of each event, if its id fits.
+    pub(super) numbers: Vec<Option<i64>>,
+    pub(super) aside: Vec<Aside<'a>>,
+    /// Events that this append holds twice, with the same content and with other content.
+    pub(super) repeated: i32,
+    pub(super) conflicting: i32,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of(append: &'a Append) -> Self {
+        let mut batch = Self {
+            append,
+            events: append.events.iter().collect(),
+            numbers: append.events.iter().map(|event| number(&event.id)).collect(),
+            aside: append
+                .set_aside
+                .iter()
+                .map(|item| Aside { id: &item.id, reason: item.reason, item: &item.item })
+                .collect(),
+            repeated: 0,
+            conflicting: 0,
+        };
+        let ascends = batch.numbers.windows(2).all(|pair| pair[0].is_some() && pair[0] < pair[1]);
+        if !ascends {
+            batch.keep_each_id_once();
+        }
+        batch
+    }
+
+    fn keep_each_id_once(&mut self) {
+        let mut seen: HashMap<&str, &Event> = HashMap::with_capacity(self.events.len());
+        let mut kept = Vec::with_capacity(self.events.len());
+        for event in std::mem::take(&mut self.events) {
+            match seen.entry(significant(&event.id)) {
+                Entry::Vacant(entry) => {
+                    entry.insert(event);
+                    kept.push(event);
+                }
+                Entry::Occupied(first) if same_content(first.get(), event) => self.repeated += 1,
+                Entry::Occupied(_) => {
+                    self.conflicting += 1;
+                    self.aside.push(set_aside(event, SetAsideReason::ConflictingEvent));
+                }
+            }
+        }
+        self.numbers = kept.iter().map(|event| number(&event.id)).collect();
+        self.events = kept;
+    }
+
+    /// Sets the events aside for which `reason` gives one.
+    pub(super) fn set_aside_where(&mut self, reason: impl Fn(usize) -> Option<SetAsideReason>) {
+        let mut kept = Vec::with_capacity(self.events.len());
+        for (position, event) in std::mem::take(&mut self.events).into_iter().enumerate() {
+            match reason(position) {
+                None => kept.push(event),
+                Some(reason) => self.aside.push(set_aside(event, reason)),
+            }
+        }
+        self.numbers = kept.iter().map(|event| number(&event.id)).collect();
+        self.events = kept;
+    }
+
+    /// Whether every id can be a sequence; if not, the whole append is counted.
+    pub(super) fn ids_fit(&self) -> bool {
+        self.numbers.iter().all(Option::is_some)
+    }
+
+    /// How the ids compare, by the first one.
+    pub(super) fn id_kind(&self) -> Option<IdKind> {
+        let first = self.events.first().map(|event| &event.id).or(self.aside.first().map(|aside| aside.id));
+        first.map(EventId::kind)
+    }
+}
+
+fn set_aside(event: &Event, reason: SetAsideReason) -> Aside<'_> {
+    Aside { id: &event.id, reason, item: event.payload.as_str().as_bytes() }
+}
+
+fn same_content(a: &Event, b: &Event) -> bool {
+    a.event_type == b.event_type && a.subject == b.subject && a.occurred_at == b.occurred_at && a.payload == b.payload
+}
+
+/// What two texts of the same id have in common: numbers compare without their leading zeros.
+fn significant(id: &EventId) -> &str {
+    match id.kind() {
+        IdKind::Number => id.as_str().trim_start_matches('0'),
+        IdKind::Opaque => id.as_str(),
+    }
+}
+
+fn number(id: &EventId) -> Option<i64> {
+    if id.kind() == IdKind::Opaque {
+        return None;
+    }
+    id.as_str().parse().ok().filter(|number| *number <= LARGEST_SEQUENCE)
+}
+
+/// The id, unless it is exactly the text of its number: then the sequence says it all.
+pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&str> {
+    let id = event.id.as_str();
+    let said_by_number = number.is_some() && (id == "0" || !id.starts_with('0'));
+    (!said_by_number).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        event::{Cursor, Payload, StreamName},
+        permit::Attempt,
+    };
+
+    fn event(id: &str, payload: &str) -> Event {
+        Event {
+            id: EventId::new(id).expect("a valid id"),
+            event_type: None,
+            subject: None,
+            occurred_at: None,
+            payload: Payload::from_json_text(payload),
+        }
+    }
+
+    fn append(events: &[(&str, &str)]) -> Append {
+        Append {
+            stream: StreamName::new("shop", "orders"),
+            attempt: Attempt::random(),
+            part: 0,
+            cursor_before: Cursor::Start,
+            cursor_after: Cursor::Start,
+            events: events.iter().map(|(id, payload)| event(id, payload)).collect(),
+            set_aside: Arc::new([]),
+            not_ascending: false,
+            close: None,
+        }
+    }
+
+    fn ids<'a>(batch: &Batch<'a>) -> Vec<&'a str> {
+        batch.events.iter().map(|event| event.id.as_str()).collect()
+    }
+
+    #[test]
+    fn an_id_that_comes_twice_in_one_append_is_kept_once() {
+        let append = append(&[("2", "1"), ("b", "1"), ("2", "1"), ("002", "1"), ("b", "2")]);
+        let batch = Batch::of(&append);
+        assert_eq!(ids(&batch), ["2", "b"]);
+        assert_eq!((batch.repeated, batch.conflicting), (2, 1));
+        assert_eq!(batch.aside.len(), 1);
+        assert_eq!(batch.aside[0].item, b"2");
+    }
+
+    #[test]
+    fn ids_fit_as_long_as_a_count_has_room_above_them() {
+        assert_eq!(number(&event("8000000000000000000", "1").id), Some(LARGEST_SEQUENCE));
+        assert_eq!(number(&event("8000000000000000001", "1").id), None);
+        assert_eq!(number(&event(&"9".repeat(40), "1").id), None);
+        assert_eq!(number(&event("01JD8Z6K0V8M", "1").id), None);
+    }
+
+    #[test]
+    fn only_a_text_that_differs_from_its_number_is_stored_beside_it() {
+        for (id, beside) in [("7", None), ("0", None), ("007", Some("007")), ("00", Some("00")), ("x7", Some("x7"))] {
+            let event = event(id, "1");
+            assert_eq!(text_beside_number(&event, number(&event.id)), beside, "{id}");
+        }
+    }
+}

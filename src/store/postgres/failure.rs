@@ -1,0 +1,105 @@
+//! What an error of the driver means to the caller, without the values that PostgreSQL quotes in its messages.
+
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+
+use crate::store::StoreError;
+
+/// The cause that is shown. PostgreSQL repeats refused values in messages and details; they stay out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("no answer within {0:?}; the connection was dropped")]
+    Silent(Duration),
+    #[error("{0}")]
+    Said(String),
+    #[error("a value was refused")]
+    ValueRefused,
+    #[error("the constraint {0} was violated")]
+    Constraint(String),
+    #[error("expected {expected} answers and got {got}")]
+    AnswersMissing { expected: usize, got: usize },
+    #[error("unknown outcome {0:?}")]
+    UnknownOutcome(String),
+}
+
+/// Sorts an error of the driver by what the caller can do about it.
+pub(super) fn store_error(action: &'static str, error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(database) => database_error(action, &*database),
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::InvalidArgument(_)
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. } => {
+            StoreError::Failed { action, sqlstate: UNDERSTOOD_NOT.to_owned(), source: Box::new(error) }
+        }
+        // Io, Tls, a pool without a connection, and whatever else stands between us and an answer.
+        _ => StoreError::Unavailable { action, source: Box::new(error) },
+    }
+}
+
+/// The answer arrived, but is not the one this version reads: PostgreSQL's own class for that.
+const UNDERSTOOD_NOT: &str = "XX000";
+
+pub(super) fn not_understood(action: &'static str, cause: Cause) -> StoreError {
+    StoreError::Failed { action, sqlstate: UNDERSTOOD_NOT.to_owned(), source: Box::new(cause) }
+}
+
+fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError {
+    let sqlstate = error.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let cause = match sqlstate.get(..2) {
+        Some("22") => Cause::ValueRefused,
+        Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
+        _ => Cause::Said(error.message().to_owned()),
+    };
+    if passes_by_itself(&sqlstate) {
+        StoreError::Unavailable { action, source: Box::new(cause) }
+    } else {
+        StoreError::Failed { action, sqlstate, source: Box::new(cause) }
+    }
+}
+
+fn passes_by_itself(sqlstate: &str) -> bool {
+    match sqlstate {
+        // Lock not available, deadlock, serialization: another moment, another outcome. Read-only: a standby that is not
+        // promoted yet, or a primary that was just demoted.
+        "55P03" | "40P01" | "40001" | "25006" => true,
+        // Connection exceptions, insufficient resources (disk full, too many connections), operator intervention
+        // (shutdown, cancelled by a timeout), system errors.
+        _ => matches!(sqlstate.get(..2), Some("08" | "53" | "57" | "58")),
+    }
+}
+
+/// Whether the statement failed because of a value in it: data exceptions, and what exceeds a limit of the program.
+pub(super) fn refuses_a_value(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate.starts_with("22") || sqlstate.starts_with("54"))
+}
+
+/// Whether a row found no partition (23514, check_violation): no table of ours that an append writes has another check.
+pub(super) fn lacks_a_partition(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate == "23514")
+}
+
+/// Whether another session changed the table first: 55000 (a detach is pending), 42P01 (dropped).
+pub(super) fn lost_a_race(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate == "55000" || sqlstate == "42P01")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waiting_mends_is_told_from_what_it_does_not() {
+        for passing in ["57P01", "57P03", "57014", "53300", "08006", "55P03", "40P01", "25006"] {
+            assert!(passes_by_itself(passing), "{passing}");
+        }
+        for lasting in ["42P01", "28P01", "3D000", "22P02", "23514", "42501", ""] {
+            assert!(!passes_by_itself(lasting), "{lasting}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The schema, embedded. Every replica runs it at start; the migrator's advisory lock lets one at a time through.
+
+use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+
+use super::{
+    failure::store_error,
+    session::{self, InvalidUrl},
+};
+use crate::store::StoreError;
+
+const SCHEMA: &str = "headgate";
+const TABLE: &str = "headgate.migration";
+
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// The database does not answer, or refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An applied migration is not the one that this version carries.
+    #[error("migration {version} of this database is not the one of this version of Headgate")]
+    Changed { version: i64 },
+    #[error("migration {version} of this database was interrupted; repair it by hand")]
+    Interrupted { version: i64 },
+}
+
+/// Brings the schema up to date. It needs a direct connection: the migrator's lock belongs to a session, which a pooler in
+/// transaction mode does not keep.
+///
+/// # Errors
+/// [`MigrateError::Store`] with [`StoreError::Unavailable`] while the database is down: ask again later.
+pub async fn migrate(url: &str) -> Result<(), MigrateError> {
+    run(&session::options(url, "headgate-migrate")?).await
+}
+
+async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
+    let action = "migrate the schema";
+    let failed = |error| MigrateError::Store(store_error(action, error));
+    let mut connection = PgConnection::connect_with(options).await.map_err(failed)?;
+    // CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it exists.
+    let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
+        .bind(SCHEMA)
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failed)?;
+    let mut migrator: Migrator = sqlx::migrate!();
+    migrator.dangerous_set_table_name(TABLE);
+    if !exists {
+        migrator.create_schema(SCHEMA);
+    }
+    // A replica of the version before restarts while an update rolls out; migrations only add, so it goes on.
+    migrator.set_ignore_missing(true);
+    let migrated = migrator.run_direct(None, &mut connection, false).await;
+    // Closing gives the advisory lock back, whatever happened.
+    drop(connection);
+    migrated.map_err(|error| match error {
+        sqlx::migrate::MigrateError::VersionMismatch(version) => MigrateError::Changed { version },
+        sqlx::migrate::MigrateError::Dirty(version) => MigrateError::Interrupted { version },
+        sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {
+            failed(error)
+        }
+        other => failed(sqlx::Error::Migrate(Box::new(other))),
+    })
+}

@@ -1,0 +1,110 @@
+//! The adapter of both ports to PostgreSQL.
+//!
+//! Every verb is one statement over arrays and a transaction of its own (`sql/`, beside the code that runs it). All begin
+//! with `sql/lock.sql`: lock the rows, then read the clock, then judge. Uniqueness of events comes from the cursor and
+//! the key; only an append at or below what was stored before looks ids up (`sql/append_reread.sql`).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`gate`] | ADOPT, RESET, RESERVE, EXTEND, ABORT, fence off |
+//! | [`append`], [`batch`], [`refused`] | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
+//! | [`forget`] | FORGET, in steps |
+//! | [`partitions`] | the days: made ahead, dropped after the retention |
+//! | [`migrate`], [`installation`] | the schema, and whose it is |
+//! | [`session`], [`answer`], [`column`], [`failure`] | connections, rows to answers, values to columns, errors |
+
+mod answer;
+mod append;
+mod batch;
+mod column;
+mod failure;
+mod forget;
+mod gate;
+mod installation;
+mod migrate;
+mod partitions;
+mod refused;
+mod session;
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+
+pub use self::{
+    installation::InstallationError,
+    migrate::{MigrateError, migrate},
+    partitions::Upkeep,
+    session::InvalidUrl,
+};
+use super::{
+    Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
+    Reset, StoreError,
+};
+
+/// The central store. Cheap to clone; clones share the pool.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// A store that connects when it is first asked. TLS is as the URL says (`sslmode`, `sslrootcert`, …).
+    ///
+    /// # Errors
+    /// When the URL cannot be read. Whether the database answers, [`Gate::ping`] tells.
+    pub fn new(url: &str, application_name: &str, max_connections: u32) -> Result<Self, InvalidUrl> {
+        let options = session::options(url, application_name)?;
+        Ok(Self { pool: session::pool(options, max_connections) })
+    }
+
+    /// Closes all connections; statements under way end first.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The answer to the only request of a statement.
+fn only<T>(answers: Vec<T>) -> T {
+    answers.into_iter().next().expect("a statement answers each of its requests")
+}
+
+#[async_trait]
+impl Gate for PostgresStore {
+    async fn adopt(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
+        self.adopt_all(&[adopt]).await.map(only)
+    }
+
+    async fn reset(&self, reset: Reset) -> Result<Answer<Adopted>, StoreError> {
+        self.reset_all(&[reset]).await.map(only)
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
+        self.reserve_all(&[reserve]).await.map(only)
+    }
+
+    async fn extend(&self, extend: Extend) -> Result<Answer<()>, StoreError> {
+        self.extend_all(&[extend]).await.map(only)
+    }
+
+    async fn abort(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
+        self.abort_all(&[abort]).await.map(only)
+    }
+
+    async fn forget(&self, forget: Forget) -> Result<Answer<()>, StoreError> {
+        self.forget_one(&forget).await
+    }
+
+    async fn fence_off(&self, dead: &Holder) -> Result<u64, StoreError> {
+        self.fence_off_all(dead).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        session::rows(&self.pool, "reach the store", sqlx::query("SELECT 1")).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
+        self.append_all(&[append]).await.map(only)
+    }
+}

@@ -1,0 +1,95 @@
+//! The days of the store: made ahead, dropped when they are older than the retention.
+//!
+//! No step stops an append. Making is CREATE then ATTACH, dropping is DETACH CONCURRENTLY then DROP: both hold SHARE UPDATE
+//! EXCLUSIVE on the parent, which inserts do not notice. (`CREATE … PARTITION OF` and a plain DETACH take ACCESS EXCLUSIVE,
+//! and while they wait behind one long reader every append waits behind them.) Any replica may run it at any time.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::{
+    PostgresStore,
+    failure::{lost_a_race, store_error},
+    gate::micros,
+    session,
+};
+use crate::store::StoreError;
+
+const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1), 0)::bigint AS made";
+const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
+const EXPIRED_ASIDE: &str = "DELETE FROM headgate.set_aside \
+                             WHERE stored_at < clock_timestamp() - $1 * interval '1 microsecond'";
+
+/// A weekend without any replica, and some.
+const DAYS_AHEAD: i32 = 7;
+
+/// What one round of upkeep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Upkeep {
+    pub partitions_made: u64,
+    pub partitions_dropped: u64,
+}
+
+impl PostgresStore {
+    /// Makes the partitions of the next days, and drops those that ended longer than `retention` ago (none: keeps all).
+    /// What is interrupted is finished by the next round. The cursor lives in the source row, so nothing that is
+    /// dropped is fetched again.
+    pub async fn upkeep(&self, retention: Option<Duration>) -> Result<Upkeep, StoreError> {
+        let partitions_made = self.make_partitions().await?;
+        let partitions_dropped = match retention {
+            Some(retention) => self.drop_expired(retention).await?,
+            None => 0,
+        };
+        Ok(Upkeep { partitions_made, partitions_dropped })
+    }
+
+    pub(super) async fn make_partitions(&self) -> Result<u64, StoreError> {
+        let action = "make the partitions of the next days";
+        let rows = session::rows(&self.pool, action, sqlx::query(MAKE).bind(DAYS_AHEAD)).await?;
+        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
+        super::answer::count(row, "made").map_err(|error| store_error(action, error))
+    }
+
+    async fn drop_expired(&self, retention: Duration) -> Result<u64, StoreError> {
+        let action = "find expired partitions";
+        let rows = session::rows(&self.pool, action, sqlx::query(EXPIRED).bind(micros(retention))).await?;
+        let mut dropped = 0;
+        for row in rows {
+            let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
+            match self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await {
+                Ok(()) => dropped += 1,
+                // Another replica is at the same partition.
+                Err(error) if lost_a_race(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let aside = sqlx::query(EXPIRED_ASIDE).bind(micros(retention));
+        session::rows(&self.pool, "drop expired items set aside", aside).await?;
+        Ok(dropped)
+    }
+
+    /// DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit ends that wait, the
+    /// partition is out of sight already and the next round finishes the detach.
+    async fn drop_partition(&self, parent: &str, name: &str, state: &str) -> Result<(), StoreError> {
+        let detach = match state {
+            "attached" => Some("CONCURRENTLY"),
+            "pending" => Some("FINALIZE"),
+            _ => None,
+        };
+        if let Some(how) = detach {
+            let sql = format!("ALTER TABLE headgate.{parent} DETACH PARTITION headgate.{name} {how}");
+            self.change("detach an expired partition", sql).await?;
+        }
+        self.change("drop an expired partition", format!("DROP TABLE IF EXISTS headgate.{name}")).await
+    }
+
+    /// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
+    /// are called `event_` or `commits_` and eight digits.
+    async fn change(&self, action: &'static str, sql: String) -> Result<(), StoreError> {
+        session::on_connection(&self.pool, action, async move |connection| {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+        })
+        .await
+    }
+}

@@ -1,0 +1,120 @@
+//! Connections, and the one way in which statements run on them.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+};
+
+use super::failure::{Cause, store_error};
+use crate::store::StoreError;
+
+/// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
+pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the server is told: a little less, so that a slow statement normally ends with the server's own word, and no
+/// abandoned one works on behind our back.
+const SERVER_STATEMENT_LIMIT: &str = "4500";
+
+/// Only ADOPT, FORGET and upkeep ever wait for a lock; all others skip what is locked.
+const SERVER_LOCK_LIMIT: &str = "2000";
+
+/// How long to wait for a connection: a server that restarts is back within it, and a probe does not hang.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// A connection that was idle for longer is tried before it is used: firewalls forget silently.
+const TRUSTED_IDLE: Duration = Duration::from_secs(10);
+
+/// The connection URL cannot be used. The URL holds a password and is not repeated.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the database URL")]
+pub struct InvalidUrl(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+pub(super) fn options(url: &str, application_name: &str) -> Result<PgConnectOptions, InvalidUrl> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| InvalidUrl(Box::new(error)))?;
+    Ok(options.application_name(application_name))
+}
+
+/// A pool that connects when it is first used. What the sessions need is sent with the start-up packet; no session
+/// state is set later, so that a pooler in transaction mode can stand between (it must let `options` pass, or ignore it).
+pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+    let options = options.options([
+        ("statement_timeout", SERVER_STATEMENT_LIMIT),
+        ("lock_timeout", SERVER_LOCK_LIMIT),
+        // Without it a crash of the server silently loses acknowledged grants and cursors.
+        ("synchronous_commit", "on"),
+        // Short statements; compiling them takes longer than running them.
+        ("jit", "off"),
+        // Statements are planned once and kept: a plan from when the gate had ten rows must not scan ten thousand.
+        ("enable_seqscan", "off"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(CONNECT_LIMIT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, idle| {
+            Box::pin(async move {
+                if idle.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(|connection, _| Box::pin(async move { acknowledges_only_what_is_durable(connection).await }))
+        .connect_lazy_with(options)
+}
+
+/// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
+async fn acknowledges_only_what_is_durable(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    let setting: String =
+        sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(connection).await?;
+    if setting == "off" {
+        return Err(sqlx::Error::Configuration("synchronous_commit is off for this role or database".into()));
+    }
+    Ok(())
+}
+
+/// A connection with a statement under way. Dropped before the answer arrived, it is closed: the pool would wait for
+/// that answer, for ever if the server is silent.
+struct Busy(Option<PoolConnection<Postgres>>);
+
+impl Busy {
+    fn done(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
+}
+
+/// Runs one statement in a transaction of its own and returns its rows.
+pub(super) async fn rows(
+    pool: &PgPool,
+    action: &'static str,
+    statement: Query<'_, Postgres, PgArguments>,
+) -> Result<Vec<PgRow>, StoreError> {
+    on_connection(pool, action, async move |connection| statement.fetch_all(connection).await).await
+}
+
+/// Runs `work` on a connection of the pool, within the statement limit.
+pub(super) async fn on_connection<T>(
+    pool: &PgPool,
+    action: &'static str,
+    work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, StoreError> {
+    let mut busy = Busy(Some(pool.acquire().await.map_err(|error| store_error(action, error))?));
+    let connection = busy.0.as_mut().expect("a busy connection is taken only by done and drop");
+    match tokio::time::timeout(STATEMENT_LIMIT, work(connection)).await {
+        Ok(result) => {
+            busy.done();
+            result.map_err(|error| store_error(action, error))
+        }
+        Err(_elapsed) => Err(StoreError::Unavailable { action, source: Box::new(Cause::Silent(STATEMENT_LIMIT)) }),
+    }
+}

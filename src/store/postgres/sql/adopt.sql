@@ -1,0 +1,64 @@
+-- ADOPT: fence + 1, holder = me; the row is made when there is none. The waits and an open attempt stay: whatever the last
+-- holder sent may still be on its way, and its late answer is still welcome.
+request AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
+        WITH ORDINALITY AS r (stream, uid, holder, epoch, start, ordinal)
+),
+-- Two replicas that make the same rows wait here for each other; the order keeps them from waiting crosswise. The one
+-- that comes second makes nothing, does not see the row yet, and is told `locked`.
+made AS (
+    INSERT INTO headgate.source (
+        stream, uid, holder, fence, epoch, cursor, slot, deadline, longest_flight, not_before, longest_wait
+    )
+    SELECT stream, uid, holder, 1, epoch, start, t, t, interval '0', t, interval '0'
+    FROM request
+    CROSS JOIN LATERAL (SELECT clock_timestamp() AS t) AS clock
+    WHERE NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = request.stream)
+    ORDER BY stream
+    ON CONFLICT (stream) DO NOTHING
+    RETURNING *
+),
+adopted AS (
+    UPDATE headgate.source AS g
+    SET
+        uid = r.uid,
+        holder = r.holder,
+        fence = s.fence + 1,
+        -- Epochs compare within one uid: another object brings its own, but goes on from the row's cursor. Only where the
+        -- last object took its events with it is there nothing to go on from.
+        epoch = CASE WHEN s.uid = r.uid THEN s.epoch ELSE r.epoch END,
+        cursor = CASE WHEN s.uid IS NULL THEN r.start ELSE s.cursor END,
+        start_ignored = CASE
+            WHEN s.uid IS NULL THEN false
+            WHEN s.uid = r.uid THEN s.start_ignored
+            ELSE s.cursor IS DISTINCT FROM r.start
+        END,
+        deadline = s.ends_at,
+        not_before = s.starts_at
+    FROM request AS r
+    JOIN standing AS s USING (stream)
+    WHERE g.stream = s.stream
+    RETURNING g.*
+),
+result AS (
+    SELECT * FROM made
+    UNION ALL
+    SELECT * FROM adopted
+)
+SELECT
+    r.ordinal,
+    CASE WHEN a.stream IS NULL THEN 'locked' ELSE 'applied' END AS outcome,
+    a.fence,
+    a.epoch,
+    a.cursor,
+    a.id_kind,
+    a.progressive,
+    a.events_stored,
+    a.start_ignored,
+    coalesce(s.in_flight_us, 0) AS in_flight_us,
+    coalesce(s.starts_us, 0) AS starts_us
+FROM request AS r
+LEFT JOIN result AS a USING (stream)
+LEFT JOIN standing AS s USING (stream)
+ORDER BY r.ordinal

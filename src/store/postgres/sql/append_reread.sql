@@ -1,0 +1,181 @@
+-- COMMIT of events that may be stored already: after a reset, or below an id of the same answer that went ahead. The same
+-- as append.sql, but each id is looked up over all days first. What is stored with the same content is dropped; what
+-- differs is set aside, and the stored event stays. This is the slow path, for one stream at a time.
+request AS MATERIALIZED (
+    SELECT
+        r.*,
+        r.next_start_us * interval '1 microsecond' AS next_start
+    FROM unnest(
+        $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
+        $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[]
+    ) WITH ORDINALITY AS r (
+        stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
+        n, aside, repeated, conflicting, not_ascending, next_start_us, ordinal
+    )
+),
+judged AS MATERIALIZED (
+    SELECT
+        s.stream,
+        s.now,
+        s.slot_at,
+        s.highest_sequence,
+        s.reread_to,
+        CASE WHEN r.n = 0 THEN s.sequence_is_id ELSE coalesce(s.sequence_is_id, true) AND r.ids_fit END AS sequence_is_id,
+        coalesce(s.highest_sequence, 0) AS counted,
+        r.ordinal,
+        r.attempt,
+        r.part,
+        r.cursor_after,
+        r.id_kind,
+        r.repeated,
+        r.conflicting,
+        r.not_ascending,
+        r.next_start,
+        (s.attempt = r.attempt AND s.cursor IS NOT DISTINCT FROM r.cursor_before AND s.parts <= r.part) IS TRUE AS mine,
+        ((s.attempt = r.attempt OR s.closed_attempt = r.attempt) AND s.parts > r.part) IS TRUE AS done_before
+    FROM request AS r
+    JOIN standing AS s USING (stream)
+),
+accepted AS MATERIALIZED (
+    SELECT * FROM judged WHERE mine
+),
+incoming AS MATERIALIZED (
+    SELECT a.stream, a.now, a.sequence_is_id, a.counted, coalesce(e.id, e.number::text) AS whole_id, e.*
+    FROM unnest(
+        $16::bigint[], $17::integer[], $18::bigint[], $19::text[], $20::text[], $21::text[], $22::timestamptz[], $23::json[]
+    ) AS e (request, position, number, id, type, subject, occurred_at, payload)
+    JOIN accepted AS a ON a.ordinal = e.request
+),
+found AS MATERIALIZED (
+    SELECT
+        i.position,
+        (
+            known.type IS NOT DISTINCT FROM i.type
+            AND known.subject IS NOT DISTINCT FROM i.subject
+            AND known.occurred_at IS NOT DISTINCT FROM i.occurred_at
+            AND known.payload::text = i.payload::text
+        ) AS same
+    FROM incoming AS i
+    CROSS JOIN LATERAL (
+        -- Stored under its number …
+        SELECT e.type, e.subject, e.occurred_at, e.payload
+        FROM headgate.event AS e
+        WHERE e.stream = i.stream AND e.sequence = i.number AND (e.id IS NULL OR ltrim(e.id, '0') = ltrim(i.whole_id, '0'))
+        UNION ALL
+        -- … or under a count. Ids of digits are equal as numbers, others as texts.
+        SELECT e.type, e.subject, e.occurred_at, e.payload
+        FROM headgate.event AS e
+        WHERE
+            e.stream = i.stream
+            AND e.id IS NOT NULL
+            AND ltrim(e.id, '0') = ltrim(i.whole_id, '0')
+            AND (e.id = i.whole_id OR (e.id ~ '^[0-9]+$' AND i.whole_id ~ '^[0-9]+$'))
+        LIMIT 1
+    ) AS known
+),
+fresh AS MATERIALIZED (
+    SELECT
+        i.stream,
+        i.whole_id,
+        i.type,
+        i.subject,
+        i.occurred_at,
+        i.now,
+        i.payload,
+        CASE WHEN i.sequence_is_id THEN i.number ELSE i.counted + row_number() OVER (ORDER BY i.position) END AS sequence
+    FROM incoming AS i
+    WHERE NOT EXISTS (SELECT FROM found AS f WHERE f.position = i.position)
+),
+tally AS MATERIALIZED (
+    SELECT
+        (SELECT count(*) FROM incoming) AS incoming,
+        (SELECT count(*) FROM fresh) AS stored,
+        (SELECT count(*) FROM found WHERE same) AS repeated,
+        (SELECT count(*) FROM found WHERE NOT same) AS conflicting,
+        (SELECT min(sequence) FROM fresh) AS first_sequence,
+        (SELECT max(sequence) FROM fresh) AS last_sequence
+),
+stored AS (
+    INSERT INTO headgate.event (stream, sequence, id, type, subject, occurred_at, stored_at, payload)
+    SELECT stream, sequence, nullif(whole_id, sequence::text), type, subject, occurred_at, now, payload
+    FROM fresh
+),
+kept_aside AS (
+    INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at)
+    SELECT a.stream, i.id, i.reason, i.item, a.now
+    FROM unnest($24::bigint[], $25::text[], $26::text[], $27::bytea[]) AS i (request, id, reason, item)
+    JOIN accepted AS a ON a.ordinal = i.request
+    UNION ALL
+    SELECT i.stream, i.whole_id, 'ConflictingEvent', convert_to(i.payload::text, 'UTF8'), i.now
+    FROM incoming AS i
+    JOIN found AS f USING (position)
+    WHERE NOT f.same
+    ON CONFLICT DO NOTHING
+),
+recorded AS (
+    INSERT INTO headgate.commits (stream, attempt, part, first_sequence, last_sequence, n, repeated, conflicting, stored_at)
+    SELECT
+        a.stream, a.attempt, a.part, t.first_sequence, t.last_sequence,
+        t.stored, a.repeated + t.repeated, a.conflicting + t.conflicting, a.now
+    FROM accepted AS a
+    CROSS JOIN tally AS t
+    WHERE t.incoming > 0
+),
+moved AS (
+    UPDATE headgate.source AS g
+    SET
+        cursor = a.cursor_after,
+        id_kind = coalesce(g.id_kind, a.id_kind),
+        sequence_is_id = a.sequence_is_id,
+        highest_sequence = greatest(a.highest_sequence, t.last_sequence),
+        -- The re-read is over once its last id came by, or was passed.
+        reread_to = CASE
+            WHEN a.reread_to = ANY ($25) OR EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = a.reread_to) THEN NULL
+            WHEN a.reread_to ~ '^[0-9]+$' AND a.cursor_after ~ '^[0-9]+$' AND a.cursor_after::numeric >= a.reread_to::numeric
+                THEN NULL
+            ELSE a.reread_to
+        END,
+        events_stored = g.events_stored + t.stored,
+        progressive = g.progressive AND NOT a.not_ascending,
+        parts = a.part + 1,
+        attempt = CASE WHEN a.next_start IS NULL THEN a.attempt END,
+        closed_attempt = CASE WHEN a.next_start IS NULL THEN g.closed_attempt ELSE a.attempt END,
+        not_before = CASE
+            WHEN a.next_start IS NULL THEN g.not_before
+            ELSE greatest(a.now + a.next_start, a.slot_at)
+        END,
+        longest_wait = CASE
+            WHEN a.next_start IS NULL THEN g.longest_wait
+            ELSE greatest(a.now + a.next_start, a.slot_at) - a.now
+        END
+    FROM accepted AS a
+    CROSS JOIN tally AS t
+    WHERE g.stream = a.stream
+    RETURNING g.stream, g.events_stored
+)
+SELECT
+    r.ordinal,
+    CASE
+        WHEN m.stream IS NOT NULL THEN 'applied'
+        WHEN j.done_before THEN 'done_before'
+        WHEN j.stream IS NOT NULL THEN 'refused'
+        WHEN EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = r.stream) THEN 'locked'
+        ELSE 'missing'
+    END AS outcome,
+    t.stored,
+    r.repeated + t.repeated AS repeated,
+    r.conflicting + t.conflicting AS conflicting,
+    coalesce(m.events_stored, s.events_stored) AS events_stored,
+    s.holder,
+    s.fence,
+    s.epoch,
+    s.cursor,
+    s.attempt,
+    s.in_flight_us,
+    s.starts_us
+FROM request AS r
+CROSS JOIN tally AS t
+LEFT JOIN standing AS s USING (stream)
+LEFT JOIN judged AS j USING (stream)
+LEFT JOIN moved AS m USING (stream)
+ORDER BY r.ordinal

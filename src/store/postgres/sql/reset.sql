@@ -1,0 +1,59 @@
+-- RESET: the epoch grew. Begins again at `start`; a request in flight loses its token, so that its answer cannot move the
+-- new cursor, but the gate still waits it out: the source may be serving it.
+request AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+        WITH ORDINALITY AS r (stream, uid, holder, fence, epoch, start, ordinal)
+),
+judged AS MATERIALIZED (
+    SELECT
+        s.*,
+        r.epoch AS epoch_after,
+        r.start,
+        s.uid = r.uid AND s.holder = r.holder AND s.fence = r.fence AND s.epoch < r.epoch AS grows,
+        -- Its answer was lost: nobody else can have written this epoch over this fence.
+        s.uid = r.uid AND s.holder = r.holder AND s.fence = r.fence + 1 AND s.epoch = r.epoch AS repeated
+    FROM request AS r
+    JOIN standing AS s USING (stream)
+),
+reset AS (
+    UPDATE headgate.source AS g
+    SET
+        fence = j.fence + 1,
+        epoch = j.epoch_after,
+        cursor = j.start,
+        attempt = CASE WHEN j.attempt IS NOT NULL THEN uuid_send(gen_random_uuid()) END,
+        -- Another epoch may read its ids from another path; the first one decides again.
+        id_kind = NULL,
+        -- The furthest cursor of all epochs, so that a reset in the middle of a re-read still looks everything up.
+        reread_to = CASE WHEN j.highest_sequence IS NOT NULL THEN coalesce(j.reread_to, j.cursor) END,
+        start_ignored = false,
+        deadline = j.ends_at,
+        not_before = j.starts_at
+    FROM judged AS j
+    WHERE g.stream = j.stream AND j.grows
+    RETURNING g.*
+)
+SELECT
+    r.ordinal,
+    CASE
+        WHEN a.stream IS NOT NULL OR j.repeated THEN 'applied'
+        WHEN j.stream IS NOT NULL THEN 'refused'
+        WHEN EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = r.stream) THEN 'locked'
+        ELSE 'missing'
+    END AS outcome,
+    j.holder,
+    CASE WHEN a.stream IS NULL THEN j.fence ELSE a.fence END AS fence,
+    CASE WHEN a.stream IS NULL THEN j.epoch ELSE a.epoch END AS epoch,
+    CASE WHEN a.stream IS NULL THEN j.cursor ELSE a.cursor END AS cursor,
+    CASE WHEN a.stream IS NULL THEN j.id_kind ELSE a.id_kind END AS id_kind,
+    j.attempt,
+    j.progressive,
+    j.events_stored,
+    false AS start_ignored,
+    j.in_flight_us,
+    j.starts_us
+FROM request AS r
+LEFT JOIN judged AS j USING (stream)
+LEFT JOIN reset AS a USING (stream)
+ORDER BY r.ordinal

@@ -1,0 +1,104 @@
+//! What this replica still waits for. The parts write, `/readyz` reads.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// A part whose absence keeps a replica from doing its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// PostgreSQL answers, and the schema is the one this release needs.
+    Database,
+    /// The API server answers.
+    Kubernetes,
+    /// The database belongs to this installation.
+    Installation,
+    /// The first list of EventSources is complete.
+    Sources,
+    /// The member Lease of this replica stands.
+    Membership,
+}
+
+impl Part {
+    /// The name in `/readyz` and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Kubernetes => "kubernetes",
+            Self::Installation => "installation",
+            Self::Sources => "sources",
+            Self::Membership => "membership",
+        }
+    }
+}
+
+/// What is pending, shared by clones.
+///
+/// A replica is ready when nothing is pending. A part may become pending again: a database that is gone later is said
+/// as loudly as one that was never there, and a rollout stops there.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    pending: Arc<Mutex<BTreeMap<Part, String>>>,
+}
+
+impl Health {
+    /// Everything is pending until it was seen to work.
+    #[must_use]
+    pub fn starting() -> Self {
+        let parts = [Part::Database, Part::Kubernetes, Part::Installation, Part::Sources, Part::Membership];
+        let pending = parts.map(|part| (part, "not seen yet".to_owned())).into();
+        Self { pending: Arc::new(Mutex::new(pending)) }
+    }
+
+    /// This part is waited for; says so in the log when that is news.
+    pub fn waits(&self, part: Part, why: impl Into<String>) {
+        let why = why.into();
+        let before = self.lock().insert(part, why.clone());
+        if before.as_ref() != Some(&why) {
+            tracing::warn!(part = part.as_str(), why, "waiting");
+        }
+    }
+
+    /// This part works; says so in the log when that is news.
+    pub fn works(&self, part: Part) {
+        if self.lock().remove(&part).is_some() {
+            tracing::info!(part = part.as_str(), "ready");
+        }
+    }
+
+    /// What is pending, by name, with the reason.
+    #[must_use]
+    pub fn pending(&self) -> BTreeMap<&'static str, String> {
+        self.lock().iter().map(|(part, why)| (part.as_str(), why.clone())).collect()
+    }
+
+    // The sections above cannot panic; whatever a poisoned lock holds is still whole.
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Part, String>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_ready_when_nothing_is_pending() {
+        let health = Health::starting();
+        for part in [Part::Database, Part::Kubernetes, Part::Installation, Part::Sources] {
+            health.works(part);
+        }
+        assert_eq!(health.pending().into_keys().collect::<Vec<_>>(), ["membership"]);
+        health.works(Part::Membership);
+        assert!(health.pending().is_empty());
+    }
+
+    #[test]
+    fn a_part_that_is_gone_later_is_pending_again() {
+        let health = Health::default();
+        health.waits(Part::Database, "connection refused");
+        assert_eq!(health.pending()["database"], "connection refused");
+    }
+}

@@ -1,0 +1,112 @@
+//! `make bench`: the figures of the README, measured in one run on one machine and printed beside their goals.
+//!
+//! Figures are printed, promises decide: after each figure the checker reads the access log and the store, and a broken
+//! promise is told loudly and ends in a failure.
+
+mod backfill;
+mod copy;
+mod cpu;
+mod idle;
+mod machine;
+mod report;
+mod saturated;
+mod stream;
+mod takeover;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use self::machine::Machine;
+use self::report::Figure;
+use crate::evidence;
+use crate::narrate::{Stopwatch, say};
+use crate::place::Place;
+use crate::stage::Stage;
+
+const REPLICAS: [&str; 3] = ["headgate-a", "headgate-b", "headgate-c"];
+const TICK: Duration = Duration::from_millis(50);
+/// For anything that should happen within seconds: longer means that there is nothing to measure.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// Requests per second of saturated sources, as a share of what the gate allows.
+    Saturated,
+    /// Events per second of a backfill, beside a bare COPY.
+    Backfill,
+    /// Takeover after a kill, handover at a termination.
+    Takeover,
+    /// What idle sources cost.
+    Idle,
+}
+
+/// Measures the named figures, or all; prints the report and writes it to `out`. Returns whether every promise held.
+///
+/// # Errors
+/// When something does not come up, or does not do what is to be measured.
+pub async fn run(binary: &Path, only: &[Name], out: &Path) -> Result<bool> {
+    ensure!(binary.is_file(), "there is no binary at {}: run `make bench`, which builds it", binary.display());
+    let watch = Stopwatch::start();
+    let names = if only.is_empty() { Name::value_variants() } else { only };
+    let machine = Machine::here(binary)?;
+    let mut figures = Vec::new();
+    for name in names {
+        say(format_args!("\n-- {name:?}"));
+        let place = Arc::new(Place::temporary("bench")?);
+        let measured = match name {
+            Name::Saturated => saturated::measure(&place, binary).await,
+            Name::Backfill => backfill::measure(&place, binary).await,
+            Name::Takeover => takeover::measure(&place, binary).await,
+            Name::Idle => idle::measure(&place, binary).await,
+        };
+        let broken = match &measured {
+            Ok(figure) if figure.promises_held() => None,
+            Ok(figure) => Some(format!("A PROMISE WAS BROKEN\n\n{}\n{}", figure.proof, figure.violations())),
+            Err(error) => Some(format!("{name:?} could not be measured: {error:#}\n")),
+        };
+        if let Some(broken) = broken {
+            say(&broken);
+            evidence::leave(&broken, place.path(), &out.with_file_name("evidence"))?;
+        }
+        figures.push(measured?);
+    }
+    tell(&report::markdown(&machine, &figures), out)?;
+    say(format_args!("{} figures after {watch}; the same in {}", figures.len(), out.display()));
+    Ok(figures.iter().all(Figure::promises_held))
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this command is for")]
+fn tell(report: &str, out: &Path) -> Result<()> {
+    println!("{report}");
+    if let Some(parent) = out.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    fs::write(out, report).with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// Starts these replicas and waits until each is ready.
+async fn start(stage: &mut Stage, replicas: &[&str]) -> Result<()> {
+    for name in replicas {
+        stage.fleet.start(name)?;
+    }
+    for name in replicas {
+        stage.fleet.ready(name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until something is so, and says what it waited for when it never is.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let asked = Instant::now();
+    while !is_so().await? {
+        ensure!(asked.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(TICK).await;
+    }
+    Ok(())
+}

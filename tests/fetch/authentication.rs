@@ -1,0 +1,266 @@
+//! Credentials: every kind, where they come from, when they change.
+
+use std::sync::Arc;
+
+use headgate::fetch::{FetchError, Fetcher, OpenError, Reply};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::{
+    raw::{Request, Source},
+    world::{BoxedFetcher, Vault, connect, fetcher_with, from_start, open, permit, poll, poll_failing},
+};
+
+/// Answers every request with an empty page.
+async fn open_source() -> Source {
+    Source::that(|mut talk| async move {
+        loop {
+            talk.request().await?;
+            talk.page(&[]).await?;
+        }
+    })
+    .await
+}
+
+fn api_secret() -> Arc<Vault> {
+    Vault::with_secret(
+        "orders-api",
+        &[
+            ("token", "t0ken\n"),
+            ("username", "Aladdin"),
+            ("password", "open sesame"),
+            ("id", "cli ent"),
+            ("secret", "s:ecret"),
+        ],
+    )
+}
+
+fn spec(source: &Source, auth: &Value) -> Value {
+    json!({ "url": source.url(), "auth": auth, "plaintextCredentials": "Allow" })
+}
+
+#[rstest]
+#[case::bearer(json!({ "bearer": { "tokenSecretRef": { "name": "orders-api", "key": "token" } } }), "authorization", "Bearer t0ken")]
+#[case::basic(
+    json!({ "basic": { "secretRef": { "name": "orders-api" } } }),
+    "authorization",
+    "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+)]
+#[case::header(
+    json!({ "header": { "name": "X-Api-Key", "valueSecretRef": { "name": "orders-api", "key": "token" } } }),
+    "x-api-key",
+    "t0ken"
+)]
+#[tokio::test]
+async fn each_kind_of_credential_arrives(#[case] auth: Value, #[case] header: &str, #[case] value: &str) {
+    let source = open_source().await;
+    let mut fetcher = fetcher_with(spec(&source, &auth), api_secret()).await;
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!(source.requests()[0].header(header), Some(value));
+}
+
+#[tokio::test]
+async fn missing_secrets_and_keys_are_named() {
+    let bearer = |name: &str, key: &str| json!({ "url": "https://host/", "auth": { "bearer": { "tokenSecretRef": { "name": name, "key": key } } } });
+    let field = "http.auth.bearer.tokenSecretRef";
+    let missing = open(bearer("nowhere", "token"), api_secret()).await.err().expect("refused");
+    assert_eq!(missing, OpenError::SecretNotFound { field, name: "nowhere".to_owned() });
+    let keyless = open(bearer("orders-api", "tok"), api_secret()).await.err().expect("refused");
+    assert_eq!(keyless, OpenError::SecretKeyMissing { field, name: "orders-api".to_owned(), key: "tok".to_owned() });
+    let silent = api_secret();
+    silent.fall_silent();
+    let unknown = open(bearer("orders-api", "token"), silent).await.err().expect("refused");
+    assert_eq!((unknown.reason(), unknown), (None, OpenError::Unavailable { field }));
+}
+
+#[rstest]
+#[case::a_line_end_inside("two\nlines")]
+#[case::a_nul("nul\0")]
+#[tokio::test]
+async fn a_secret_that_no_header_can_carry_names_the_field_and_not_the_value(#[case] token: &str) {
+    let vault = Vault::with_secret("orders-api", &[("token", token)]);
+    let http = json!({ "url": "https://host/", "auth": { "bearer": { "tokenSecretRef": { "name": "orders-api", "key": "token" } } } });
+    let error = open(http, vault).await.err().expect("refused");
+    assert!(matches!(error, OpenError::InvalidSpec { field: "http.auth.bearer.tokenSecretRef", .. }), "{error}");
+    assert!(!error.to_string().contains("lines") && !error.to_string().contains("nul"), "{error}");
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_used_from_the_next_connection_on() {
+    let source = open_source().await;
+    let vault = api_secret();
+    let auth = json!({ "bearer": { "tokenSecretRef": { "name": "orders-api", "key": "token" } } });
+    let mut fetcher = fetcher_with(spec(&source, &auth), vault.clone()).await;
+    poll(&mut fetcher).await.expect("a page");
+    assert!(!fetcher.reload_credentials().await.expect("readable"));
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!(source.connections(), 1, "nothing changed, nothing is rebuilt");
+
+    vault.put_secret("orders-api", &[("token", "rotated")]);
+    assert!(fetcher.reload_credentials().await.expect("readable"));
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!(source.requests()[2].header("authorization"), Some("Bearer rotated"));
+    assert!(!fetcher.reload_credentials().await.expect("readable"));
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_read_again_are_kept() {
+    let source = open_source().await;
+    let vault = api_secret();
+    let auth = json!({ "bearer": { "tokenSecretRef": { "name": "orders-api", "key": "token" } } });
+    let mut fetcher = fetcher_with(spec(&source, &auth), vault.clone()).await;
+    vault.fall_silent();
+    assert!(matches!(fetcher.reload_credentials().await, Err(OpenError::Unavailable { .. })));
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!(source.requests()[0].header("authorization"), Some("Bearer t0ken"));
+}
+
+fn oauth2(token_url: &str) -> Value {
+    json!({ "oauth2": {
+        "tokenURL": token_url,
+        "clientIDSecretRef": { "name": "orders-api", "key": "id" },
+        "clientSecretSecretRef": { "name": "orders-api", "key": "secret" },
+        "scopes": ["events:read", "x"],
+        "audience": "orders",
+    } })
+}
+
+/// Hands out tokens `t1`, `t2`, … at `/token`, and asks for the last one everywhere else.
+async fn source_with_tokens(expires_in: u32) -> Source {
+    let handed_out = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    Source::that(move |mut talk| {
+        let handed_out = handed_out.clone();
+        async move {
+            use std::sync::atomic::Ordering::SeqCst;
+            loop {
+                let request = talk.request().await?;
+                if request.line() == "POST /token" {
+                    let number = handed_out.fetch_add(1, SeqCst) + 1;
+                    let body = format!(
+                        "{{\"access_token\":\"t{number}\",\"token_type\":\"bearer\",\"expires_in\":{expires_in}}}"
+                    );
+                    talk.answer(200, "", body).await?;
+                } else if request.header("authorization") == Some(&format!("Bearer t{}", handed_out.load(SeqCst))) {
+                    talk.page(&[1]).await?;
+                } else {
+                    talk.answer(401, "", "no").await?;
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn token_url(source: &Source) -> String {
+    format!("{}://{}/token", source.scheme, source.address)
+}
+
+async fn prepared(fetcher: &mut BoxedFetcher) -> bool {
+    connect(fetcher).await;
+    matches!(fetcher.send(permit(), &from_start()).await.expect("answered"), Reply::Prepared { .. })
+}
+
+fn lines(requests: &[Request]) -> Vec<&str> {
+    requests.iter().map(|request| request.line().split('?').next().expect("a path")).collect()
+}
+
+#[tokio::test]
+async fn a_token_from_the_host_of_the_source_takes_a_permit_of_its_own() {
+    let source = source_with_tokens(3600).await;
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&source))), api_secret()).await;
+    connect(&mut fetcher).await;
+    assert_eq!(source.bytes(), b"", "connecting asks for nothing");
+    assert!(prepared(&mut fetcher).await);
+    assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
+    assert_eq!(poll(&mut fetcher).await.expect("with the same token"), ["1"]);
+    let requests = source.requests();
+    assert_eq!(lines(&requests), ["POST /token", "GET /events", "GET /events"]);
+    assert_eq!(requests[0].body, "grant_type=client_credentials&scope=events%3Aread+x&audience=orders");
+    // `cli+ent:s%3Aecret`
+    assert_eq!(requests[0].header("authorization"), Some("Basic Y2xpK2VudDpzJTNBZWNyZXQ="));
+    assert_eq!(source.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_token_from_another_host_is_fetched_while_connecting() {
+    let tokens = source_with_tokens(3600).await;
+    let source = open_source().await;
+    // Another name of the same machine is another host.
+    let elsewhere = format!("http://localhost:{}/token", tokens.address.port());
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&elsewhere)), api_secret()).await;
+    poll(&mut fetcher).await.expect("a page");
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!(lines(&tokens.requests()), ["POST /token"]);
+    assert_eq!(lines(&source.requests()), ["GET /events", "GET /events"]);
+    assert_eq!(source.requests()[1].header("authorization"), Some("Bearer t1"));
+}
+
+#[tokio::test]
+async fn another_port_of_the_host_of_the_source_is_the_same_host() {
+    let tokens = source_with_tokens(3600).await;
+    let source = open_source().await;
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&tokens))), api_secret()).await;
+    connect(&mut fetcher).await;
+    assert_eq!(tokens.bytes(), b"");
+    assert!(prepared(&mut fetcher).await);
+    poll(&mut fetcher).await.expect("a page");
+    assert_eq!((lines(&tokens.requests()), lines(&source.requests())), (vec!["POST /token"], vec!["GET /events"]));
+}
+
+#[tokio::test]
+async fn a_token_that_the_source_refuses_is_dropped() {
+    let source = source_with_tokens(3600).await;
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&source))), api_secret()).await;
+    assert!(prepared(&mut fetcher).await);
+    // Somebody else takes a token, and only the last one is good.
+    let mut other = fetcher_with(spec(&source, &oauth2(&token_url(&source))), api_secret()).await;
+    assert!(prepared(&mut other).await);
+    let failure = poll_failing(&mut fetcher).await;
+    assert!(matches!(failure.error, FetchError::AuthenticationFailed { .. }), "{failure}");
+    assert!(prepared(&mut fetcher).await, "a new token is asked for");
+    assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
+}
+
+#[tokio::test]
+async fn a_token_that_is_expired_when_it_comes_is_still_used_once() {
+    let source = source_with_tokens(0).await;
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&source))), api_secret()).await;
+    for _ in 0..2 {
+        assert!(prepared(&mut fetcher).await);
+        assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
+    }
+}
+
+#[rstest]
+#[case::on_the_source("127.0.0.1")]
+#[case::elsewhere("localhost")]
+#[tokio::test]
+async fn a_refusal_of_the_token_endpoint_is_named_by_its_code(#[case] host: &str) {
+    let source = Source::that(|mut talk| async move {
+        loop {
+            talk.request().await?;
+            talk.answer(400, "", "{\"error\":\"invalid_client\",\"error_description\":\"must not be shown\"}").await?;
+        }
+    })
+    .await;
+    let url = format!("http://{host}:{}/token", source.address.port());
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&url)), api_secret()).await;
+    let error = match fetcher.connect().await {
+        Err(error) => error,
+        Ok(()) => fetcher.send(permit(), &from_start()).await.err().expect("refused").error,
+    };
+    assert!(matches!(error, FetchError::AuthenticationFailed { .. }), "{error}");
+    assert!(error.to_string().contains("400 (invalid_client)"), "{error}");
+    assert!(!error.to_string().contains("must not be shown"));
+}
+
+#[tokio::test]
+async fn a_rotated_client_secret_drops_the_token() {
+    let source = source_with_tokens(3600).await;
+    let vault = api_secret();
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&source))), vault.clone()).await;
+    assert!(prepared(&mut fetcher).await);
+    vault.put_secret("orders-api", &[("id", "cli ent"), ("secret", "another")]);
+    assert!(Fetcher::reload_credentials(&mut *fetcher).await.expect("readable"));
+    assert!(prepared(&mut fetcher).await);
+}

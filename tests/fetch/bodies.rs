@@ -1,0 +1,222 @@
+//! How bodies travel: framing, gzip, limits, cuts.
+
+use std::{io::Write, time::Duration};
+
+use flate2::{Compression, write::GzEncoder};
+use headgate::fetch::{FetchError, Progress};
+use rstest::rstest;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::{
+    raw::{Source, items},
+    world::{connect, fetcher, may_be_served, poll, read, read_to_end, send},
+};
+
+/// Answers the first request of each connection with these bytes, then closes.
+async fn answering(bytes: impl AsRef<[u8]>) -> Source {
+    let bytes = bytes.as_ref().to_vec();
+    Source::that(move |mut talk| {
+        let bytes = bytes.clone();
+        async move {
+            talk.request().await?;
+            talk.say(bytes).await?;
+            talk.close().await
+        }
+    })
+    .await
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes()).expect("compressed");
+    encoder.finish().expect("compressed")
+}
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+#[rstest]
+#[case::http_1_0("HTTP/1.0 200 OK\r\n\r\n[{\"id\":1},{\"id\":2}]")]
+#[case::until_the_end("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[{\"id\":1},{\"id\":2}]")]
+#[case::chunked(
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n[{\"id\":1},{\r\n7\r\n\"id\":2}\r\n1\r\n]\r\n0\r\n\r\n"
+)]
+#[case::with_trailers(
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n13\r\n[{\"id\":1},{\"id\":2}]\r\n0\r\nX-Sum: 1\r\n\r\n"
+)]
+#[tokio::test]
+async fn a_page_is_read_whatever_its_framing(#[case] answer: &'static str) {
+    let source = answering(answer).await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1", "2"]);
+    assert_eq!(poll(&mut fetcher).await.expect("another"), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn items_are_handed_out_while_the_body_streams() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n[{\"id\":1},{\r\n").await?;
+        talk.hold().await
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let first = page.next().await.expect("no failure yet").expect("items");
+    assert_eq!(first[0].id().as_str(), "1");
+}
+
+#[rstest]
+#[case::one_member(gzip(&items(&[1, 2, 3])))]
+#[case::a_member_per_event([gzip("[{\"id\":1}"), gzip(",{\"id\":2}"), gzip(",{\"id\":3}]")].concat())]
+#[tokio::test]
+async fn gzip_is_offered_and_taken(#[case] body: Vec<u8>) {
+    let source = answering(gzipped(&body)).await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1", "2", "3"]);
+    assert_eq!(source.requests()[0].header("accept-encoding"), Some("gzip"));
+}
+
+#[rstest]
+#[case::cut(&gzip(&items(&[1, 2, 3]))[..20])]
+#[case::no_gzip(b"[{\"id\":1}]")]
+#[tokio::test]
+async fn broken_gzip_is_a_body_that_cannot_be_decoded(#[case] body: &[u8]) {
+    let source = answering(gzipped(body)).await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    let failure = poll(&mut fetcher).await.unwrap_err();
+    assert!(matches!(failure.error, FetchError::DecodeFailed { .. }), "{failure}");
+    assert!(read_to_end(&failure), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_coding_that_was_not_offered_is_refused() {
+    let source = answering("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n[]").await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    let failure = poll(&mut fetcher).await.unwrap_err();
+    assert!(matches!(failure.error, FetchError::DecodeFailed { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn a_cut_body_gives_its_prefix_and_then_the_error() {
+    let source = answering("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[{\"id\":1},{\"id\":2},{\"id\":").await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    let failure = outcome.unwrap_err();
+    assert_eq!(ids, ["1", "2"]);
+    assert!(matches!(failure.error, FetchError::ConnectionFailed { .. }), "{failure}");
+    assert_eq!(failure.progress, Progress::MayBeServed { first_byte: Some(page.first_byte()) });
+}
+
+#[tokio::test]
+async fn a_body_that_stops_ends_in_a_timeout_behind_its_prefix() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[{\"id\":1},").await?;
+        talk.hold().await
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url(), "timeout": "300ms" })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    let failure = outcome.unwrap_err();
+    assert_eq!(ids, ["1"]);
+    assert_eq!(failure.error, FetchError::Timeout { after: Duration::from_millis(300) });
+    assert_eq!(failure.progress, Progress::MayBeServed { first_byte: Some(page.first_byte()) });
+}
+
+#[tokio::test]
+async fn a_bad_item_comes_after_those_before_it_and_the_rest_is_read_out() {
+    let source = Source::that(|mut talk| async move {
+        loop {
+            talk.request().await?;
+            talk.answer(200, "", "[{\"id\":1},{\"no\":2},{\"id\":3}]").await?;
+        }
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    let failure = outcome.unwrap_err();
+    assert_eq!(ids, ["1"]);
+    assert!(matches!(failure.error, FetchError::MappingFailed { item: 2, .. }), "{failure}");
+    assert_eq!(failure.progress, Progress::ReadToEnd { first_byte: page.first_byte() });
+    poll(&mut fetcher).await.unwrap_err();
+    assert_eq!(source.connections(), 1, "a response that was read out leaves a good connection");
+}
+
+#[tokio::test]
+async fn a_bad_body_that_does_not_end_soon_is_given_up() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n<html>").await?;
+        loop {
+            talk.say([b' '; 1000]).await?;
+        }
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    let failure = poll(&mut fetcher).await.unwrap_err();
+    assert!(matches!(failure.error, FetchError::DecodeFailed { .. }), "{failure}");
+    assert!(may_be_served(&failure));
+}
+
+#[rstest]
+#[case::as_it_is(false)]
+#[case::behind_gzip(true)]
+#[tokio::test]
+async fn a_body_beyond_the_limit_gives_its_prefix_and_then_the_error(#[case] compressed: bool) {
+    let ids: Vec<u64> = (1..=200_000).collect();
+    let body = items(&ids);
+    let source = if compressed {
+        answering(gzipped(&gzip(&body))).await
+    } else {
+        answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await
+    };
+    let mut fetcher = fetcher(json!({ "url": source.url(), "maxResponseBytes": 1000 })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    // `{"id":1},` nine times with 9 bytes, then 10 bytes each, after the bracket.
+    assert_eq!(ids.len(), 9 + (1000 - 1 - 9 * 9) / 10 - usize::from((1000 - 1 - 9 * 9) % 10 == 0));
+    let failure = outcome.unwrap_err();
+    assert_eq!(failure.error, FetchError::ResponseTooLarge { limit: 1000 });
+    assert!(may_be_served(&failure));
+}
+
+#[tokio::test]
+async fn compressed_bytes_count_as_well() {
+    // Empty members: a megabyte of gzip that decompresses to nothing.
+    let source = answering(gzipped(&gzip("").repeat(50_000))).await;
+    let mut fetcher = fetcher(json!({ "url": source.url(), "maxResponseBytes": 1000 })).await;
+    let failure = poll(&mut fetcher).await.unwrap_err();
+    assert_eq!(failure.error, FetchError::ResponseTooLarge { limit: 1000 });
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_a_page_that_has_arrived_is_not_timed_out() {
+    let source = answering("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[{\"id\":1}]").await;
+    let mut fetcher = fetcher(json!({ "url": source.url(), "timeout": "200ms" })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    sleep(Duration::from_millis(300)).await;
+    let (ids, outcome) = read(&mut page).await;
+    outcome.expect("it was there all along");
+    assert_eq!(ids, ["1"]);
+}
+
+#[tokio::test]
+async fn lines_are_read_as_they_come() {
+    let source = answering("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"id\":1}\n\n{\"id\":2}\n").await;
+    let mut fetcher = fetcher(json!({ "url": source.url(), "decode": { "format": "NDJSON" } })).await;
+    assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1", "2"]);
+    assert!(source.requests()[0].header("accept").is_some_and(|accept| accept.starts_with("application/x-ndjson")));
+}

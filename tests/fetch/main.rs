@@ -1,0 +1,12 @@
+//! The HTTP adapter against servers of raw sockets that record what really arrives.
+
+mod authentication;
+mod bodies;
+mod connecting;
+mod proxies;
+mod raw;
+mod requests;
+mod secrecy;
+mod statuses;
+mod tls;
+mod world;

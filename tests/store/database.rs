@@ -1,0 +1,79 @@
+//! A database of its own for each test, on the server that `HEADGATE_TEST_DATABASE_URL` names.
+
+use headgate::store::postgres::{PostgresStore, migrate};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+
+const VARIABLE: &str = "HEADGATE_TEST_DATABASE_URL";
+
+pub(crate) struct Database {
+    server: String,
+    name: String,
+    pub(crate) url: String,
+    /// For looking at the tables, and for standing in the way.
+    pub(crate) sql: PgPool,
+}
+
+impl Database {
+    /// An empty database.
+    pub(crate) async fn empty() -> Self {
+        let server = std::env::var(VARIABLE).unwrap_or_else(|_| {
+            panic!("{VARIABLE} is not set: run `make test`, or `make parts` and export the variables it prints")
+        });
+        let name = format!("store_{:032x}", rand::random::<u128>());
+        on_server(&server, format!("CREATE DATABASE {name}")).await;
+        let mut url = url::Url::parse(&server).expect("a URL");
+        url.set_path(&name);
+        let url = url.to_string();
+        let sql = PgPool::connect(&url).await.expect("the database was just made");
+        Self { server, name, url, sql }
+    }
+
+    /// A database with the schema of Headgate.
+    pub(crate) async fn migrated() -> Self {
+        let database = Self::empty().await;
+        migrate(&database.url).await.expect("an empty database migrates");
+        database
+    }
+
+    pub(crate) fn store(&self) -> PostgresStore {
+        PostgresStore::new(&self.url, "headgate-test", 16).expect("a URL")
+    }
+
+    /// Runs statements without results.
+    pub(crate) async fn run(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&self.sql).await.expect(sql);
+    }
+
+    /// One column of one row.
+    pub(crate) async fn one<T>(&self, sql: &'static str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(sql).fetch_one(&self.sql).await.expect(sql)
+    }
+
+    /// One column of all rows.
+    pub(crate) async fn all<T>(&self, sql: &'static str) -> Vec<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(sql).fetch_all(&self.sql).await.expect(sql)
+    }
+}
+
+async fn on_server(server: &str, sql: String) {
+    let mut connection = PgConnection::connect(server).await.expect("the server of the test answers");
+    sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut connection).await.expect(&sql);
+}
+
+impl Drop for Database {
+    /// Also after a failed test nothing stays behind on the server.
+    fn drop(&mut self) {
+        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(on_server(&server, sql));
+        });
+        let _ = dropping.join();
+    }
+}

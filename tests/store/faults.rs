@@ -1,0 +1,131 @@
+//! What breaks between us and the database costs a repetition, never an event.
+
+use std::time::Duration;
+
+use headgate::store::{Answer, EventStore, Gate, StoreError, postgres::PostgresStore};
+
+use crate::{
+    database::Database,
+    replica::{Replica, events},
+};
+
+/// Repeats until it is answered, as the loader does.
+async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<Answer<T>, StoreError>) -> Answer<T> {
+    loop {
+        match ask().await {
+            Ok(Answer::Locked) | Err(StoreError::Unavailable { .. }) => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Ok(answer) => return answer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_killed_at_any_moment_cost_no_event_and_store_none_twice() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    let killer = tokio::spawn({
+        let sql = database.sql.clone();
+        async move {
+            loop {
+                sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND application_name = 'headgate-test'",
+                )
+                .execute(&sql)
+                .await
+                .unwrap();
+                tokio::time::sleep(Duration::from_millis(rand::random_range(5..40))).await;
+            }
+        }
+    });
+    replica.in_flight = Duration::from_hours(1);
+    let reservation = replica.reservation();
+    replica.attempt = reservation.attempt;
+    // A reservation whose answer was lost shows its own token: it was granted, and is not granted again.
+    match until_answered(async || store.reserve(reservation.clone()).await).await {
+        Answer::Applied(_) => {}
+        Answer::Refused(Some(row)) => assert_eq!(row.attempt, Some(reservation.attempt)),
+        other => panic!("{other:?}"),
+    }
+    for page in 0..60 {
+        let append = replica.appending(events(page * 50 + 1..=page * 50 + 50));
+        let answer = until_answered(async || store.append(&append).await).await;
+        assert!(matches!(answer, Answer::Applied(appended) if appended.stored == 50), "{answer:?}");
+        (replica.cursor, replica.part) = (append.cursor_after, append.part + 1);
+    }
+    killer.abort();
+    let shown: String = database
+        .one("SELECT format('%s %s %s %s', count(*), count(DISTINCT sequence), min(sequence), max(sequence)) FROM headgate.event")
+        .await;
+    assert_eq!(shown, "3000 3000 1 3000");
+    assert_eq!(database.one::<i64>("SELECT events_stored FROM headgate.source").await, 3000);
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_is_unavailable_and_one_without_the_schema_says_so() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = PostgresStore::new(&format!("postgres://u:hush@{nobody}/x"), "headgate-test", 2).unwrap();
+    let error = down.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("hush"));
+
+    let empty = Database::empty().await;
+    let store = empty.store();
+    store.ping().await.unwrap();
+    let error = store.adopt(Replica::new(&store, "a", "orders").adoption()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed { sqlstate, .. } if sqlstate == "42P01"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_within_the_statement_limit() {
+    // Accepts and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            held.push(stream);
+        }
+    });
+    let store = PostgresStore::new(&format!("postgres://u@{address}/x"), "headgate-test", 1).unwrap();
+    let asked = tokio::time::timeout(Duration::from_secs(9), store.ping()).await.expect("an answer of our own");
+    assert!(matches!(asked, Err(StoreError::Unavailable { .. })));
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_leaves_the_pool_usable() {
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.reserve().await;
+    let mut blocker = database.sql.begin().await.unwrap();
+    sqlx::query("LOCK TABLE headgate.source IN EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+    let append = replica.closing(events([1]));
+    tokio::time::timeout(Duration::from_millis(100), store.append(&append)).await.unwrap_err();
+    blocker.rollback().await.unwrap();
+    // The pool has one connection, and it was in the middle of a statement.
+    let answer = until_answered(async || store.append(&append).await).await;
+    assert!(matches!(answer, Answer::Applied(appended) if appended.stored == 1), "{answer:?}");
+}
+
+#[tokio::test]
+async fn every_grant_is_durable_before_it_is_acknowledged_whatever_the_database_is_set_to() {
+    let database = Database::migrated().await;
+    database
+        .run(
+            "CREATE TABLE seen (setting text); \
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; \
+             CREATE TRIGGER see AFTER INSERT OR UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see(); \
+             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        )
+        .await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events([1])).await;
+    assert_eq!(database.all::<String>("SELECT setting FROM seen").await, ["on", "on", "on"]);
+}

@@ -1,0 +1,87 @@
+//! FORGET: the events go, the gate stays.
+
+use std::time::Duration;
+
+use headgate::{
+    event::Cursor,
+    store::{Answer, Forget, Gate},
+};
+
+use crate::{
+    database::Database,
+    replica::{Replica, after, applied, event, events, refused},
+};
+
+fn forgetting(replica: &Replica) -> Forget {
+    Forget { stream: replica.stream.clone(), uid: replica.uid.clone() }
+}
+
+#[tokio::test]
+async fn forgetting_deletes_events_and_cursor_and_keeps_the_gate() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut neighbour = Replica::adopting(&store, "a", "stock").await;
+    neighbour.poll(events([1, 2])).await;
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    // More than one statement deletes.
+    replica.poll(events(1..=7000)).await;
+    replica.reserve().await;
+    let late = replica.closing(events([7001]));
+
+    applied(store.forget(forgetting(&replica)).await.unwrap());
+    assert_eq!(database.all::<String>("SELECT DISTINCT stream FROM headgate.event").await, ["shop/stock"]);
+    let row = refused(replica.try_reserve().await);
+    assert_eq!((&row.cursor, row.fence.0), (&Cursor::Start, replica.fence.0 + 1));
+    assert!(row.in_flight_for > Duration::from_secs(30), "the request is still waited out: {row:?}");
+    assert!(matches!(headgate::store::EventStore::append(&store, &late).await.unwrap(), Answer::Refused(Some(_))));
+    applied(store.forget(forgetting(&replica)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_new_object_begins_a_forgotten_stream_at_its_own_start() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(vec![event("x", "1")]).await;
+    applied(store.forget(forgetting(&replica)).await.unwrap());
+
+    replica.uid = "uid-2".to_owned();
+    let adoption = headgate::store::Adopt { start: after("100"), ..replica.adoption() };
+    let adopted = applied(store.adopt(adoption).await.unwrap());
+    assert_eq!((adopted.cursor.clone(), adopted.start_ignored, adopted.id_kind), (after("100"), false, None));
+    assert_eq!(adopted.events_stored, 0);
+    (replica.fence, replica.cursor) = (adopted.fence, adopted.cursor);
+    replica.poll(events([101])).await;
+    assert_eq!(database.all::<i64>("SELECT sequence FROM headgate.events").await, [101]);
+}
+
+#[tokio::test]
+async fn only_the_object_of_the_row_can_be_forgotten() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([1])).await;
+    let old = Forget { uid: "uid-0".to_owned(), ..forgetting(&replica) };
+    refused(store.forget(old).await.unwrap());
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 1);
+    let nothing = Forget { stream: headgate::event::StreamName::new("shop", "nothing-here"), uid: "u".to_owned() };
+    applied(store.forget(nothing).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_interrupted_leaves_nothing_that_could_be_stored_twice() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events(["x", "y", "z"])).await;
+    // The second step cannot run.
+    let mut blocker = database.sql.begin().await.unwrap();
+    sqlx::query("LOCK TABLE headgate.event IN EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+    store.forget(forgetting(&replica)).await.unwrap_err();
+    blocker.rollback().await.unwrap();
+
+    replica.uid = "uid-2".to_owned();
+    assert_eq!(replica.adopt().await.cursor, Cursor::Start);
+    assert_eq!(replica.poll(events(["x", "y", "z", "zz"])).await.repeated, 3);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 4);
+}

@@ -1,0 +1,13 @@
+//! The SQL of the store against a real PostgreSQL: each test holds one property of the row protocol (DESIGN 4 and 5).
+
+#![allow(clippy::unwrap_used, reason = "in a test a failed step is a failed test")]
+
+mod append;
+mod database;
+mod faults;
+mod forget;
+mod gap;
+mod gate;
+mod replica;
+mod reread;
+mod upkeep;

@@ -1,0 +1,156 @@
+//! After a reset the same events come again: none is stored twice, and none is missed.
+
+use headgate::store::{Append, Appended};
+
+use crate::{
+    database::Database,
+    replica::{Replica, after, event, events},
+};
+
+const IDS: &str = "SELECT id FROM headgate.events ORDER BY sequence";
+
+/// Three kinds of ids, nine each, in the order of their source.
+fn nine_ids(kind: &str) -> Vec<String> {
+    (1..=9)
+        .map(|n| match kind {
+            "numbers" => n.to_string(),
+            "padded numbers" => format!("{n:04}"),
+            // Digits and leading zeros among them, and not in the order of their texts.
+            "opaque" => format!("0{}x{n}", 9 - n),
+            "numbers that outgrow bigint" if n < 5 => n.to_string(),
+            "numbers that outgrow bigint" | "long numbers" => format!("{}{n}", "9".repeat(39)),
+            other => panic!("no kind {other}"),
+        })
+        .collect()
+}
+
+async fn a_reset_stores_no_event_twice(kind: &str) {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let ids = nine_ids(kind);
+    replica.poll(events(&ids[..4])).await;
+    replica.poll(events(&ids[4..6])).await;
+
+    // Twice, the second time in the middle of reading again.
+    replica.reset(1).await;
+    assert_eq!(
+        replica.poll(events(&ids[..3])).await,
+        Appended { repeated: 3, events_stored: 6, ..Appended::default() }
+    );
+    replica.reset(2).await;
+    assert_eq!(replica.poll(events(&ids[..5])).await.repeated, 5, "{kind}");
+    let seam = replica.poll(events(&ids[5..8])).await;
+    assert_eq!(seam, Appended { stored: 2, repeated: 1, conflicting: 0, events_stored: 8 }, "{kind}");
+    assert_eq!(replica.poll(events(&ids[8..])).await.stored, 1);
+    assert_eq!(database.all::<String>(IDS).await, ids, "{kind}");
+}
+
+#[tokio::test]
+async fn a_reset_stores_no_event_twice_of_numbers() {
+    a_reset_stores_no_event_twice("numbers").await;
+}
+
+#[tokio::test]
+async fn a_reset_stores_no_event_twice_of_padded_numbers() {
+    a_reset_stores_no_event_twice("padded numbers").await;
+}
+
+#[tokio::test]
+async fn a_reset_stores_no_event_twice_of_numbers_longer_than_bigint() {
+    a_reset_stores_no_event_twice("long numbers").await;
+}
+
+#[tokio::test]
+async fn a_reset_stores_no_event_twice_of_opaque_ids() {
+    a_reset_stores_no_event_twice("opaque").await;
+}
+
+#[tokio::test]
+async fn a_reset_stores_no_event_twice_of_numbers_that_outgrow_bigint() {
+    a_reset_stores_no_event_twice("numbers that outgrow bigint").await;
+}
+
+#[tokio::test]
+async fn the_same_number_in_another_spelling_is_the_same_event() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let long = "9".repeat(40);
+    replica.poll(vec![event("7", "1"), event("008", "1"), event(&long, "1")]).await;
+    replica.reset(1).await;
+    let again = vec![event("007", "1"), event("8", "1"), event(&format!("0{long}"), "1")];
+    assert_eq!(replica.poll(again).await.repeated, 3);
+    assert_eq!(database.all::<String>(IDS).await, ["7", "008", &long]);
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_content_is_set_aside_and_the_stored_event_stays() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(vec![event("1", "1"), event("2", "1"), event("3", "1")]).await;
+    let mut other_subject = event("3", "1");
+    other_subject.subject = Some("another".to_owned());
+    for epoch in 1..=2 {
+        replica.reset(epoch).await;
+        let again = vec![event("1", "1"), event("2", " 1"), other_subject.clone()];
+        let appended = replica.poll(again).await;
+        assert_eq!(appended, Appended { stored: 0, repeated: 1, conflicting: 2, events_stored: 3 });
+    }
+    assert_eq!(replica.poll(events([4])).await.stored, 1);
+    let stored: Vec<String> = database.all("SELECT payload::text FROM headgate.events WHERE sequence <= 3").await;
+    assert_eq!(stored, ["1", "1", "1"]);
+    let aside: Vec<String> = database
+        .all("SELECT format('%s %s [%s]', id, reason, convert_from(item, 'UTF8')) FROM headgate.set_aside ORDER BY id")
+        .await;
+    assert_eq!(aside, ["2 ConflictingEvent [ 1]", "3 ConflictingEvent [1]"], "kept once, however often they come");
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_a_reread_append_tells_what_it_did() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events([1, 2])).await;
+    replica.reset(1).await;
+    replica.reserve().await;
+    let again = Append { close: None, ..replica.closing(vec![event("1", "1"), event("2", r#"{"id": "2"}"#)]) };
+    let told = replica.append(&again).await;
+    assert_eq!(told, Appended { stored: 0, repeated: 1, conflicting: 1, events_stored: 2 });
+    replica.part -= 1;
+    assert_eq!(replica.append(&again).await, told);
+}
+
+#[tokio::test]
+async fn an_id_below_one_that_went_ahead_is_stored_at_its_place() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.reserve().await;
+    let ahead = replica.appending(events([1, 2, 9]));
+    replica.append(&ahead).await;
+    let behind = Append { cursor_after: after("9"), not_ascending: true, ..replica.closing(events([2, 5, 7])) };
+    assert_eq!(replica.append(&behind).await, Appended { stored: 2, repeated: 1, conflicting: 0, events_stored: 5 });
+    assert_eq!(database.all::<i64>("SELECT sequence FROM headgate.events ORDER BY sequence").await, [1, 2, 5, 7, 9]);
+}
+
+#[tokio::test]
+async fn ids_are_looked_up_over_all_days() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events(["x", "y"])).await;
+    // As if they had been stored on another day.
+    database.run("UPDATE headgate.event SET stored_at = stored_at + interval '3 days'").await;
+    replica.reset(1).await;
+    assert_eq!(replica.poll(events(["x", "y", "z"])).await.repeated, 2);
+    assert_eq!(database.all::<String>(IDS).await.len(), 3);
+}
+
+#[tokio::test]
+async fn once_the_reread_is_over_nothing_is_looked_up_any_more() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let pending = "SELECT count(*) FROM headgate.source WHERE reread_to IS NOT NULL";
+    replica.poll(events(["x", "y"])).await;
+    replica.reset(1).await;
+    replica.poll(events(["x"])).await;
+    assert_eq!(database.one::<i64>(pending).await, 1);
+    replica.poll(events(["y"])).await;
+    assert_eq!(database.one::<i64>(pending).await, 0);
+}

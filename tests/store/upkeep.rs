@@ -1,0 +1,144 @@
+//! The schema, the days, and whose they are.
+
+use std::time::Duration;
+
+use headgate::store::postgres::{InstallationError, PostgresStore, Upkeep, migrate};
+
+use crate::{
+    database::Database,
+    replica::{Replica, event, events},
+};
+
+const DAY: Duration = Duration::from_hours(24);
+const DAYS: &str = "SELECT count(*) FROM headgate.partition WHERE state = 'attached' AND parent = 'event'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_together_migrate_once() {
+    let database = Database::empty().await;
+    let starting = (0..4).map(|_| {
+        let url = database.url.clone();
+        tokio::spawn(async move { migrate(&url).await })
+    });
+    for migrated in futures::future::join_all(starting).await {
+        migrated.unwrap().unwrap();
+    }
+    assert_eq!(database.one::<i64>(DAYS).await, 8);
+}
+
+#[tokio::test]
+async fn an_append_never_fails_for_a_day_that_is_missing() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events([1])).await;
+    drop_all_days(&database).await;
+    assert_eq!(replica.poll(events([2])).await.stored, 1);
+    assert_eq!(database.one::<i64>(DAYS).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_replica_may_make_the_days_at_any_time() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    assert_eq!(store.upkeep(None).await.unwrap(), Upkeep::default(), "the migration made a week");
+    drop_all_days(&database).await;
+    let rounds = (0..4).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.upkeep(None).await.unwrap().partitions_made })
+    });
+    let made: u64 = futures::future::join_all(rounds).await.into_iter().map(Result::unwrap).sum();
+    assert_eq!(made, 2 * 8, "each day of both tables once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_older_than_the_retention_are_dropped_by_whoever_comes_first() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(vec![event("1", "1")]).await;
+    make_past_days(&database, 30).await;
+    database.run("UPDATE headgate.event SET stored_at = stored_at - interval '20 days'").await;
+    assert_eq!(database.one::<i64>(DAYS).await, 38);
+
+    assert_eq!(store.upkeep(None).await.unwrap(), Upkeep::default(), "without a retention all is kept");
+    let rounds = (0..4).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.upkeep(Some(10 * DAY)).await.unwrap().partitions_dropped })
+    });
+    let dropped: u64 = futures::future::join_all(rounds).await.into_iter().map(Result::unwrap).sum();
+    // The day that ends within the last ten days stays whole.
+    assert!(dropped >= 2 * 20, "{dropped}");
+    store.upkeep(Some(10 * DAY)).await.unwrap();
+    assert_eq!(database.one::<i64>(DAYS).await, 18);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 0);
+    // What was dropped is not fetched again: the cursor is in the row.
+    assert_eq!(replica.adopt().await.cursor, crate::replica::after("1"));
+}
+
+#[tokio::test]
+async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([1])).await;
+    make_past_days(&database, 2).await;
+    let mut reader = database.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM headgate.events").execute(&mut *reader).await.unwrap();
+
+    let upkeep = tokio::spawn({
+        let store = store.clone();
+        async move { store.upkeep(Some(DAY)).await }
+    });
+    while database.one::<i64>("SELECT count(*) FROM headgate.partition WHERE state = 'pending'").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The detach waits for the reader; appends wait for nobody.
+    for id in 2..=5 {
+        assert_eq!(replica.poll(events([id])).await.stored, 1);
+    }
+    assert!(!upkeep.is_finished(), "all of them went past it");
+    upkeep.await.unwrap().unwrap_err();
+    reader.rollback().await.unwrap();
+    // The next round finishes what was interrupted.
+    store.upkeep(Some(DAY)).await.unwrap();
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.partition WHERE ends_on < current_date").await, 0);
+}
+
+#[tokio::test]
+async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let owner = async |store: &PostgresStore, uid: &str, take_over| store.claim_installation(uid, take_over).await;
+    owner(&store, "lease-1", false).await.unwrap();
+    owner(&store, "lease-1", false).await.unwrap();
+    let error = owner(&store, "lease-2", false).await.unwrap_err();
+    assert!(matches!(&error, InstallationError::Taken { owner } if owner == "lease-1"), "{error}");
+    assert!(error.to_string().contains("--take-over"), "{error}");
+    owner(&store, "lease-2", true).await.unwrap();
+    owner(&store, "lease-1", false).await.unwrap_err();
+}
+
+/// Days before today, as a store that has run for a while has them.
+async fn make_past_days(database: &Database, days: i32) {
+    for back in 1..=days {
+        for parent in ["event", "commits"] {
+            let sql: String = sqlx::query_scalar(
+                "SELECT format('CREATE TABLE headgate.%1$I PARTITION OF headgate.%2$I FOR VALUES FROM (%3$L) TO (%4$L)', \
+                 $1 || to_char(day, '_YYYYMMDD'), $1, day || ' 00:00:00+00', (day + 1) || ' 00:00:00+00') \
+                 FROM (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date - $2 AS day) AS d",
+            )
+            .bind(parent)
+            .bind(back)
+            .fetch_one(&database.sql)
+            .await
+            .unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.sql).await.unwrap();
+        }
+    }
+}
+
+async fn drop_all_days(database: &Database) {
+    for day in database.all::<String>("SELECT name FROM headgate.partition").await {
+        let sql = format!("DROP TABLE headgate.{day}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.sql).await.unwrap();
+    }
+}
