@@ -14,6 +14,7 @@ mod cluster;
 mod evidence;
 mod install;
 mod load;
+mod logs;
 mod outside;
 mod packages;
 mod removal;
@@ -23,7 +24,7 @@ mod terminal;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep};
 use self::cluster::{Cluster, Kind};
 use self::outside::Outside;
 use self::terminal::Terminal;
+use crate::clock;
 use crate::image;
 use crate::narrate::{Stopwatch, say};
 use crate::node::{self, Node};
@@ -115,6 +117,8 @@ struct Suite {
     client: Client,
     outside: Outside,
     place: Arc<Place>,
+    /// Which pods were asked to end, and when (microseconds of the log's clock).
+    terminations: Mutex<Vec<(String, u64)>>,
 }
 
 impl Suite {
@@ -123,15 +127,23 @@ impl Suite {
         cluster.load(&given.archive).await.context("load the image into the cluster")?;
         let kubeconfig = cluster.kubeconfig().to_owned();
         let client = crate::test_api::client_of(&kubeconfig).await?;
-        let terminal = Terminal { kubectl: cluster.kubectl()?, helm: helm()?, kubeconfig, caches: place.path().join("caches") };
-        let suite = Self { terminal, client, outside, place: Arc::clone(place) };
+        let terminal =
+            Terminal { kubectl: cluster.kubectl()?, helm: helm()?, kubeconfig, caches: place.path().join("caches") };
+        let suite = Self { terminal, client, outside, place: Arc::clone(place), terminations: Mutex::default() };
         let watch = Stopwatch::start();
+        let _followed = logs::follow(&suite.client, place.path());
         let passed = suite.chapters().await;
         match &passed {
             Ok(()) => say(format_args!("e2e: passed in {watch}")),
             Err(failure) => evidence::leave(&suite, failure, &given.evidence).await,
         }
         passed
+    }
+
+    /// Notes that these pods are asked to end from now on.
+    fn terminating(&self, pods: impl IntoIterator<Item = String>) {
+        let now = clock::now_us();
+        self.terminations.lock().expect("no holder panics").extend(pods.into_iter().map(|pod| (pod, now)));
     }
 
     async fn chapters(&self) -> Result<()> {
@@ -145,7 +157,8 @@ impl Suite {
 
     #[expect(clippy::print_stdout, reason = "the proof is what this command is for")]
     async fn prove(&self) -> Result<()> {
-        let proof = self.outside.prove().await?;
+        let terminations = self.terminations.lock().expect("no holder panics").clone();
+        let proof = self.outside.prove(&terminations).await?;
         println!("\n{proof}");
         let broken: Vec<String> = proof.findings.violations.iter().map(ToString::to_string).collect();
         ensure!(broken.is_empty(), "the access log and the store show broken promises:\n{}", broken.join("\n"));

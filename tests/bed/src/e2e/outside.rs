@@ -76,15 +76,16 @@ impl Outside {
         Ok(count.try_into()?)
     }
 
-    /// What the log and the store say, once nothing loads any more.
-    pub(super) async fn prove(&self) -> Result<Proof> {
+    /// What the log and the store say, once nothing loads any more. Of the terminations, those count whose pod held a source.
+    pub(super) async fn prove(&self, terminations: &[(String, u64)]) -> Result<Proof> {
         let mut stored = Vec::new();
         for feed in self.source.feeds() {
             stored.push(stored::read(&self.pool, SOURCES, feed).await?);
         }
         // Nothing was killed or frozen here, so nothing explains a repeat.
         let evidence = Evidence { accesses: self.source.log().entries(), stored, ..Evidence::default() };
-        Ok(Proof { findings: checker::check(&evidence), takeovers: Vec::new(), handovers: Vec::new() })
+        let handovers = checker::handovers(&evidence.accesses, terminations);
+        Ok(Proof { findings: checker::check(&evidence), takeovers: Vec::new(), handovers })
     }
 }
 

@@ -68,8 +68,8 @@ async fn variant(suite: &Suite, chart: &str, values: &str, present: &[&str], abs
     for kind in absent {
         ensure!(!kinds.contains(kind), "renders a {kind}");
     }
-    let dry_run = format!("apply --server-side --dry-run=server -n {SYSTEM} -f -");
-    suite.terminal.kubectl_fed(&dry_run, &rendered).await.map(drop)
+    let dry_run = "apply --server-side --dry-run=server -f -";
+    suite.terminal.kubectl_fed(dry_run, &rendered).await.map(drop)
 }
 
 /// What chart and base should agree on: every object but the namespace, without what only one of them sets (labels, the
@@ -122,4 +122,47 @@ fn alike(charted: &BTreeMap<String, Value>, kustomized: &BTreeMap<String, Value>
         ensure!(shape == other, "chart and kustomize base differ in {name}:\n{shape}\n{other}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn file(path: &str) -> String {
+        fs::read_to_string(crate::repository().join(path)).unwrap_or_else(|error| panic!("read {path}: {error}"))
+    }
+
+    /// The rules of every role in a file, which may be a template: rules hold no template code.
+    fn rules(text: &str) -> Vec<Value> {
+        let mut blocks: Vec<String> = Vec::new();
+        let mut inside = false;
+        for line in text.lines() {
+            let begins = line == "rules:";
+            inside = begins || (inside && line.starts_with(' '));
+            match blocks.last_mut() {
+                _ if begins => blocks.push(String::new()),
+                Some(block) if inside => block.extend([line, "\n"]),
+                _ => {}
+            }
+        }
+        blocks.iter().map(|block| serde_saphyr::from_str(block).expect("rules are plain YAML")).collect()
+    }
+
+    #[test]
+    fn chart_and_kustomize_base_grant_the_same_rights() {
+        let (chart, base) = (file("charts/headgate/templates/rbac.yaml"), file("config/rbac/role.yaml"));
+        assert_eq!(rules(&chart).len(), 2, "one role for sources and one for Leases");
+        assert_eq!(rules(&chart), rules(&base));
+    }
+
+    #[test]
+    fn chart_and_kustomize_base_are_of_the_version_of_the_crate() {
+        let image = crate::image::name().expect("a name");
+        let (_, version) = image.split_once(':').expect("a tag");
+        let chart = file("charts/headgate/Chart.yaml");
+        assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+        assert!(file("config/manager/deployment.yaml").contains(&format!("image: {image}\n")));
+    }
 }

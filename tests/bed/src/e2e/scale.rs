@@ -24,14 +24,18 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
     held_by(suite, 3).await?;
 
     let victim = holdings(suite).await?.into_keys().next().context("nobody holds a source")?;
+    suite.terminating([victim.clone()]);
     suite.terminal.kubectl(&format!("delete pod {victim} -n {SYSTEM}")).await?;
     rolled_out(suite).await?;
     held_by(suite, 3).await?;
 
+    suite.terminating(holdings(suite).await?.into_keys());
     suite.terminal.kubectl(&format!("rollout restart deployment/headgate -n {SYSTEM}")).await?;
     rolled_out(suite).await?;
     held_by(suite, 3).await?;
 
+    // One of them stays, and hands nothing over.
+    suite.terminating(holdings(suite).await?.into_keys());
     scale(suite, 1).await?;
     held_by(suite, 1).await?;
     caught_up(suite).await
