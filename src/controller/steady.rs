@@ -58,7 +58,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_value_is_published_at_once() {
-        assert_eq!(Steady::new(HOLD).observe(&true, Instant::now()), true);
+        assert!(Steady::new(HOLD).observe(&true, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ mod tests {
         let mut steady = Steady::new(HOLD);
         let start = Instant::now();
         for second in 0..60 {
-            assert_eq!(steady.observe(&(second % 3 != 2), start + seconds(second)), true);
+            assert!(steady.observe(&(second % 3 != 2), start + seconds(second)));
         }
     }
 

@@ -137,12 +137,9 @@ impl Supervisor {
         while !(self.stopping && self.jobs.is_empty()) {
             select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stop_all(),
-                directive = directives.recv(), if directed => match directive {
-                    Some(directive) => self.follow(directive),
-                    None => {
-                        directed = false;
-                        self.stop_all();
-                    }
+                directive = directives.recv(), if directed => if let Some(directive) = directive { self.follow(directive) } else {
+                    directed = false;
+                    self.stop_all();
                 },
                 Some(ended) = self.jobs.join_next_with_id() => self.ended(&ended),
                 Ok(()) = changes.changed() => self.reconcile(),
@@ -263,7 +260,7 @@ impl Supervisor {
             None => {}
             Some(source) if !source.deleting => self.start_polling(stream, source),
             Some(source) if must_forget(&source) && !held.pen.read().forgotten => {
-                self.start_forgetting(stream, &source)
+                self.start_forgetting(stream, &source);
             }
             // Somebody else's finalizer keeps the object, or ours is about to go.
             Some(_) => {}

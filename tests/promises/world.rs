@@ -9,6 +9,7 @@ use std::{
 use headgate_bed::{
     access_log::Access,
     clock, evidence,
+    narrate::say,
     place::Place,
     proof::Proof,
     source::SourceConfig,
@@ -21,7 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// How long anything that must come about may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) stage: Stage,
@@ -63,7 +64,7 @@ impl World {
     /// Waits until every one of these sources was asked, and answered with events or nothing, after this moment.
     pub(crate) async fn all_are_loaded_since(&self, sources: &[&str], moment: u64) {
         let served = |source: &&str| self.asked_since(source, moment).iter().any(|access| access.status == 200);
-        self.until("every source is loaded", async || sources.iter().all(|source| served(source))).await;
+        self.until("every source is loaded", async || sources.iter().all(&served)).await;
     }
 
     pub(crate) async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
@@ -89,9 +90,10 @@ impl World {
     /// Ends the replicas and checks the log and the store; a broken rule fails the test and leaves the evidence.
     pub(crate) async fn prove(self) -> Proof {
         let proof = self.stage.prove(None).await.expect("the replicas end well and the store can be read");
-        println!("{proof}");
+        say(&proof);
         if !proof.findings.clean() {
-            let what: String = proof.findings.violations.iter().map(|violation| format!("{violation}\n")).collect();
+            let what: Vec<String> = proof.findings.violations.iter().map(ToString::to_string).collect();
+            let what = what.join("\n");
             let folder = headgate_bed::repository().join(".headgate/evidence").join(self.name);
             evidence::leave(&what, self.place.path(), &folder).expect("the evidence can be written");
             panic!("a promise was broken; the first: {}", proof.findings.violations[0]);

@@ -153,7 +153,7 @@ impl Replica {
             Written::Refused(Some(current)) => self.learn(&current),
             Written::Refused(None) => {}
             Written::Unanswered => {
-                tracing::info!(stream = %stream, to = %to, "not handed over: no answer; runs on here")
+                tracing::info!(stream = %stream, to = %to, "not handed over: no answer; runs on here");
             }
         }
         self.align(stream);
