@@ -7,6 +7,20 @@ SHELL := bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/headgate-bed
 
+##@ Try
+
+.PHONY: demo
+demo: binaries ## Three replicas under fire for a minute, and the proof that the promises held
+	$(BED) demo --binary $(TARGET)/debug/headgate
+
+.PHONY: up
+up: binaries ## Keep servers, sources and REPLICAS=3 replicas running for playing
+	@$(BED) up --binary $(TARGET)/debug/headgate --replicas $(or $(REPLICAS),3)
+
+.PHONY: down
+down: bed ## End the playground and remove all it wrote
+	@$(BED) down
+
 ##@ Test
 
 .PHONY: test
@@ -19,7 +33,7 @@ lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the d
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
-	if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo 'cargo-deny is not installed, so dependencies are not checked: cargo install cargo-deny'; fi
 
 .PHONY: parts
@@ -43,11 +57,11 @@ bench: cargo ## Measure the figures of the README, here and in .headgate/bench.m
 .PHONY: crds
 crds: cargo ## Write crds/ again from the Rust types
 	mkdir -p crds
-	cargo run --quiet -- crd > crds/headgate.dev_eventsources.yaml
+	cargo run --quiet -- crd > crds/.new && mv crds/.new crds/headgate.dev_eventsources.yaml
 
 .PHONY: clean
 clean: ## End what runs and remove everything that was built here (not the cache of this user)
-	if [ -x $(BED) ]; then $(BED) parts down; fi
+	for place in .headgate/*/; do if [ -x $(BED) ] && [ -d $$place ]; then $(BED) parts down --place $$place; fi; done
 	rm -rf .headgate
 	cargo clean
 
@@ -60,9 +74,11 @@ help: ## This list
 
 # Not for typing: what the targets above need.
 
-.PHONY: bed
-bed: cargo
-	@cargo build --quiet --package headgate-bed
+# The whole workspace, as for the tests: with other features, all dependencies would be built once more.
+.PHONY: binaries bed
+binaries bed: cargo
+	@echo 'building (minutes the first time, seconds afterwards)'
+	@cargo build --quiet --workspace
 
 .PHONY: cargo
 cargo:

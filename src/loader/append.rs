@@ -60,6 +60,12 @@ impl<'a> Appender<'a> {
                     return Ok(opens(&append));
                 }
                 Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+                // An earlier try was applied and its answer lost: cursor and events only move together.
+                Ok(Answer::Refused(Some(row))) if held && row.cursor == append.cursor_after => {
+                    self.release(held);
+                    self.part += 1;
+                    return Ok(None);
+                }
                 Ok(Answer::Refused(row)) => {
                     self.release(held);
                     self.context.count_retransported(Cause::Superseded, events);

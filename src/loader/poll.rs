@@ -297,9 +297,7 @@ impl Poller {
             self.context.reporter.next_poll_in(if self.pace.is_saturated() { wait + LEAD } else { wait });
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn cursor(&self) -> &Cursor {
-        &self.cursor
-    }
 }
+
+#[cfg(test)]
+mod tests;

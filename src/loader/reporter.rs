@@ -1,7 +1,7 @@
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::report::{BlockedBy, Pen, Report, Verdict};
 use crate::{
@@ -72,9 +72,10 @@ impl Reporter {
 
     /// The fetcher could not be opened. Without a reason nothing is known and the condition keeps its value.
     pub(super) fn not_opened(&self, error: &OpenError) {
-        match error.reason() {
-            Some(reason) => self.refused(reason, error),
-            None => warn!(stream = %self.stream, %error, "waits for its credentials"),
+        if let Some(reason) = error.reason() {
+            self.refused(reason, error);
+        } else {
+            debug!(stream = %self.stream, %error, "waits for its credentials");
         }
     }
 

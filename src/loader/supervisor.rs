@@ -133,14 +133,18 @@ impl Supervisor {
     async fn supervise(&mut self, mut directives: Directives, shutdown: CancellationToken) {
         let mut changes = self.desired.changes();
         let mut completion = self.desired.completion();
+        let mut directed = true;
         while !(self.stopping && self.jobs.is_empty()) {
             select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stop_all(),
-                directive = directives.recv(), if !directives.is_closed() || !directives.is_empty() => match directive {
+                directive = directives.recv(), if directed => match directive {
                     Some(directive) => self.follow(directive),
-                    None => self.stop_all(),
+                    None => {
+                        directed = false;
+                        self.stop_all();
+                    }
                 },
-                Some(ended) = self.jobs.join_next_with_id() => self.ended(ended),
+                Some(ended) = self.jobs.join_next_with_id() => self.ended(&ended),
                 Ok(()) = changes.changed() => self.reconcile(),
                 Ok(()) = completion.changed() => self.reconcile(),
             }
@@ -257,12 +261,12 @@ impl Supervisor {
                 self.shared.ownership.finished(stream);
             }
             None => {}
-            Some(source) if source.deleting => {
-                if must_forget(&source) && !held.pen.read().forgotten {
-                    self.start_forgetting(stream, &source);
-                }
+            Some(source) if !source.deleting => self.start_polling(stream, source),
+            Some(source) if must_forget(&source) && !held.pen.read().forgotten => {
+                self.start_forgetting(stream, &source)
             }
-            Some(source) => self.start_polling(stream, source),
+            // Somebody else's finalizer keeps the object, or ours is about to go.
+            Some(_) => {}
         }
     }
 
@@ -324,8 +328,8 @@ impl Supervisor {
         }
     }
 
-    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
-        let (id, panicked) = match &ended {
+    fn ended(&mut self, ended: &Result<(Id, ()), JoinError>) {
+        let (id, panicked) = match ended {
             Ok((id, ())) => (*id, false),
             Err(error) => (error.id(), error.is_panic()),
         };

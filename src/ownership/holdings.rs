@@ -227,7 +227,7 @@ mod tests {
     fn lease_of(holder: &Holder) -> SourceLease {
         SourceLease {
             stream: orders(),
-            version: Version::new("1"),
+            version: Version::default(),
             holder: Some(holder.clone()),
             acquired: None,
             transitions: 0,

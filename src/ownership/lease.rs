@@ -29,40 +29,53 @@ const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const FIELD_LIMIT: usize = 253;
 const LABEL_LIMIT: usize = 63;
 
-/// The resourceVersion of a Lease.
+/// One version of one Lease: what a compare-and-set has to carry.
 ///
-/// Compared as a number (KEP-5504; every etcd-backed server hands out numbers), so that a late watch event cannot undo
-/// what an answer to a write has shown. One that is no number is never older.
+/// The UID belongs to it. For Leases a PUT creates what is not there, whatever resourceVersion it carries (found on
+/// 1.34), so without the UID an incarnation whose Lease was deleted would bring itself back to life.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Version(Box<str>);
+pub struct Version {
+    resource_version: Box<str>,
+    uid: Box<str>,
+}
 
 impl Version {
     #[must_use]
-    pub fn new(text: impl Into<Box<str>>) -> Self {
-        Self(text.into())
+    pub fn of(lease: &Lease) -> Self {
+        let text = |field: &Option<String>| field.as_deref().unwrap_or_default().into();
+        Self { resource_version: text(&lease.metadata.resource_version), uid: text(&lease.metadata.uid) }
     }
 
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn resource_version(&self) -> &str {
+        &self.resource_version
     }
 
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Compares as numbers (KEP-5504; every etcd-backed server hands out numbers), so that a late watch event cannot
+    /// undo what an answer to a write has shown. One that is no number is never older.
     #[must_use]
     pub fn is_older_than(&self, other: &Self) -> bool {
-        match (self.0.parse::<u64>(), other.0.parse::<u64>()) {
+        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
             (Ok(mine), Ok(other)) => mine < other,
             _ => false,
         }
     }
 
-    fn of(lease: &Lease) -> Self {
-        Self(lease.metadata.resource_version.as_deref().unwrap_or_default().into())
+    /// Makes a write of this version a compare-and-set.
+    fn guard(&self, metadata: &mut ObjectMeta) {
+        metadata.resource_version = Some(self.resource_version.to_string());
+        metadata.uid = Some(self.uid.to_string());
     }
 }
 
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.resource_version)
     }
 }
 

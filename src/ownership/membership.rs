@@ -105,6 +105,7 @@ impl Membership {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::coordination::v1::Lease;
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
@@ -115,7 +116,9 @@ mod tests {
     const ALMOST: Duration = Duration::from_millis(4_900);
 
     fn version(n: u64) -> Version {
-        Version::new(n.to_string())
+        let mut lease = Lease::default();
+        lease.metadata.resource_version = Some(n.to_string());
+        Version::of(&lease)
     }
 
     /// One replica that watches one peer.

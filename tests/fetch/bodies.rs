@@ -214,6 +214,51 @@ async fn a_slow_reader_of_a_page_that_has_arrived_is_not_timed_out() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_interrupted_loses_nothing() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 37\r\n\r\n").await?;
+        for piece in ["[{\"id\"", ":1},{\"i", "d\":2},", "{\"id\":3", "},{\"id\"", ":4}]"] {
+            sleep(Duration::from_millis(30)).await;
+            talk.say(piece).await?;
+        }
+        talk.hold().await
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let mut ids = Vec::new();
+    loop {
+        match tokio::time::timeout(Duration::from_millis(5), page.next()).await {
+            Err(_interrupted) => {}
+            Ok(Ok(Some(items))) => ids.extend(items.iter().map(|item| item.id().to_string())),
+            Ok(Ok(None)) => break,
+            Ok(Err(failure)) => panic!("{failure}"),
+        }
+    }
+    assert_eq!(ids, ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_page_that_failed_stays_failed() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nno json").await?;
+        talk.hold().await
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    // The rest of the body never comes; the reader gives up before the page does.
+    tokio::time::timeout(Duration::from_millis(50), page.next()).await.expect_err("still draining");
+    let failure = page.next().await.expect_err("not the end of a page");
+    assert!(matches!(failure.error, FetchError::DecodeFailed { .. }), "{failure}");
+    assert!(may_be_served(&failure));
+}
+
+#[tokio::test]
 async fn lines_are_read_as_they_come() {
     let source = answering("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"id\":1}\n\n{\"id\":2}\n").await;
     let mut fetcher = fetcher(json!({ "url": source.url(), "decode": { "format": "NDJSON" } })).await;

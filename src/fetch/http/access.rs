@@ -13,7 +13,7 @@ use super::{
     tls::{self, Special, TlsConfigs},
 };
 use crate::{
-    api::event_source::{Auth, Http, NameValue, PlaintextCredentials, Tls},
+    api::event_source::{Auth, CaKind, Format, Http, NameValue, PlaintextCredentials, Tls},
     fetch::{OpenError, credentials::Credentials},
 };
 
@@ -87,7 +87,9 @@ fn refuse_plaintext_credentials(http: &Http) -> Result<(), OpenError> {
     if http.plaintext_credentials == PlaintextCredentials::Allow {
         return Ok(());
     }
-    let secret = http.auth.is_some() || http.headers.iter().chain(&http.query).any(|it| it.value_from.is_some());
+    let secret = http.auth.is_some()
+        || http.headers.iter().chain(&http.query).any(|item| item.value_from.is_some())
+        || http.tls.as_ref().is_some_and(|tls| tls.client_cert_secret_ref.is_some());
     let plain = |url: &str| url.trim_start().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
     let token_url = http.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| &oauth2.token_url);
     if secret && (plain(&http.url) || token_url.is_some_and(|url| plain(url))) {
@@ -123,10 +125,8 @@ async fn headers(http: &Http, reading: &mut Reading<'_>) -> Result<HeaderMap, Op
 
 fn accepted(http: &Http) -> &'static str {
     match http.decode.format {
-        crate::api::event_source::Format::JSON => {
-            "application/json, application/cloudevents-batch+json;q=0.9, */*;q=0.1"
-        }
-        crate::api::event_source::Format::NDJSON => "application/x-ndjson, */*;q=0.1",
+        Format::JSON => "application/json, application/cloudevents-batch+json;q=0.9, */*;q=0.1",
+        Format::NDJSON => "application/x-ndjson, */*;q=0.1",
     }
 }
 
@@ -218,8 +218,8 @@ async fn special_tls(
         let pem = reading.authority(reference).await?;
         let authorities = tls::authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
             kind: match reference.kind {
-                crate::api::event_source::CaKind::ConfigMap => "ConfigMap",
-                crate::api::event_source::CaKind::Secret => "Secret",
+                CaKind::ConfigMap => "ConfigMap",
+                CaKind::Secret => "Secret",
             },
             name: reference.name.clone(),
             detail: format!("holds no PEM certificate under `{}`", reference.key),

@@ -52,14 +52,13 @@ impl HttpFetcher {
     pub(super) async fn open(shared: Arc<Shared>, source: Arc<Source>, http: &Http) -> Result<Self, OpenError> {
         let template = Template::of(http)?;
         let decoder = Decoder::new(&http.decode, &source.spec.mapping)?;
-        let timeout = http.timeout();
+        let (timeout, limit) = (http.timeout(), http.max_response_bytes());
         if timeout.is_zero() {
             return Err(invalid("http.timeout", "it must be longer than nothing"));
         }
-        let limit = u64::try_from(http.max_response_bytes)
-            .ok()
-            .filter(|limit| *limit > 0)
-            .ok_or_else(|| invalid("http.maxResponseBytes", "it must be more than nothing"))?;
+        if limit == 0 {
+            return Err(invalid("http.maxResponseBytes", "it must be more than nothing"));
+        }
         let access = read_access(&shared, &source, http).await?;
         let stand = Stand::default();
         Ok(Self { shared, source, template, decoder, access, token: None, stand, timeout, limit })

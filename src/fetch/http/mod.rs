@@ -2,24 +2,24 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`line`] | the send check: the permit is spent next to the write system call |
-//! | [`connection`] | one HTTP/1.1 connection, without pool, retry or redirect |
-//! | [`dial`], [`proxy`], [`tls`] | CONNECT: name, TCP, tunnel, TLS |
-//! | [`fetcher`] | CONNECT and SEND of one source |
-//! | [`page`], [`inflate`], [`answer`] | reading the response, and what it means |
-//! | [`request`], [`access`], [`secrets`], [`oauth2`] | what is asked, and with which credentials |
+//! | `line` | the send check: the permit is spent next to the write system call |
+//! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
+//! | `dial`, `proxy`, `tls` | CONNECT: name, TCP, tunnel, TLS |
+//! | `fetcher` | CONNECT and SEND of one source |
+//! | `page`, `inflate`, `answer` | reading the response, and what it means |
+//! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
 //!
 //! What was decided here, beside DESIGN 1, 4 and 7:
 //!
-//! - **hyper and not reqwest** carries the requests: see `docs/adr/` on the send check.
+//! - **hyper and not reqwest** carries the requests: `docs/adr/0010-one-hyper-connection-per-source.md` says why.
 //! - **200 and 203 are pages, 204 is a page without events**; every other status is a failure. A failed response is read to
 //!   its end within 64 KiB and 5 s, so that its row is released at once; else the row waits out its deadline.
-//! - **Proxies** of the environment are used through tunnels only, also for plain http ([`proxy`]).
+//! - **Proxies** of the environment are used through tunnels only, also for plain http (`proxy`).
 //! - **Each request carries** `User-Agent: headgate/<version>`, `Accept`, `Accept-Encoding: gzip`, `Headgate-Replica` and
 //!   `Headgate-Attempt` (who asked, for the access log of the source; no secret), and no `traceparent`.
 //! - **`http.tls.caRef` replaces** the default roots for the source. Without it: the system's, or Mozilla's where there are
 //!   none. A token endpoint on another host is trusted by either, and never shown the client certificate.
-//! - **A token endpoint on the source's host** (whichever port) passes the gate ([`Reply::Prepared`]); on another host it is
+//! - **A token endpoint on the source's host** (whichever port) passes the gate ([`super::Reply::Prepared`]); on another host it is
 //!   asked inside [`Fetcher::connect`].
 //! - **A request counts as sent** when the first write system call took a byte of it. `http.timeout` runs from there to the
 //!   end of the response.

@@ -6,8 +6,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     answer::{broken, explain},
@@ -61,7 +62,7 @@ impl Answered {
     }
 }
 
-/// The page behind a response.
+/// The page behind a response. [`Page::next`] may be dropped while it waits, and called again.
 pub(super) struct HttpPage {
     first_byte: Instant,
     reading: Reading,
@@ -72,12 +73,15 @@ pub(super) struct HttpPage {
 
 enum Reading {
     Streaming(Answered),
-    /// The decoder or the limit has had enough; the items before were handed out or are about to be.
-    Failed(Answered, FetchError),
+    /// The decoder or the limit has had enough; the items before that were handed out.
+    Spoiled(Answered, FetchError),
     /// The response was read to its end; the decoder may still hold items.
-    ReadToEnd,
-    Over,
+    Ended,
+    Over(Result<(), Failure>),
 }
+
+/// What waiting for the next piece of a body brings.
+type Awaited = Result<Option<hyper::Result<Bytes>>, Elapsed>;
 
 impl HttpPage {
     pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, stand: Stand) -> Self {
@@ -85,16 +89,57 @@ impl HttpPage {
         Self { first_byte, reading: Reading::Streaming(answered), inflate, decoder, stand }
     }
 
-    /// Decodes one piece. What was complete before an error is returned with it.
-    fn decode(&mut self, piece: &[u8]) -> (Vec<Item>, Result<(), FetchError>) {
-        let mut items = Vec::new();
-        let decoder = &mut self.decoder;
-        let outcome = self.inflate.push(piece, |bytes| push(decoder, bytes, &mut items));
-        (items, outcome)
+    /// Takes what came of waiting for a piece, and decodes it.
+    fn receive(&mut self, awaited: Awaited) -> Result<Vec<Item>, Failure> {
+        let Reading::Streaming(answered) = std::mem::replace(&mut self.reading, Reading::Ended) else {
+            return Ok(Vec::new());
+        };
+        let first_byte = Some(self.first_byte);
+        match awaited {
+            Err(_elapsed) => {
+                let failure = broken(&answered.connection, None, answered.timeout);
+                Err(self.over(failure.error, failure.progress))
+            }
+            Ok(Some(Err(error))) => {
+                Err(self.over(explain(&answered.connection.endpoint, &error), Progress::MayBeServed { first_byte }))
+            }
+            Ok(Some(Ok(piece))) => {
+                let mut items = Vec::new();
+                let decoder = &mut self.decoder;
+                let outcome = self.inflate.push(&piece, |bytes| push(decoder, bytes, &mut items));
+                self.reading = match outcome {
+                    Ok(()) => Reading::Streaming(answered),
+                    Err(error) => Reading::Spoiled(answered, error),
+                };
+                Ok(items)
+            }
+            Ok(None) => {
+                self.stand.put(answered.connection);
+                match self.inflate.finish() {
+                    Ok(()) => Ok(Vec::new()),
+                    Err(error) => Err(self.over(error, Progress::ReadToEnd { first_byte: self.first_byte })),
+                }
+            }
+        }
     }
 
-    fn ended(&self, error: FetchError) -> Failure {
-        Failure { error, progress: Progress::ReadToEnd { first_byte: self.first_byte } }
+    /// Ends the page for an error behind which its response still goes on.
+    async fn give_up(&mut self) -> Result<(), Failure> {
+        let Reading::Spoiled(answered, error) = std::mem::replace(&mut self.reading, Reading::Ended) else {
+            return Ok(());
+        };
+        // What holds when this is dropped while it waits.
+        let first_byte = Some(self.first_byte);
+        self.over(error.clone(), Progress::MayBeServed { first_byte });
+        let failure = answered.fail(&self.stand, error).await;
+        Err(self.over(failure.error, failure.progress))
+    }
+
+    /// The page is over, now and whenever it is asked again.
+    fn over(&mut self, error: FetchError, progress: Progress) -> Failure {
+        let failure = Failure { error, progress };
+        self.reading = Reading::Over(Err(failure.clone()));
+        failure
     }
 }
 
@@ -117,45 +162,32 @@ impl Page for HttpPage {
 
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         loop {
-            match std::mem::replace(&mut self.reading, Reading::Over) {
-                Reading::Over => return Ok(None),
-                Reading::Failed(answered, error) => return Err(answered.fail(&self.stand, error).await),
-                Reading::ReadToEnd => {
-                    let items = self.decoder.finish().map_err(|error| self.ended(error))?;
-                    if !items.is_empty() {
-                        // The decoder may have an error behind these items; it shows when it is asked again.
-                        self.reading = Reading::ReadToEnd;
-                        return Ok(Some(items));
-                    }
+            let items = match &mut self.reading {
+                Reading::Over(outcome) => return outcome.clone().map(|()| None),
+                Reading::Spoiled(..) => {
+                    self.give_up().await?;
+                    continue;
                 }
-                Reading::Streaming(mut answered) => {
+                Reading::Ended => match self.decoder.finish() {
+                    // An error may follow these items; it shows when the decoder is asked again.
+                    Ok(items) => {
+                        if items.is_empty() {
+                            self.reading = Reading::Over(Ok(()));
+                        }
+                        items
+                    }
+                    Err(error) => {
+                        return Err(self.over(error, Progress::ReadToEnd { first_byte: self.first_byte }));
+                    }
+                },
+                Reading::Streaming(answered) => {
                     let piece = answered.connection.piece(&mut answered.body);
-                    let Ok(piece) = timeout_at(answered.until, piece).await else {
-                        return Err(broken(&answered.connection, None, answered.timeout));
-                    };
-                    match piece {
-                        None => {
-                            self.stand.put(answered.connection);
-                            self.inflate.finish().map_err(|error| self.ended(error))?;
-                            self.reading = Reading::ReadToEnd;
-                        }
-                        Some(Err(error)) => {
-                            let error = explain(&answered.connection.endpoint, &error);
-                            let progress = Progress::MayBeServed { first_byte: Some(self.first_byte) };
-                            return Err(Failure { error, progress });
-                        }
-                        Some(Ok(piece)) => {
-                            let (items, outcome) = self.decode(&piece);
-                            self.reading = match outcome {
-                                Ok(()) => Reading::Streaming(answered),
-                                Err(error) => Reading::Failed(answered, error),
-                            };
-                            if !items.is_empty() {
-                                return Ok(Some(items));
-                            }
-                        }
-                    }
+                    let awaited = timeout_at(answered.until, piece).await;
+                    self.receive(awaited)?
                 }
+            };
+            if !items.is_empty() {
+                return Ok(Some(items));
             }
         }
     }

@@ -39,7 +39,7 @@ impl Template {
             Some(after_id) if !after_id.param.is_empty() => after_id.param.clone(),
             _ => return Err(invalid("http.cursor", "`afterID.param` must be set")),
         };
-        let limit_param = (!http.limit_param.is_empty()).then(|| http.limit_param.clone());
+        let limit_param = http.limit_param().map(str::to_owned);
         let template = Self { endpoint, url, cursor_param, limit_param };
         template.refuse_ambiguous(http)?;
         Ok(template)

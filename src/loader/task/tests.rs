@@ -1,1 +1,235 @@
+use std::{sync::Arc, time::Duration};
 
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    api::{AcceptedReason, Source, StoredReason},
+    fetch::{FetchError, OpenError},
+    loader::{
+        report::BlockedBy,
+        testing::{Frost, Script, Steering, World, number},
+    },
+    store::{Adopt, Epoch, Gate, Holder},
+};
+
+/// A task that runs as on a replica, and what steers it.
+struct Running {
+    steering: Steering,
+    task: JoinHandle<()>,
+}
+
+fn start(world: &World) -> Running {
+    let (task, steering) = world.task("a", &Frost::default(), 1);
+    Running { steering, task: tokio::spawn(task.run()) }
+}
+
+impl Running {
+    fn change(&self, change: impl FnOnce(&mut Source)) {
+        let mut source = Source::clone(&self.steering.source.borrow());
+        change(&mut source);
+        self.steering.source.send_replace(Arc::new(source));
+    }
+
+    async fn stop(self) {
+        self.steering.stop.cancel();
+        self.task.await.expect("no panic");
+    }
+}
+
+async fn until(what: &str, reached: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_mins(10), "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn missing_secret() -> OpenError {
+    OpenError::SecretNotFound { field: "http.auth.bearer", name: "orders-api".to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_is_adopted_and_loaded_until_it_has_caught_up() {
+    let world = World::with_events(2500);
+    let running = start(&world);
+    until("caught up", || world.reports.get(&world.stream).is_some_and(|report| report.caught_up == Some(true))).await;
+    assert_eq!(world.cursor(), "2500");
+    assert_eq!(world.report().accepted.as_ref().map(|verdict| verdict.reason), Some(AcceptedReason::Valid));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_secret_is_missing_says_so_and_runs_by_itself_when_it_appears() {
+    let world = World::with_events(3);
+    world.source.refuse_to_open([missing_secret(), missing_secret(), missing_secret()]);
+    let running = start(&world);
+    sleep(Duration::from_secs(1)).await;
+    let accepted = world.report().accepted.clone().expect("a verdict");
+    assert_eq!(accepted.reason, AcceptedReason::SecretNotFound);
+    assert!(accepted.message.contains("orders-api"), "{}", accepted.message);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_are_read_again_and_a_rotated_secret_is_used_at_once() {
+    let world = World::with_events(3);
+    world.source.next([Script::Fails(FetchError::AuthenticationFailed { detail: "bearer".to_owned() })]);
+    world.source.rotate_credentials();
+    let running = start(&world);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+    assert_eq!(world.source.reloads(), 1);
+    let log = world.source.log();
+    let gap = log[1].start - log[0].start;
+    assert!(gap >= Duration::from_millis(200) && gap < Duration::from_millis(500), "{gap:?}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_read_again_every_five_minutes_and_a_deleted_secret_ends_the_polling() {
+    let world = World::with_events(3);
+    let running = start(&world);
+    sleep(Duration::from_mins(11)).await;
+    assert_eq!(world.source.reloads(), 2);
+    world.source.refuse_to_open(vec![missing_secret(); 1000]);
+    sleep(Duration::from_mins(6)).await;
+    assert_eq!(world.report().accepted.as_ref().map(|verdict| verdict.reason), Some(AcceptedReason::SecretNotFound));
+    let requests = world.source.log().len();
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.source.log().len(), requests);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_source_knows_its_cursor_and_sends_nothing_until_it_is_resumed() {
+    let mut world = World::with_events(3);
+    world.object.spec.suspend = true;
+    let running = start(&world);
+    sleep(Duration::from_mins(1)).await;
+    let report = world.report();
+    assert!(report.suspended && report.cursor.is_some());
+    assert_eq!(report.blocked_by, Some(BlockedBy::Suspended));
+    assert!(world.source.log().is_empty());
+    running.change(|source| {
+        source.spec.suspend = false;
+        source.generation = 2;
+    });
+    until("loaded", || world.cursor() == "3").await;
+    let report = world.report();
+    assert!(!report.suspended && report.generation == 2);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_spec_takes_effect_between_polls_and_cuts_no_request() {
+    let world = World::with_events(400).asking_for(400);
+    world.source.next([Script::Slow(100, Duration::from_secs(1))]);
+    let running = start(&world);
+    sleep(Duration::from_millis(500)).await;
+    running.change(|source| {
+        source.spec.poll.batch_size = 7;
+        source.generation = 2;
+    });
+    until("loaded", || world.cursor() == "400").await;
+    world.source.add((401..=403).map(number));
+    until("loaded", || world.cursor() == "403").await;
+    let log = world.source.log();
+    assert!(log[0].usable, "the running request was read to its end");
+    assert_eq!(log[1].limit, 7);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_is_asked_for_comes_now_and_through_the_gate() {
+    let mut world = World::with_events(3);
+    world.object.spec.poll.max_idle_interval = Duration::from_hours(1).into();
+    let running = start(&world);
+    sleep(Duration::from_hours(20)).await;
+    let before = world.source.log().len();
+    let asked = Instant::now();
+    running.change(|source| source.poll_requested_at = Some("now".to_owned()));
+    until("a poll", || world.source.log().len() > before).await;
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    until("told", || world.report().handled_poll_request.as_deref() == Some("now")).await;
+    for value in ["again", "and again", "once more"] {
+        running.change(|source| source.poll_requested_at = Some(value.to_owned()));
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    let log = world.source.log();
+    assert!(log.windows(2).all(|pair| pair[1].start - pair[0].start >= Duration::from_millis(200)));
+    assert_eq!(world.source.opens(), 1, "the task was not restarted");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_grew_begins_again_at_its_start_and_stores_nothing_twice() {
+    let world = World::with_events(5);
+    let running = start(&world);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "5").await;
+    running.change(|source| {
+        source.spec.epoch = 1;
+        source.generation = 2;
+    });
+    until("reset", || world.report().epoch == Some(Epoch(1))).await;
+    until("loaded again", || world.cursor() == "5").await;
+    assert_eq!(world.stored_ids().len(), 5);
+    assert_eq!(world.report().retransported, 5, "they travelled again because the user asked for it");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_off_source_stops_says_so_and_adopts_again_while_its_lease_is_ours() {
+    let world = World::with_events(3);
+    let running = start(&world);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+    let adopt = Adopt {
+        stream: world.stream.clone(),
+        uid: world.object.uid.clone(),
+        holder: Holder::new("zombie"),
+        epoch: Epoch(0),
+        start: crate::event::Cursor::Start,
+    };
+    world.store.adopt(adopt).await.expect("the database answers");
+    let reason = || world.report().stored.as_ref().map(|verdict| verdict.reason);
+    until("fenced off", || reason() == Some(StoredReason::FencedOff)).await;
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Lease));
+    world.source.add([number(4)]);
+    until("loaded", || world.cursor() == "4").await;
+    assert_eq!(reason(), Some(StoredReason::AppendSucceeded));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_down_at_the_start_is_waited_for() {
+    let world = World::with_events(3);
+    world.store.faults(|faults| faults.unavailable = true);
+    let running = start(&world);
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Database));
+    world.store.faults(|faults| faults.unavailable = false);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+    assert_eq!(world.report().blocked_by, None);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_poll_after_a_takeover_waits_for_what_is_left_of_the_deadline() {
+    let world = World::with_events(300);
+    world.source.next([Script::Slow(100, Duration::from_secs(1))]);
+    let running = start(&world);
+    sleep(Duration::from_millis(500)).await;
+    running.task.abort();
+    let crashed = Instant::now();
+    let (task, steering) = world.task("b", &Frost::default(), 2);
+    let next = Running { steering, task: tokio::spawn(task.run()) };
+    until("loaded", || world.cursor() == "300").await;
+    let log = world.source.log();
+    let waited = log[1].start - crashed;
+    assert!(waited > Duration::from_secs(2) && waited < Duration::from_millis(3200), "{waited:?}");
+    assert_eq!(log[1].after.as_deref(), Some("100"), "the committed prefix does not travel again");
+    next.stop().await;
+}

@@ -59,6 +59,10 @@ impl Replica {
 
     /// Moves surplus, at its pace.
     fn rebalance(&mut self, me: &Holder, seats: &[Seat], now: Instant) {
+        // No handoff is begun that nobody may answer: it would stop a source that is held.
+        if !self.membership.is_well(now) {
+            return;
+        }
         let Some(mine) = self.roster.seat_of(me) else { return };
         let flows: Vec<_> = flows(self.roster.total, seats).into_iter().filter(|flow| flow.from == mine).collect();
         let surplus = flows.iter().map(|flow| flow.count).sum();

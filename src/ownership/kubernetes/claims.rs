@@ -20,6 +20,10 @@ use crate::{
 /// A refused claim is tried again after this; by then the watch has shown who was first.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
+/// A source that waits for the write of its handoff is not polled, so an API server that does not answer would stop it.
+/// After this it runs here again. If the write did land, the row lets only its new holder go on (DESIGN 4).
+const HANDOFF_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// A write of a source Lease that was answered.
 #[derive(Debug)]
 pub(super) enum Claimed {
@@ -74,7 +78,10 @@ impl Replica {
         let lease = SourceLease::give(stream, Some(previous), &to, &pod, Timestamp::now());
         self.holdings.hand(stream, &to);
         let (api, stream) = (self.api.clone(), stream.clone());
-        let handoff = async move { Claimed::HandedOver { stream, to, written: write::write(api, lease).await } };
+        // Who leaves has nothing to go back to.
+        let patience = if self.is_leaving() { Duration::MAX } else { HANDOFF_PATIENCE };
+        let handoff =
+            async move { Claimed::HandedOver { stream, to, written: write::write_within(patience, api, lease).await } };
         self.writes.push(handoff.boxed());
     }
 
@@ -124,6 +131,7 @@ impl Replica {
                 // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan.
                 self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
             }
+            Written::Unanswered => {}
             Written::Refused(current) => {
                 self.refused.insert(stream.clone(), Instant::now());
                 if let Some(current) = current {
@@ -144,6 +152,9 @@ impl Replica {
             }
             Written::Refused(Some(current)) => self.learn(&current),
             Written::Refused(None) => {}
+            Written::Unanswered => {
+                tracing::info!(stream = %stream, to = %to, "not handed over: no answer; runs on here")
+            }
         }
         self.align(stream);
     }

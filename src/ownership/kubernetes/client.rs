@@ -38,7 +38,7 @@ pub enum LeaseError {
 pub trait LeaseApi: Send + Sync {
     async fn get(&self, name: &str) -> Result<Lease, LeaseError>;
     async fn create(&self, lease: &Lease) -> Result<Lease, LeaseError>;
-    /// Replaces the Lease whose resourceVersion `lease` carries.
+    /// Replaces the Lease whose resourceVersion and UID `lease` carries. One that was deleted is a conflict.
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError>;
     /// Deletes the Lease if it still has this version.
     async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError>;
@@ -84,7 +84,10 @@ impl LeaseApi for KubernetesLeases {
     }
 
     async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError> {
-        let preconditions = Preconditions { resource_version: Some(version.as_str().to_owned()), uid: None };
+        let preconditions = Preconditions {
+            resource_version: Some(version.resource_version().to_owned()),
+            uid: Some(version.uid().to_owned()),
+        };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         self.api.delete(name, &params).await.map(drop).map_err(|error| answered("delete a Lease", error))
     }

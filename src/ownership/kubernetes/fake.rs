@@ -94,6 +94,7 @@ impl FakeApi {
             return Err(LeaseError::Conflict);
         }
         let mut lease = lease.clone();
+        lease.metadata.uid = Some(format!("{name}-{}", state.log.len()));
         let created = Timestamp::UNIX_EPOCH + Duration::from_secs(state.log.len() as u64);
         lease.metadata.creation_timestamp = Some(Time(created));
         Ok(self.write(&mut state, writer, None, lease))
@@ -102,8 +103,13 @@ impl FakeApi {
     fn replace(&self, writer: &str, lease: &Lease) -> Result<Lease, LeaseError> {
         let mut state = self.lock();
         let name = lease.metadata.name.as_ref().unwrap();
-        let Some(before) = state.leases.get(name).cloned() else { return Err(LeaseError::NotFound) };
-        if before.metadata.resource_version != lease.metadata.resource_version {
+        let Some(before) = state.leases.get(name).cloned() else {
+            drop(state);
+            // As the real one does it for Leases: only the UID keeps a PUT from creating.
+            return if lease.metadata.uid.is_some() { Err(LeaseError::Conflict) } else { self.create(writer, lease) };
+        };
+        let guards = |lease: &Lease| (lease.metadata.resource_version.clone(), lease.metadata.uid.clone());
+        if guards(&before) != guards(lease) {
             return Err(LeaseError::Conflict);
         }
         let mut lease = lease.clone();
@@ -114,7 +120,7 @@ impl FakeApi {
     fn delete(&self, writer: &str, name: &str, version: Option<&Version>) -> Result<(), LeaseError> {
         let mut state = self.lock();
         let Some(before) = state.leases.get(name).cloned() else { return Err(LeaseError::NotFound) };
-        if version.is_some_and(|version| Some(version.as_str()) != before.metadata.resource_version.as_deref()) {
+        if version.is_some_and(|version| *version != Version::of(&before)) {
             return Err(LeaseError::Conflict);
         }
         state.leases.remove(name);

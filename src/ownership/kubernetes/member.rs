@@ -221,7 +221,6 @@ impl Member {
 
 /// The Lease with what the API server made of it.
 fn adopt(lease: MemberLease, written: &Lease) -> MemberLease {
-    let version = written.metadata.resource_version.as_deref().unwrap_or_default();
     let created = written.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    MemberLease { version: Version::new(version), created: created.or(lease.created), ..lease }
+    MemberLease { version: Version::of(written), created: created.or(lease.created), ..lease }
 }

@@ -157,6 +157,22 @@ async fn an_api_server_that_is_gone_for_minutes_stops_no_source() {
     assert_eq!(*cluster.gate.fenced.lock().unwrap(), []);
 }
 
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn an_outage_in_the_middle_of_a_rebalancing_stops_no_source(#[values(1, 2, 3)] seed: u64) {
+    let mut cluster = cluster_of(&["a", "b"], 60, seed).await;
+    cluster.start("c");
+    cluster.until(10 * SECOND, "moves have begun", |cluster| cluster.running()["c"] > 0).await;
+    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
+    sleep(5 * SECOND).await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        assert_eq!(cluster.running().values().sum::<usize>(), 60, "{:?}", cluster.running());
+    }
+    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
+    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
     let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;
@@ -332,7 +348,7 @@ async fn the_view_tells_the_stage_the_members_and_what_is_held() {
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_no_living_holder_is_robbed_and_all_settles(#[values(0, 1, 2, 3, 4, 5, 6, 7)] eighth: u64) {
-    for seed in (0..5).map(|n| n * 8 + eighth) {
+    for seed in (0..3).map(|n| n * 8 + eighth) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut cluster = Cluster::of(40, seed);
         let wanted = rng.random_range(3..=5);

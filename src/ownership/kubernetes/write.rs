@@ -19,6 +19,8 @@ pub(super) enum Written {
     Done(Lease),
     /// Somebody else was first; this is how it stands, if it is there at all.
     Refused(Option<Lease>),
+    /// No answer in the time that was given: it may have landed, and the watch will show it.
+    Unanswered,
 }
 
 /// Creates the Lease, or replaces the version it carries. A write without an answer may have landed, and the same
@@ -39,6 +41,11 @@ pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
         Ok(current) => Written::Refused(Some(current)),
         Err(_) => Written::Refused(None),
     }
+}
+
+/// As [`write`], but only for so long.
+pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
+    tokio::time::timeout(patience, write(api, lease)).await.unwrap_or(Written::Unanswered)
 }
 
 /// Deletes this version of the Lease. Returns how it stands when it has changed since.

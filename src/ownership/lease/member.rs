@@ -133,8 +133,8 @@ impl MemberLease {
         }
         let mut metadata = metadata(&self.name, labels("Member", Some(&self.pod)));
         metadata.annotations = Some(annotations);
-        if !self.version.as_str().is_empty() {
-            metadata.resource_version = Some(self.version.as_str().to_owned());
+        if self.version != Version::default() {
+            self.version.guard(&mut metadata);
         }
         Lease {
             metadata,

@@ -60,7 +60,9 @@ impl SourceLease {
         labels.insert(NAMESPACE.to_owned(), label_value(stream.namespace()));
         labels.insert(NAME.to_owned(), label_value(stream.name()));
         let mut metadata = metadata(&Self::name_of(stream), labels);
-        metadata.resource_version = previous.map(|lease| lease.version.as_str().to_owned());
+        if let Some(previous) = previous {
+            previous.version.guard(&mut metadata);
+        }
         Lease {
             metadata,
             spec: Some(LeaseSpec {

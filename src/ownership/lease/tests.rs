@@ -10,7 +10,12 @@ fn at() -> Timestamp {
 
 fn stored(mut lease: Lease, version: &str) -> Lease {
     lease.metadata.resource_version = Some(version.to_owned());
+    lease.metadata.uid = Some("the-first".to_owned());
     lease
+}
+
+fn version(number: &str) -> Version {
+    Version::of(&stored(Lease::default(), number))
 }
 
 #[test]
@@ -20,7 +25,7 @@ fn a_source_lease_reads_back_as_it_was_written() {
     let lease = stored(SourceLease::give(&stream, None, &holder, "headgate-0", at()), "7");
     let Seen::Source(read) = read(&lease) else { panic!("not read as a source's Lease") };
     assert_eq!((read.stream, read.holder), (stream, Some(holder)));
-    assert_eq!((read.version, read.transitions, read.acquired), (Version::new("7"), 0, Some(at())));
+    assert_eq!((read.version, read.transitions, read.acquired), (version("7"), 0, Some(at())));
 }
 
 #[test]
@@ -30,6 +35,7 @@ fn a_change_of_holder_carries_the_version_it_replaces_and_counts_the_transition(
     let previous = SourceLease::read(&first).unwrap();
     let second = SourceLease::give(&stream, Some(&previous), &Holder::new("b_2"), "b", at());
     assert_eq!(second.metadata.resource_version.as_deref(), Some("7"));
+    assert_eq!(second.metadata.uid.as_deref(), Some("the-first"));
     assert_eq!(second.spec.as_ref().unwrap().lease_transitions, Some(1));
     assert_eq!(label(&second, HOLDER), Some("b"));
     assert_eq!(second.metadata.owner_references, None, "across namespaces the garbage collector would delete it");
@@ -53,11 +59,12 @@ fn a_member_lease_reads_back_as_it_was_written() {
 #[test]
 fn a_death_certificate_names_the_dead_and_its_witness_and_is_bound_to_the_version_measured() {
     let mut member = MemberLease::begin("headgate-0", 1, "", Duration::from_secs(5));
-    member.version = Version::new("41");
+    member.version = version("41");
     let witness = Holder::new("headgate-1_00000002");
     let certificate = member.declared_dead(&witness).unwrap();
     let written = certificate.write(at());
     assert_eq!(written.metadata.resource_version.as_deref(), Some("41"));
+    assert_eq!(written.metadata.uid.as_deref(), Some("the-first"), "a PUT without it creates what was deleted");
     let Seen::Member(read) = read(&written) else { panic!("not read as a member's Lease") };
     assert_eq!(read.holder, None);
     assert_eq!(read.death, Some(Death { of: Holder::new("headgate-0_00000001"), declared_by: witness.clone() }));
@@ -88,7 +95,7 @@ fn pods_with_names_of_any_length_have_lease_names_of_their_own() {
 
 #[test]
 fn versions_compare_as_numbers_and_an_opaque_one_is_never_older() {
-    assert!(Version::new("9").is_older_than(&Version::new("10")));
-    assert!(!Version::new("10").is_older_than(&Version::new("10")));
-    assert!(!Version::new("abc").is_older_than(&Version::new("10")));
+    assert!(version("9").is_older_than(&version("10")));
+    assert!(!version("10").is_older_than(&version("10")));
+    assert!(!version("abc").is_older_than(&version("10")));
 }

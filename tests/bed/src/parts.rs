@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -89,7 +90,11 @@ pub async fn run(command: &[OsString]) -> Result<ExitStatus> {
             status = child.wait() => return status.context("wait for the command"),
             // The terminal sends it to the command too.
             _ = interrupt.recv() => say("interrupted: waiting for the command to end"),
-            _ = terminate.recv() => child.start_kill()?,
+            _ = terminate.recv() => {
+                if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+                    kill_process(pid, Signal::TERM).context("pass a signal on to the command")?;
+                }
+            }
         }
     }
 }

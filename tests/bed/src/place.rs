@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::account::{Account, reachable_by_others};
+use crate::narrate::say;
 use crate::process::{Launch, Lifetime, Process};
 
 /// How the names of temporary places begin.
@@ -39,7 +40,10 @@ impl Place {
         let parent = root.parent().context("a place for servers needs a parent directory")?;
         fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         let lock = File::open(parent)?;
-        lock.lock().with_context(|| format!("lock {}", parent.display()))?;
+        if lock.try_lock().is_err() {
+            say(format_args!("waiting for another process that changes {}", parent.display()));
+            lock.lock().with_context(|| format!("lock {}", parent.display()))?;
+        }
         fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
         let root = root.canonicalize()?;
         Ok(Self { root, lifetime: Lifetime::Detached, _temporary: None, _lock: lock })
@@ -198,4 +202,69 @@ fn remove_with_links(root: &Path) -> Result<()> {
 
 fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     result.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn a_place(parent: &Path, name: &str, age: Duration) -> File {
+        let root = parent.join(name);
+        fs::create_dir(&root).expect("a directory");
+        let directory = File::open(&root).expect("it opens");
+        directory.set_modified(SystemTime::now() - age).expect("it ages");
+        directory
+    }
+
+    #[test]
+    fn only_places_whose_process_is_gone_are_swept() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let (old, young) = (Duration::from_hours(1), Duration::ZERO);
+        drop(a_place(parent.path(), "headgate-place-abandoned", old));
+        drop(a_place(parent.path(), "headgate-place-being-made", young));
+        drop(a_place(parent.path(), "somebody-elses", old));
+        let held = a_place(parent.path(), "headgate-place-held", old);
+        held.try_lock().expect("its process lives");
+
+        remove_abandoned(parent.path());
+        let left = |name: &str| parent.path().join(name).exists();
+        assert!(!left("headgate-place-abandoned"));
+        assert!(left("headgate-place-being-made") && left("headgate-place-held") && left("somebody-elses"));
+    }
+
+    #[test]
+    fn a_swept_place_takes_its_directories_elsewhere_along_but_follows_no_other_link() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let (ours, foreign) = (parent.path().join("headgate-data-1"), parent.path().join("foreign"));
+        fs::create_dir(&ours).expect("a directory");
+        fs::create_dir(&foreign).expect("a directory");
+        drop(a_place(parent.path(), "headgate-place-1", Duration::ZERO));
+        let root = parent.path().join("headgate-place-1");
+        symlink(&ours, root.join("postgres")).expect("a link");
+        symlink(&foreign, root.join("link")).expect("a link");
+
+        remove_with_links(&root).expect("removed");
+        assert!(!root.exists() && !ours.exists() && foreign.exists());
+    }
+
+    #[test]
+    fn a_file_with_a_secret_is_closed_to_others_from_the_start() {
+        let place = Place::temporary("test").expect("a place");
+        let file = place.write_secret("kubeconfig", "token").expect("written");
+        let mode = fs::metadata(&file).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+
+    #[test]
+    fn two_processes_do_not_change_a_kept_place_at_once() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let root = parent.path().join("test");
+        let first = Place::kept(&root).expect("a place");
+        let second = File::open(parent.path()).expect("it opens");
+        assert!(second.try_lock().is_err(), "the second must wait");
+        drop(first);
+        second.try_lock().expect("now it may");
+    }
 }

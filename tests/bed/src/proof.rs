@@ -10,8 +10,8 @@ pub struct Proof {
     pub findings: Findings,
     /// After SIGKILL, from the kill to the next request of a source.
     pub takeovers: Vec<Takeover>,
-    /// After SIGTERM, from the last request of the old holder to the first of the new one, per source that moved, in
-    /// microseconds.
+    /// After SIGTERM, from the end of the old holder's last request to the first of the new one, per source that moved,
+    /// in microseconds.
     pub handovers: Vec<u64>,
 }
 

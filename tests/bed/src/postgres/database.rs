@@ -69,11 +69,14 @@ impl Drop for TestDatabase {
         // A runtime of its own: the one of the test cannot be blocked on from here. A server that the test stopped has nothing to drop.
         let _ = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(timeout(Duration::from_secs(5), async {
-                let mut session = PgConnection::connect(&server_url).await?;
-                session.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
-                session.close().await
-            }))??;
+            runtime.block_on(async {
+                let dropped = async {
+                    let mut session = PgConnection::connect(&server_url).await?;
+                    session.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
+                    session.close().await
+                };
+                timeout(Duration::from_secs(5), dropped).await
+            })??;
             anyhow::Ok(())
         })
         .join();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::RngExt;
+use rustix::process::{Pid, kill_process};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
@@ -114,11 +115,11 @@ impl Postgres {
 
     /// Starts it and waits until it answers.
     pub async fn start(&mut self) -> Result<()> {
-        // After a kill, its children take a moment to notice; a new server refuses to start beside them.
-        let asked = Instant::now();
-        while !self.server.is_running() && !working_in(&self.data).is_empty() {
-            ensure!(asked.elapsed() < READY_WITHIN, "start PostgreSQL: processes of the last one do not end");
-            sleep(POLL).await;
+        if !self.server.is_running() {
+            // After a kill, its children take a moment to notice; a new server refuses to start beside them.
+            self.wait_until_gone().await?;
+            // It also refuses beside a killed one that nobody has reaped yet, because of this file.
+            let _ = fs::remove_file(self.data.join("postmaster.pid"));
         }
         self.server.start()?;
         self.ready().await
@@ -138,18 +139,14 @@ impl Postgres {
     /// Kills the server (`kill -9`): its sessions die with it, and it recovers from its log when it starts again.
     pub async fn kill(&mut self) -> Result<()> {
         self.server.kill().await?;
-        while !working_in(&self.data).is_empty() {
-            sleep(POLL).await;
-        }
-        Ok(())
+        self.wait_until_gone().await
     }
 
     /// Kills the process of one session (`pg_backend_pid()`): the server ends all sessions and recovers.
     pub fn kill_backend(&self, id: u32) -> Result<()> {
         ensure!(working_in(&self.data).contains(&id), "kill a backend: process {id} is not one of this server");
-        let pid =
-            i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw).context("a process id out of range")?;
-        rustix::process::kill_process(pid, Signal::KILL).context("kill a backend")
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("a process id out of range")?;
+        kill_process(pid, Signal::KILL).context("kill a backend")
     }
 
     /// Freezes the server and all of its sessions.
@@ -190,13 +187,20 @@ impl Postgres {
         }
     }
 
+    async fn wait_until_gone(&self) -> Result<()> {
+        let asked = Instant::now();
+        while !working_in(&self.data).is_empty() {
+            ensure!(asked.elapsed() < READY_WITHIN, "wait for PostgreSQL: processes of a server that ended do not end");
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        self.server.process()?.signal(signal)?;
-        for pid in
-            working_in(&self.data).into_iter().filter_map(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
-        {
+        ensure!(self.is_running(), "signal PostgreSQL: it does not run");
+        for pid in working_in(&self.data).into_iter().filter_map(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             // A session may have ended since.
-            let _ = rustix::process::kill_process(pid, signal);
+            let _ = kill_process(pid, signal);
         }
         Ok(())
     }

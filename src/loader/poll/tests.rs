@@ -1,0 +1,491 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::{
+    api::{ReachableReason, StoredReason},
+    loader::{
+        context::IN_FLIGHT,
+        testing::{Odds, Script, World, event, number},
+    },
+    permit::Attempt,
+    store::{Adopt, Answer, Epoch, Gate, Holder, Reserve},
+};
+
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
+
+fn ids(last: u64) -> Vec<String> {
+    (1..=last).map(|number| number.to_string()).collect()
+}
+
+fn gaps(world: &World) -> Vec<Duration> {
+    world.source.log().windows(2).map(|pair| pair[1].start - pair[0].start).collect()
+}
+
+/// Another replica takes the row over.
+async fn adopt_as(world: &World, holder: &str) -> crate::store::Fence {
+    let adopt = Adopt {
+        stream: world.stream.clone(),
+        uid: world.object.uid.clone(),
+        holder: Holder::new(holder),
+        epoch: Epoch(0),
+        start: Cursor::Start,
+    };
+    match world.store.adopt(adopt).await {
+        Ok(Answer::Applied(adopted)) => adopted.fence,
+        other => panic!("ADOPT is never refused: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_pass_connects_reserves_asks_and_stores_a_page_with_its_cursor() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    assert!(matches!(polling.pass().await, Pass::Again(_)));
+    assert_eq!(world.stored_ids(), ids(3));
+    assert_eq!(world.cursor(), "3");
+    world.store.row(&world.stream, |row| assert_eq!(row.attempt, None, "the attempt is closed"));
+    let report = world.report();
+    assert_eq!(report.caught_up, Some(true));
+    assert_eq!(report.events_stored, 3);
+    assert_eq!(report.reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::PollSucceeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_cannot_be_connected_reserves_nothing_and_holds_no_memory() {
+    let world = World::with_events(3);
+    world.source.refuse_connections([FetchError::TlsFailed { detail: "unknown issuer".to_owned() }]);
+    let mut polling = world.adopted_by("a").await;
+    let free = world.buffer.free();
+    polling.pass().await;
+    assert_eq!(world.store.asked("reserve"), 0);
+    assert_eq!(world.buffer.free(), free);
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::TLSFailed));
+    polling.poll().await;
+    assert_eq!(world.cursor(), "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_taken_before_the_reservation_and_waited_for() {
+    let mut world = World::with_events(3);
+    world.buffer = crate::loader::buffer::Buffer::new(64 * 1024);
+    let mut polling = world.adopted_by("a").await;
+    let others = world.buffer.take(64 * 1024).await;
+    let passing = tokio::spawn(async move { polling.pass().await });
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Memory));
+    assert_eq!(world.store.asked("reserve"), 0);
+    drop(others);
+    assert!(matches!(passing.await.expect("no panic"), Pass::Again(_)));
+    assert_eq!(world.cursor(), "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_larger_than_the_whole_budget_is_read_as_its_own_commits_free_memory() {
+    let mut world = World::with_events(2000).asking_for(2000);
+    world.buffer = crate::loader::buffer::Buffer::new(32 * 1024);
+    world.source.next([Script::Slow(50, Duration::from_millis(5))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(2000));
+    assert_eq!(world.source.log().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saturated_source_is_asked_at_97_percent_of_the_limit_and_never_too_early() {
+    let world = World::with_events(10_000).asking_for(10);
+    // A round trip of 2 ms to the database, and one of 1 ms to the source.
+    world.store.faults(|faults| faults.latency = Duration::from_millis(2));
+    world.source.odds(Odds::default(), Duration::from_millis(1));
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..1000 {
+        polling.poll().await;
+    }
+    let log = world.source.log();
+    let to_first_byte: Duration = log.iter().filter_map(|served| Some(served.first_byte? - served.start)).sum();
+    let took = log.last().expect("requests").start - log[0].start;
+    let limit = MIN_INTERVAL + to_first_byte / 1000;
+    let rate = (limit * 999).as_secs_f64() / took.as_secs_f64();
+    assert!(rate >= 0.97, "{:.1} % of the limit", rate * 100.0);
+    assert!(gaps(&world).into_iter().all(|gap| gap >= MIN_INTERVAL));
+    assert_eq!(world.metrics.gate_violations.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_start_keeps_its_distance_from_the_first_byte_not_from_the_grant() {
+    let world = World::with_events(2000).asking_for(10);
+    world.source.odds(Odds::default(), Duration::from_millis(90));
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..20 {
+        polling.poll().await;
+    }
+    for pair in world.source.log().windows(2) {
+        assert!(pair[1].start >= pair[0].first_byte.expect("answered") + MIN_INTERVAL);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_committed_as_it_arrives() {
+    let world = World::with_events(900);
+    world.source.next([Script::Slow(100, Duration::from_millis(300))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(850)).await;
+    assert_eq!(world.cursor(), "300", "a tail that a crash would lose is small");
+    world.store.row(&world.stream, |row| assert!(row.attempt.is_some(), "the request is still in flight"));
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ids(900));
+    assert_eq!(world.source.log().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_request_extends_its_deadline_first_byte_or_not() {
+    let world = World::with_events(3);
+    world.source.next([Script::NeverAnswers]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    for second in 1..5 {
+        sleep(Duration::from_secs(1)).await;
+        assert!(world.store.extends().len() + 1 >= second, "after {second} s");
+        world.store.row(&world.stream, |row| assert!(row.deadline > Some(Instant::now() + Duration::from_secs(1))));
+    }
+    passing.await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_does_not_release_the_row_but_shuts_it_for_as_long_as_the_source_may_serve() {
+    let world = World::with_events(3);
+    world.source.next([Script::NeverAnswers]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::Timeout));
+    assert_eq!(world.store.asked("abort"), 0);
+    let last = world.store.extends().pop().expect("the deadline was extended");
+    assert!(last.by > Duration::from_millis(4900), "http.timeout is 5 s, longer than D: {:?}", last.by);
+    let given_up = Instant::now();
+    polling.poll().await;
+    let log = world.source.log();
+    assert!(log[1].start >= given_up + Duration::from_millis(4900));
+    assert!(log[1].start >= log[0].end.expect("it has ended"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_body_keeps_its_prefix_and_waits_out_the_deadline() {
+    let world = World::with_events(100);
+    world.source.next([Script::Cut(40)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(40));
+    assert_eq!(world.store.asked("abort"), 0, "the source may still be serving");
+    let given_up = Instant::now();
+    polling.poll().await;
+    let log = world.source.log();
+    assert_eq!(log[1].after.as_deref(), Some("40"));
+    assert_eq!(log[1].limit, 1000, "the cursor moved, so it is not the same failure again");
+    assert!(log[1].start >= given_up + IN_FLIGHT - Duration::from_millis(10));
+    assert_eq!(world.stored_ids(), ids(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_was_read_to_its_end_releases_the_row() {
+    let world = World::with_events(3);
+    world.source.next([Script::Fails(FetchError::ServerError { status: 503, retry_after: None })]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.row(&world.stream, |row| assert_eq!(row.attempt, None));
+    let report = world.report();
+    assert_eq!(report.reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::ServerError));
+    assert_eq!((report.consecutive_failures, report.blocked_by), (1, Some(BlockedBy::Backoff)));
+    polling.poll().await;
+    assert_eq!(world.cursor(), "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_stands_in_the_row_and_holds_for_every_replica() {
+    let world = World::with_events(3);
+    let retry_after = Some(Duration::from_secs(40));
+    world.source.next([Script::Fails(FetchError::RateLimited { status: 429, retry_after })]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    let asked_to_wait = Instant::now();
+    let mut other = world.adopted_by("b").await;
+    other.poll().await;
+    let next = world.source.log()[1].start;
+    assert!(next >= asked_to_wait + Duration::from_millis(39_900), "{:?}", next - asked_to_wait);
+    assert_eq!(world.cursor(), "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_database_holds_the_batch_and_never_asks_the_source_again() {
+    let world = World::with_events(700);
+    world.source.next([Script::Slow(100, Duration::from_millis(100))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(250)).await;
+    world.store.faults(|faults| faults.unavailable = true);
+    sleep(Duration::from_mins(5)).await;
+    assert!(!passing.is_finished(), "it holds on");
+    let report = world.report();
+    assert_eq!(report.blocked_by, Some(BlockedBy::Database));
+    assert_eq!(report.stored.as_ref().map(|verdict| verdict.reason), Some(StoredReason::DatabaseUnavailable));
+    assert!(world.ownership.told().holding_a_batch.contains(&world.stream));
+    world.store.faults(|faults| faults.unavailable = false);
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ids(700));
+    assert_eq!(world.source.log().len(), 1, "one request");
+    assert!(world.ownership.told().holding_a_batch.is_empty());
+    let report = world.report();
+    assert_eq!(report.blocked_by, None);
+    assert_eq!(report.stored.as_ref().map(|verdict| verdict.reason), Some(StoredReason::AppendSucceeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_answer_was_lost_is_repeated_and_stored_once() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.lose_next = vec!["append", "append"]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(5));
+    let parts: Vec<_> = world.store.appends().iter().map(|append| append.part).collect();
+    assert_eq!(parts, [0, 0, 0], "the same append each time");
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].after.as_deref(), Some("5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_page_whose_closing_answer_was_lost_costs_no_deadline() {
+    let world = World::with_events(0);
+    world.store.faults(|faults| faults.lose_next = vec!["append"]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert!(gaps(&world)[0] < Duration::from_secs(1), "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_whose_answer_was_lost_is_given_back_before_the_next() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
+    let mut polling = world.adopted_by("a").await;
+    let begun = Instant::now();
+    polling.poll().await;
+    assert_eq!(world.store.asked("abort"), 1);
+    assert!(begun.elapsed() < Duration::from_secs(1), "not after the deadline of a request that was never sent");
+    assert_eq!(world.stored_ids(), ids(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_locked_row_is_asked_again_and_never_read_as_a_refusal() {
+    let world = World::with_events(500).asking_for(50);
+    world.store.faults(|faults| faults.lock = 0.5);
+    let mut polling = world.adopted_by("a").await;
+    while world.cursor() != "500" {
+        assert!(matches!(polling.poll().await, Pass::Again(_)));
+    }
+    assert_eq!(world.stored_ids(), ids(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_row_was_adopted_by_another_is_fenced_off_at_its_next_reservation() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    adopt_as(&world, "b").await;
+    assert_eq!(polling.poll().await, Pass::FencedOff);
+    assert!(world.source.log().is_empty(), "nothing was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_is_kept_as_long_as_nobody_has_reserved_since() {
+    let world = World::with_events(3);
+    world.source.next([Script::Slow(1, Duration::from_millis(500))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { (polling.poll().await, polling.poll().await) });
+    sleep(Duration::from_millis(800)).await;
+    adopt_as(&world, "b").await;
+    let (first, second) = passing.await.expect("no panic");
+    assert!(matches!(first, Pass::Again(_)));
+    assert_eq!(world.stored_ids(), ids(3), "the answer was kept");
+    assert_eq!(second, Pass::FencedOff);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
+    let world = World::with_events(300);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Slow(100, Duration::from_secs(2))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(500)).await;
+    // As after a freeze past the deadline: the row is taken over and reserved.
+    let fence = adopt_as(&world, "b").await;
+    world.store.row(&world.stream, |row| row.deadline = Some(Instant::now()));
+    sleep(Duration::from_millis(1)).await;
+    let cursor = world.store.row(&world.stream, |row| row.cursor.clone());
+    let reserve = Reserve {
+        stream: world.stream.clone(),
+        holder: Holder::new("b"),
+        fence,
+        cursor,
+        attempt: Attempt::random(),
+        send_within: Duration::from_millis(100),
+        in_flight: IN_FLIGHT,
+        min_interval: MIN_INTERVAL,
+        at_most_ahead: Duration::from_secs(1),
+    };
+    assert!(matches!(world.store.reserve(reserve).await, Ok(Answer::Applied(_))));
+    assert_eq!(passing.await.expect("no panic"), Pass::FencedOff);
+    assert_eq!(world.stored_ids(), ids(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_moved_without_us_means_adopting_again() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.row(&world.stream, |row| row.cursor = Cursor::Start);
+    assert_eq!(polling.poll().await, Pass::Readopt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_ascend_is_held_whole_from_then_on() {
+    let world = World::new();
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Exactly(vec![number(5), number(2), number(9)])]);
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ["2", "5", "9"]);
+    assert_eq!(world.cursor(), "9");
+    world.store.row(&world.stream, |row| assert!(!row.progressive, "remembered in the row"));
+    assert!(world.report().note.as_ref().is_some_and(|note| note.contains("ascend")));
+    world.source.add((10..=300).map(number));
+    world.source.next([Script::Slow(100, Duration::from_millis(200))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.cursor(), "9", "nothing before the end of the page");
+    passing.await.expect("no panic");
+    assert_eq!(world.cursor(), "300");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_page_that_does_not_ascend_leaves_the_cursor_and_is_not_asked_for_one_by_one() {
+    let world = World::new().asking_for(3);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Exactly(vec![number(5), number(2), number(9)])]);
+    polling.poll().await;
+    assert_eq!(world.cursor(), "(start)");
+    let report = world.report();
+    assert_eq!(report.reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::CursorRejected));
+    assert_eq!(report.retransported, 3, "they will come again");
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].limit, 3, "one event out of an unsorted page would jump over the others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_item_keeps_what_came_before_and_costs_one_event_from_then_on() {
+    let world = World::with_events(100);
+    world.source.next([Script::Bad(30), Script::Bad(0), Script::Bad(0)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(30));
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!(world.cursor(), "30", "the cursor stays before the bad item");
+    let limits: Vec<_> = world.source.log().iter().map(|served| served.limit).collect();
+    assert_eq!(limits, [1000, 1, 1]);
+    while world.cursor() != "100" {
+        polling.poll().await;
+    }
+    assert_eq!(world.stored_ids(), ids(100), "good again, with growing pages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_are_dropped_counted_and_told() {
+    let world = World::with_events(10);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.source.next([Script::Exactly((8..=12).map(number).collect())]);
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(12));
+    let report = world.report();
+    assert_eq!(report.retransported, 3);
+    assert!(report.note.as_ref().is_some_and(|note| note.contains("3 items at or below the cursor")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_ids_are_loaded_in_feed_order_and_a_number_among_them_is_a_mapping_failure() {
+    let world = World::new();
+    world.source.add(["u-7", "u-1", "u-4"].map(event));
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ["u-7", "u-1", "u-4"]);
+    assert_eq!(world.cursor(), "u-4");
+    world.source.add([event("77")]);
+    polling.poll().await;
+    assert_eq!(world.cursor(), "u-4");
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_must_come_first_is_closed_and_keeps_the_gap() {
+    let world = World::with_events(3);
+    world.source.next([Script::Prepares]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!(world.cursor(), "3");
+    assert!(gaps(&world)[0] >= MIN_INTERVAL && gaps(&world)[0] < Duration::from_millis(400), "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_source_is_asked_ever_less_often_and_reserves_nothing_ahead() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..15 {
+        polling.poll().await;
+    }
+    assert!(polling.due_in() > Duration::from_millis(4400), "{:?}", polling.due_in());
+    assert!(world.store.reserves().iter().skip(1).all(|reserve| reserve.at_most_ahead.is_zero()));
+    world
+        .store
+        .row(&world.stream, |row| assert!(row.not_before <= Instant::now() + MIN_INTERVAL, "a crash costs no wait"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_a_pass_before_the_request_and_never_after() {
+    let world = World::with_events(300);
+    world.source.next([Script::Slow(100, Duration::from_millis(500))]);
+    let mut polling = world.adopted_by("a").await;
+    let stop = polling.stop.clone();
+    let passing = tokio::spawn(async move { (polling.poll().await, polling.pass().await) });
+    sleep(Duration::from_millis(100)).await;
+    stop.cancel();
+    let (sent, next) = passing.await.expect("no panic");
+    assert!(matches!(sent, Pass::Again(_)));
+    assert_eq!(world.stored_ids(), ids(300), "the sent request was read to its end");
+    assert_eq!(next, Pass::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_clock_that_jumps_forward_does_not_shorten_the_gap() {
+    let world = World::with_events(50).asking_for(10);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.row(&world.stream, |row| row.not_before = Instant::now());
+    polling.due = Instant::now();
+    polling.poll().await;
+    assert!(gaps(&world)[0] >= MIN_INTERVAL, "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_slower_than_the_send_limit_sends_nothing_and_raises_the_limit() {
+    let world = World::with_events(3);
+    world.store.faults(|faults| faults.latency = Duration::from_millis(400));
+    let mut polling = world.adopted_by("a").await;
+    while world.source.log().is_empty() {
+        polling.pass().await;
+    }
+    let limits: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.send_within).collect();
+    assert_eq!(limits[0], Duration::from_millis(100));
+    assert!(limits.len() > 1 && limits[1..].iter().all(|limit| *limit > Duration::from_millis(100)), "{limits:?}");
+    assert_eq!(world.report().reachable.as_ref().map(|it| it.reason), Some(ReachableReason::PollSucceeded));
+}

@@ -1,0 +1,215 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    event::{Cursor, Event, IdKind, SetAside},
+    permit::Attempt,
+    store::{
+        Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve,
+        Reserved, Reset, Row,
+    },
+};
+
+/// One row of the gate with its events, following the row protocol of DESIGN 4 to the letter. Its clock is tokio's.
+#[derive(Debug)]
+pub(in crate::loader) struct FakeRow {
+    pub(in crate::loader) holder: Option<Holder>,
+    pub(in crate::loader) fence: Fence,
+    pub(in crate::loader) epoch: Epoch,
+    uid: String,
+    pub(in crate::loader) cursor: Cursor,
+    pub(in crate::loader) attempt: Option<Attempt>,
+    pub(in crate::loader) deadline: Option<Instant>,
+    pub(in crate::loader) not_before: Instant,
+    kind: Option<IdKind>,
+    pub(in crate::loader) progressive: bool,
+    events_stored: u64,
+    /// In the order in which they were stored.
+    pub(in crate::loader) events: Vec<Event>,
+    known: HashMap<String, usize>,
+    pub(in crate::loader) set_aside: Vec<SetAside>,
+    commits: BTreeMap<([u8; 16], i32), Appended>,
+}
+
+impl FakeRow {
+    pub(super) fn new(adopt: &Adopt) -> Self {
+        Self {
+            holder: None,
+            fence: Fence(0),
+            epoch: adopt.epoch,
+            uid: adopt.uid.clone(),
+            cursor: adopt.start.clone(),
+            attempt: None,
+            deadline: None,
+            not_before: Instant::now(),
+            kind: None,
+            progressive: true,
+            events_stored: 0,
+            events: Vec::new(),
+            known: HashMap::new(),
+            set_aside: Vec::new(),
+            commits: BTreeMap::new(),
+        }
+    }
+
+    /// The ids of the stored events, in the order in which they were stored.
+    pub(in crate::loader) fn ids(&self) -> Vec<&str> {
+        self.events.iter().map(|event| event.id.as_str()).collect()
+    }
+
+    fn in_flight_for(&self) -> Duration {
+        match (self.attempt, self.deadline) {
+            (Some(_), Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn starts_in(&self) -> Duration {
+        self.not_before.saturating_duration_since(Instant::now())
+    }
+
+    pub(super) fn row(&self) -> Row {
+        Row {
+            holder: self.holder.clone(),
+            fence: self.fence,
+            epoch: self.epoch,
+            cursor: self.cursor.clone(),
+            attempt: self.attempt,
+            in_flight_for: self.in_flight_for(),
+            starts_in: self.starts_in(),
+        }
+    }
+
+    fn refused<T>(&self) -> Answer<T> {
+        Answer::Refused(Some(self.row()))
+    }
+
+    fn adopted(&self, start_ignored: bool) -> Adopted {
+        Adopted {
+            fence: self.fence,
+            epoch: self.epoch,
+            cursor: self.cursor.clone(),
+            id_kind: self.kind,
+            progressive: self.progressive,
+            events_stored: self.events_stored,
+            in_flight_for: self.in_flight_for(),
+            starts_in: self.starts_in(),
+            start_ignored,
+        }
+    }
+
+    pub(super) fn adopt(&mut self, adopt: &Adopt) -> Answer<Adopted> {
+        let ignored = self.uid != adopt.uid && self.cursor != adopt.start;
+        if self.uid != adopt.uid {
+            self.uid.clone_from(&adopt.uid);
+            self.epoch = adopt.epoch;
+        }
+        self.fence.0 += 1;
+        self.holder = Some(adopt.holder.clone());
+        Answer::Applied(self.adopted(ignored))
+    }
+
+    pub(super) fn reset(&mut self, reset: &Reset) -> Answer<Adopted> {
+        if self.holder.as_ref() != Some(&reset.holder) || self.fence != reset.fence || reset.epoch <= self.epoch {
+            return self.refused();
+        }
+        self.fence.0 += 1;
+        self.epoch = reset.epoch;
+        self.cursor = reset.start.clone();
+        self.attempt = self.attempt.map(|_| Attempt::random());
+        Answer::Applied(self.adopted(false))
+    }
+
+    pub(super) fn reserve(&mut self, reserve: &Reserve) -> Answer<Reserved> {
+        let now = Instant::now();
+        let wait = self.starts_in();
+        let mine = self.holder.as_ref() == Some(&reserve.holder) && self.fence == reserve.fence;
+        let in_flight = !self.in_flight_for().is_zero();
+        if !mine || self.cursor != reserve.cursor || in_flight || wait > reserve.at_most_ahead {
+            return self.refused();
+        }
+        let slot = now + wait;
+        self.attempt = Some(reserve.attempt);
+        self.deadline = Some(slot + reserve.send_within + reserve.in_flight);
+        self.not_before = slot + reserve.send_within + reserve.min_interval;
+        Answer::Applied(Reserved { wait })
+    }
+
+    pub(super) fn extend(&mut self, extend: &Extend) -> Answer<()> {
+        if self.attempt != Some(extend.attempt) {
+            return self.refused();
+        }
+        self.deadline = Some(Instant::now() + extend.by);
+        Answer::Applied(())
+    }
+
+    pub(super) fn abort(&mut self, abort: &Abort) -> Answer<()> {
+        if self.attempt != Some(abort.attempt) {
+            return self.refused();
+        }
+        self.close(abort.close);
+        Answer::Applied(())
+    }
+
+    fn close(&mut self, close: Close) {
+        self.attempt = None;
+        self.deadline = None;
+        self.not_before = Instant::now() + close.next_start_in;
+    }
+
+    pub(super) fn append(&mut self, append: &Append) -> Answer<Appended> {
+        let name = (append.attempt.to_bytes(), append.part);
+        if let Some(done) = self.commits.get(&name) {
+            return Answer::Applied(*done);
+        }
+        if self.attempt != Some(append.attempt) || self.cursor != append.cursor_before {
+            return self.refused();
+        }
+        let mut appended = Appended::default();
+        for event in append.events.iter() {
+            self.store(event, &mut appended);
+        }
+        self.set_aside.extend(append.set_aside.iter().cloned());
+        self.kind = self.kind.or_else(|| append.cursor_after.id().map(crate::event::EventId::kind));
+        self.cursor = append.cursor_after.clone();
+        self.progressive &= !append.not_ascending;
+        self.events_stored += appended.stored;
+        appended.events_stored = self.events_stored;
+        if let Some(close) = append.close {
+            self.close(close);
+        }
+        if !append.events.is_empty() {
+            self.commits.insert(name, appended);
+        }
+        Answer::Applied(appended)
+    }
+
+    fn store(&mut self, event: &Event, appended: &mut Appended) {
+        match self.known.get(event.id.as_str()) {
+            None => {
+                self.known.insert(event.id.as_str().to_owned(), self.events.len());
+                self.events.push(event.clone());
+                appended.stored += 1;
+            }
+            Some(place) if self.events[*place].payload == event.payload => appended.repeated += 1,
+            Some(_) => appended.conflicting += 1,
+        }
+    }
+
+    pub(super) fn forget(&mut self, forget: &Forget) -> Answer<()> {
+        if self.uid != forget.uid {
+            return self.refused();
+        }
+        self.fence.0 += 1;
+        self.attempt = self.attempt.map(|_| Attempt::random());
+        self.cursor = Cursor::Start;
+        self.events.clear();
+        self.known.clear();
+        self.events_stored = 0;
+        Answer::Applied(())
+    }
+}

@@ -1,0 +1,280 @@
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{FakeSource, FakeStore, freeze::Frost, source::id};
+use crate::{
+    api::{
+        Source,
+        event_source::{EventSourceSpec, Http},
+    },
+    event::{Event, Payload, StreamName},
+    fetch::Transports,
+    loader::{
+        buffer::{Buffer, DEFAULT_BUFFER_BYTES},
+        context::{Context, Shared},
+        guard::Guard,
+        poll::{Pass, Poller},
+        report::{Report, Reports},
+        reporter::Reporter,
+        send_limit::SendLimit,
+        settings::Settings,
+        task::SourceTask,
+    },
+    ownership::{Holding, Ownership},
+    store::{Adopt, Answer, Gate, Holder},
+    telemetry::metrics::Metrics,
+};
+
+/// An event whose payload follows from its id.
+pub(in crate::loader) fn event(text: &str) -> Event {
+    Event {
+        id: id(text),
+        event_type: None,
+        subject: None,
+        occurred_at: None,
+        payload: Payload::from_json_text(format!("{{\"of\":\"{text}\"}}")),
+    }
+}
+
+pub(in crate::loader) fn number(number: u64) -> Event {
+    event(&number.to_string())
+}
+
+/// Notes what the loader tells ownership.
+#[derive(Debug, Default)]
+pub(in crate::loader) struct FakeOwnership {
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default, Clone)]
+pub(in crate::loader) struct Told {
+    pub(in crate::loader) yielded: Vec<StreamName>,
+    pub(in crate::loader) finished: Vec<StreamName>,
+    pub(in crate::loader) holding_a_batch: BTreeSet<StreamName>,
+    pub(in crate::loader) held_a_batch: bool,
+    pub(in crate::loader) answers: usize,
+}
+
+impl FakeOwnership {
+    pub(in crate::loader) fn told(&self) -> Told {
+        self.told.lock().expect("no test panics inside").clone()
+    }
+}
+
+impl Ownership for FakeOwnership {
+    fn yielded(&self, stream: &StreamName) {
+        self.told.lock().expect("no test panics inside").yielded.push(stream.clone());
+    }
+
+    fn finished(&self, stream: &StreamName) {
+        self.told.lock().expect("no test panics inside").finished.push(stream.clone());
+    }
+
+    fn holds_batch(&self, stream: &StreamName, holds: bool) {
+        let mut told = self.told.lock().expect("no test panics inside");
+        if holds {
+            told.holding_a_batch.insert(stream.clone());
+            told.held_a_batch = true;
+        } else {
+            told.holding_a_batch.remove(stream);
+        }
+    }
+
+    fn database_answered(&self) {
+        self.told.lock().expect("no test panics inside").answers += 1;
+    }
+}
+
+/// One stream, its source, the store, and what a replica needs to load it.
+pub(in crate::loader) struct World {
+    pub(in crate::loader) stream: StreamName,
+    pub(in crate::loader) store: FakeStore,
+    pub(in crate::loader) source: FakeSource,
+    pub(in crate::loader) ownership: Arc<FakeOwnership>,
+    pub(in crate::loader) reports: Reports,
+    pub(in crate::loader) metrics: Arc<Metrics>,
+    pub(in crate::loader) buffer: Buffer,
+    /// The object.
+    pub(in crate::loader) object: Source,
+}
+
+impl World {
+    pub(in crate::loader) fn new() -> Self {
+        Self::seeded(7)
+    }
+
+    pub(in crate::loader) fn seeded(seed: u64) -> Self {
+        let stream = StreamName::new("shop", "orders");
+        Self {
+            store: FakeStore::new(seed),
+            source: FakeSource::new(seed),
+            ownership: Arc::default(),
+            reports: Reports::default(),
+            metrics: Metrics::register(&mut Registry::default()),
+            buffer: Buffer::new(DEFAULT_BUFFER_BYTES),
+            object: object(stream.clone()),
+            stream,
+        }
+    }
+
+    /// A source that holds the events 1 to `last`.
+    pub(in crate::loader) fn with_events(last: u64) -> Self {
+        let world = Self::new();
+        world.source.add((1..=last).map(number));
+        world
+    }
+
+    pub(in crate::loader) fn asking_for(mut self, batch_size: i32) -> Self {
+        self.object.spec.poll.batch_size = batch_size;
+        self
+    }
+
+    pub(in crate::loader) fn holding(&self, holder: &str) -> Holding {
+        Holding {
+            stream: self.stream.clone(),
+            holder: Holder::new(holder),
+            lease_name: "shop.orders".to_owned(),
+            acquired_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    pub(in crate::loader) fn shared(&self, transports: Arc<dyn Transports>) -> Arc<Shared> {
+        Arc::new(Shared {
+            store: Arc::new(self.store.clone()),
+            transports,
+            ownership: Arc::clone(&self.ownership) as Arc<dyn Ownership>,
+            metrics: Arc::clone(&self.metrics),
+            buffer: self.buffer.clone(),
+            send_limit: SendLimit::default(),
+        })
+    }
+
+    fn context(&self, holder: &str, frost: &Frost) -> Context {
+        let transports = Arc::new(self.source.transports(holder, frost));
+        let report = Report::of(self.holding(holder), self.object.generation, self.object.uid.clone());
+        let reporter = Reporter::new(self.stream.clone(), self.reports.open(&self.stream, report));
+        let guard = Arc::new(Mutex::new(Guard::default()));
+        Context::new(self.shared(transports), self.stream.clone(), Holder::new(holder), reporter, guard)
+    }
+
+    /// Adopts the row as `holder` and stands ready to poll, step by step.
+    pub(in crate::loader) async fn adopted_by(&self, holder: &str) -> Polling {
+        let settings = Settings::of(&self.object).expect("a valid object");
+        let adopt = Adopt {
+            stream: self.stream.clone(),
+            uid: self.object.uid.clone(),
+            holder: Holder::new(holder),
+            epoch: settings.epoch,
+            start: settings.start.clone(),
+        };
+        let adopted = loop {
+            match self.store.adopt(adopt.clone()).await {
+                Ok(Answer::Applied(adopted)) => break adopted,
+                Ok(Answer::Locked) => {}
+                other => panic!("ADOPT is never refused: {other:?}"),
+            }
+        };
+        let frost = Frost::default();
+        let fetcher = Box::new(self.source.fetcher(holder, &frost));
+        let rng = StdRng::seed_from_u64(7);
+        let poller = Poller::new(self.context(holder, &frost), fetcher, settings, &adopted, None, rng);
+        Polling { poller, stop: CancellationToken::new(), due: Instant::now() }
+    }
+
+    /// The whole life of the source on one replica.
+    pub(in crate::loader) fn task(&self, holder: &str, frost: &Frost, seed: u64) -> (SourceTask, Steering) {
+        let (sender, sources) = watch::channel(Arc::new(self.object.clone()));
+        let stop = CancellationToken::new();
+        let context = self.context(holder, frost);
+        let task = SourceTask::new(context, sources, stop.clone(), StdRng::seed_from_u64(seed));
+        (task, Steering { source: sender, stop })
+    }
+
+    pub(in crate::loader) fn report(&self) -> Arc<Report> {
+        self.reports.get(&self.stream).expect("a replica holds the source")
+    }
+
+    pub(in crate::loader) fn stored_ids(&self) -> Vec<String> {
+        self.store.row(&self.stream, |row| row.ids().into_iter().map(str::to_owned).collect())
+    }
+
+    pub(in crate::loader) fn cursor(&self) -> String {
+        self.store.row(&self.stream, |row| row.cursor.to_string())
+    }
+}
+
+/// What a supervisor would hold of a task.
+pub(in crate::loader) struct Steering {
+    pub(in crate::loader) source: watch::Sender<Arc<Source>>,
+    pub(in crate::loader) stop: CancellationToken,
+}
+
+/// A poller that a test drives step by step.
+pub(in crate::loader) struct Polling {
+    pub(in crate::loader) poller: Poller,
+    pub(in crate::loader) stop: CancellationToken,
+    pub(in crate::loader) due: Instant,
+}
+
+impl Polling {
+    /// Waits until the next pass is due, and does it.
+    pub(in crate::loader) async fn pass(&mut self) -> Pass {
+        sleep_until(self.due).await;
+        let pass = self.poller.run_once(&self.stop).await;
+        if let Pass::Again(due) | Pass::Unauthorized(due) = pass {
+            self.due = due;
+        }
+        pass
+    }
+
+    /// Passes until a request was sent or the passes end.
+    pub(in crate::loader) async fn poll(&mut self) -> Pass {
+        let before = self.poller.polls();
+        loop {
+            let pass = self.pass().await;
+            if self.poller.polls() > before || !matches!(pass, Pass::Again(_)) {
+                return pass;
+            }
+        }
+    }
+
+    /// How long until the next pass.
+    pub(in crate::loader) fn due_in(&self) -> Duration {
+        self.due.saturating_duration_since(Instant::now())
+    }
+}
+
+fn object(stream: StreamName) -> Source {
+    let http: Http = serde_json::from_str(r#"{"url": "http://orders.example/events"}"#).expect("a valid transport");
+    let spec = EventSourceSpec {
+        suspend: false,
+        epoch: 0,
+        start: crate::api::event_source::Start::default(),
+        deletion_policy: crate::api::event_source::DeletionPolicy::Retain,
+        poll: crate::api::event_source::Poll::default(),
+        http: Some(http),
+        mapping: crate::api::event_source::Mapping::default(),
+    };
+    Source {
+        stream,
+        uid: "uid-1".to_owned(),
+        generation: 1,
+        spec,
+        deleting: false,
+        has_finalizer: false,
+        poll_requested_at: None,
+        shares_endpoint_with: None,
+    }
+}

@@ -1,0 +1,56 @@
+use std::time::Duration;
+
+use crate::world::{World, eager, longest_gap, now, saturated};
+
+const SOURCES: [&str; 3] = ["s1", "s2", "s3"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_postgresql_that_stops_and_comes_back_causes_no_second_fetch() {
+    let mut world = World::with("stop", saturated(&SOURCES), eager(), &["headgate-a", "headgate-b"]).await;
+    for _ in 0..2 {
+        world.all_are_loaded_since(&SOURCES, now()).await;
+        world.stage.parts.postgres.stop().await.expect("it stops");
+        world.load_for(Duration::from_secs(6)).await;
+        world.stage.parts.postgres.start().await.expect("it starts");
+    }
+    world.all_are_loaded_since(&SOURCES, now()).await;
+    nothing_travelled_twice(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_postgresql_that_crashes_causes_no_second_fetch() {
+    let mut world = World::with("pg-crash", saturated(&SOURCES), eager(), &["headgate-a", "headgate-b"]).await;
+    for _ in 0..3 {
+        world.all_are_loaded_since(&SOURCES, now()).await;
+        world.stage.parts.postgres.kill().await.expect("it runs");
+        world.load_for(Duration::from_secs(1)).await;
+        world.stage.parts.postgres.start().await.expect("it starts");
+    }
+    world.all_are_loaded_since(&SOURCES, now()).await;
+    nothing_travelled_twice(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_an_api_server_outage_stops_no_source_that_is_held() {
+    let mut world = World::with("api-outage", saturated(&SOURCES), eager(), &["headgate-a", "headgate-b"]).await;
+    world.all_are_loaded_since(&SOURCES, now()).await;
+
+    world.stage.parts.control_plane.api_server.stop().await.expect("it stops");
+    let gone = now();
+    world.load_for(Duration::from_secs(12)).await;
+    for source in SOURCES {
+        let asked = world.asked_since(source, gone);
+        assert!(asked.len() > 20, "{source} was asked {} times in 12 s without an API server", asked.len());
+        assert!(longest_gap(asked) < 3_000_000, "{source} stood still");
+    }
+    world.stage.parts.control_plane.start().await.expect("it starts");
+    world.all_are_loaded_since(&SOURCES, now()).await;
+    nothing_travelled_twice(world).await;
+}
+
+async fn nothing_travelled_twice(world: World) {
+    let proof = world.prove().await;
+    for (source, found) in &proof.findings.sources {
+        assert_eq!(found.repeats.total(), 0, "{source}");
+    }
+}
