@@ -3,6 +3,8 @@
 //! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longer.
 //! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`Budget`].
 
+mod tracked;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -12,11 +14,12 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
+use self::tracked::{Tracked, Turn, UnderWay, Work, Wrote};
 use super::{
     announcements::{Announcement, Seen, announcements},
     budget::Budget,
-    finalizer::{FinalizerStep, finalizer_step},
-    sample::{Sample, View},
+    finalizer::FinalizerStep,
+    sample::View,
 };
 use crate::{
     api::{EventSourceStatus, Source},
@@ -38,9 +41,6 @@ const JITTER: f64 = 0.1;
 /// A failed write is tried again after this, doubled with each further failure of the source up to the longest pause.
 const RETRY_FROM: Duration = Duration::from_secs(1);
 const RETRY_UP_TO: Duration = Duration::from_secs(30);
-
-/// A finalizer that was written shows in the watch soon after; only when it does not is it written again.
-const FINALIZER_SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// So many requests of one replica are under way at once.
 const IN_FLIGHT: usize = 16;
@@ -132,48 +132,6 @@ pub(super) struct Board {
     urgent: BTreeSet<(Instant, StreamName)>,
     samples: BTreeSet<(Instant, StreamName)>,
     in_flight: usize,
-}
-
-struct Tracked {
-    serial: Serial,
-    seen: Seen,
-    sample: Sample,
-    base: Option<Base>,
-    written: Option<Box<Wrote>>,
-    turn: Option<Turn>,
-    under_way: Option<UnderWay>,
-    failures: u32,
-    not_before: Option<Instant>,
-    finalizer_asked: Option<(FinalizerStep, Instant)>,
-    /// The API server said that there is no such object any more; the watch will say so too.
-    gone: bool,
-    leaving: bool,
-    /// Its Lease was lost and it is not reported any more; the status is still to say so.
-    parting: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Urgent(Instant),
-    Sample(Instant),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Finalizer(FinalizerStep),
-    Status(Trigger),
-}
-
-enum UnderWay {
-    Finalizer,
-    /// With what it will have written.
-    Status(Box<Wrote>),
-}
-
-struct Wrote {
-    view: View,
-    counters_due: Instant,
-    times_due: Instant,
 }
 
 impl Board {
@@ -370,8 +328,8 @@ impl Board {
         tracked.sample.observe(&tracked.seen.report, now);
         let turn = match (tracked.turn, tracked.wants(now)) {
             // One that waits for the budget keeps its place, however often it changes meanwhile.
-            (Some(Turn::Urgent(since)), Some((at, work))) if work.is_urgent() && since <= at => {
-                Some(Turn::Urgent(since))
+            (Some(Turn::Urgent(since)), Some((at, work))) if work.is_urgent() && at <= now => {
+                Some(Turn::Urgent(since.min(at)))
             }
             (_, Some((at, work))) if work.is_urgent() => Some(Turn::Urgent(at)),
             (_, Some((at, _))) => Some(Turn::Sample(at)),
@@ -385,77 +343,6 @@ impl Board {
         }
         if let Some(tracked) = self.tracked.get_mut(stream) {
             tracked.turn = turn;
-        }
-    }
-}
-
-impl Tracked {
-    fn new(serial: Serial, seen: Seen) -> Self {
-        Self {
-            serial,
-            seen,
-            sample: Sample::new(),
-            base: None,
-            written: None,
-            turn: None,
-            under_way: None,
-            failures: 0,
-            not_before: None,
-            finalizer_asked: None,
-            gone: false,
-            leaving: false,
-            parting: false,
-        }
-    }
-
-    fn view(&self) -> View {
-        self.sample.view(self.seen.report.clone(), self.seen.source.clone(), self.leaving)
-    }
-
-    /// Whether the object says what is to be seen of it, if there is an object.
-    fn is_told(&self) -> bool {
-        self.gone || self.written.as_ref().is_some_and(|written| written.view.outline() == self.view().outline())
-    }
-
-    /// What is to be written first, and when.
-    fn wants(&self, now: Instant) -> Option<(Instant, Work)> {
-        if self.under_way.is_some() || self.gone {
-            return None;
-        }
-        let (at, work) =
-            [self.wants_finalizer(now), self.wants_status(now)].into_iter().flatten().min_by_key(|want| want.0)?;
-        Some((self.not_before.map_or(at, |not_before| at.max(not_before)), work))
-    }
-
-    fn wants_finalizer(&self, now: Instant) -> Option<(Instant, Work)> {
-        let step = finalizer_step(self.seen.source.as_ref()?, &self.seen.report).filter(|_| !self.leaving)?;
-        let at = match self.finalizer_asked {
-            Some((asked, at)) if asked == step => at + FINALIZER_SEEN_WITHIN,
-            _ => now,
-        };
-        Some((at, Work::Finalizer(step)))
-    }
-
-    fn wants_status(&self, now: Instant) -> Option<(Instant, Work)> {
-        let view = self.view();
-        let transition = if self.leaving { Trigger::Last } else { Trigger::Transition };
-        let Some(written) = self.written.as_ref().filter(|written| written.view.outline() == view.outline()) else {
-            return Some((now, Work::Status(transition)));
-        };
-        let counters =
-            (written.view.counters() != view.counters()).then_some((written.counters_due, Trigger::Counters));
-        let times = (written.view.times() != view.times()).then_some((written.times_due, Trigger::Times));
-        let settled = self.sample.settles_at().map(|at| (at, transition));
-        let (at, trigger) = [settled, counters, times].into_iter().flatten().min_by_key(|want| want.0)?;
-        Some((at, Work::Status(trigger)))
-    }
-}
-
-impl Work {
-    fn is_urgent(self) -> bool {
-        match self {
-            Self::Finalizer(_) => true,
-            Self::Status(trigger) => matches!(trigger, Trigger::Transition | Trigger::Last),
         }
     }
 }

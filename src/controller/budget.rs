@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// A token bucket that begins full.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub(super) struct Budget {
     every: Duration,
     burst: u32,
     /// When the bucket would be full if nothing more were taken (the virtual schedule of GCRA): no fraction is ever
@@ -16,8 +16,7 @@ pub struct Budget {
 
 impl Budget {
     /// `per_second` on average, `burst` at once.
-    #[must_use]
-    pub fn new(per_second: u32, burst: u32) -> Self {
+    pub(super) fn new(per_second: u32, burst: u32) -> Self {
         Self { every: Duration::from_secs(1) / per_second.max(1), burst: burst.max(1), full_at: None }
     }
 
@@ -25,7 +24,7 @@ impl Budget {
     ///
     /// # Errors
     /// The instant of the next token.
-    pub fn take(&mut self, now: Instant) -> Result<(), Instant> {
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.every;
         let earliest = full_at.checked_sub(self.every * self.burst).unwrap_or(now);
         if earliest > now {

@@ -19,8 +19,8 @@ impl FinalizerStep {
     /// The metric label.
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Add => "finalizer-added",
-            Self::Remove => "finalizer-removed",
+            Self::Add => "finalizer_added",
+            Self::Remove => "finalizer_removed",
         }
     }
 }

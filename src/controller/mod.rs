@@ -13,7 +13,7 @@ use crate::{desired::Desired, loader::report::Reports, telemetry::metrics::Metri
 
 mod announcements;
 mod board;
-pub mod budget;
+mod budget;
 mod credentials;
 mod endpoints;
 mod events;
