@@ -257,13 +257,12 @@ impl Supervisor {
                 self.forget_held(stream);
                 self.shared.ownership.finished(stream);
             }
-            None => {}
             Some(source) if !source.deleting => self.start_polling(stream, source),
             Some(source) if must_forget(&source) && !held.pen.read().forgotten => {
                 self.start_forgetting(stream, &source);
             }
-            // Somebody else's finalizer keeps the object, or ours is about to go.
-            Some(_) => {}
+            // Not known yet; or somebody else's finalizer keeps the object, or ours is about to go.
+            None | Some(_) => {}
         }
     }
 
