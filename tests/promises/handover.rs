@@ -26,6 +26,7 @@ async fn p7_the_sources_of_a_killed_replica_run_again_within_8_s() {
     let names = ["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
     let replicas = ["headgate-a", "headgate-b", "headgate-c"];
     let mut world = World::with("crash", saturated(&names), eager(), &replicas).await;
+    world.all_hold_their_share_of(names.len()).await;
     world.all_are_loaded_since(&names, now()).await;
 
     world.stage.fleet.kill("headgate-b").await.expect("it runs");
@@ -44,6 +45,7 @@ async fn p7_the_sources_of_a_killed_replica_run_again_within_8_s() {
 async fn p7_a_terminated_replica_hands_each_source_off_within_half_a_second() {
     let names = ["s1", "s2", "s3", "s4", "s5", "s6"];
     let mut world = World::with("drain", saturated(&names), eager(), &["headgate-a", "headgate-b"]).await;
+    world.all_hold_their_share_of(names.len()).await;
     world.all_are_loaded_since(&names, now()).await;
 
     world.stage.fleet.ask_to_end("headgate-a").expect("it runs");

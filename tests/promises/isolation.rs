@@ -9,7 +9,7 @@ async fn p6_sources_that_fail_hang_and_lie_affect_themselves_alone() {
     let hostile = [
         ("failing", Fault::Status(500), "ServerError"),
         ("hanging", Fault::NeverAnswers, "Timeout"),
-        ("cutting", Fault::CutBody { share: 0.0 }, "DecodeFailed"),
+        ("cutting", Fault::CutBody { share: 0.0 }, "ConnectionFailed"),
         ("redirecting", Fault::Redirect, "Redirected"),
         ("forbidding", Fault::Status(403), "Forbidden"),
         ("unknown", Fault::Status(401), "AuthenticationFailed"),

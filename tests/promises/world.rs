@@ -87,6 +87,15 @@ impl World {
         self.stage.fleet.running().into_iter().map(|name| (name.clone(), count(&name))).collect()
     }
 
+    /// Waits until the sources are spread: every replica holds some, and together they hold all.
+    pub(crate) async fn all_hold_their_share_of(&self, sources: usize) {
+        self.until("every replica holds its share", async || {
+            let shares = self.shares().await;
+            shares.iter().all(|(_, count)| *count > 0) && shares.iter().map(|(_, count)| count).sum::<usize>() == sources
+        })
+        .await;
+    }
+
     /// Ends the replicas and checks the log and the store; a broken rule fails the test and leaves the evidence.
     pub(crate) async fn prove(self) -> Proof {
         let proof = self.stage.prove(None).await.expect("the replicas end well and the store can be read");

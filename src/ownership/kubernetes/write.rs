@@ -43,7 +43,7 @@ pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
     }
 }
 
-/// As [`write`], but only for so long.
+/// As [`write()`], but only for so long.
 pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
     tokio::time::timeout(patience, write(api, lease)).await.unwrap_or(Written::Unanswered)
 }
