@@ -94,7 +94,9 @@ impl Reservations {
             let issued = Instant::now();
             let answer = context.store().reserve(reserve).await;
             let answered = Instant::now();
-            context.shared.send_limit.observe(answered - issued);
+            if answer.is_ok() {
+                context.shared.send_limit.observe(answered - issued);
+            }
             match answer {
                 Ok(Answer::Applied(reserved)) => {
                     self.failures = 0;
