@@ -18,9 +18,9 @@ use super::{
     pace::Pace,
     prefix::{Finish, Prefix},
     reserve::Grant,
-    settings::FLOOR,
 };
 use crate::{
+    api::event_source::LEAST_MIN_INTERVAL,
     fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
     permit::{Attempt, Permit},
     store::{Answer, Extend, Row},
@@ -139,7 +139,7 @@ impl Exchange<'_> {
         metrics.request_duration.observe(started.elapsed().as_secs_f64());
         if let Some(interval) = interval {
             metrics.request_interval.observe(interval.as_secs_f64());
-            if interval < FLOOR {
+            if interval < LEAST_MIN_INTERVAL {
                 metrics.gate_violations.inc();
             }
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`supervisor`](Supervisor) | one task per held source, as ownership directs and the desired set says |
 //! | `task` | the life of one source: open, adopt, poll until told otherwise |
+//! | `forget` | FORGET of a deleted object |
 //! | `poll` | one pass: connect, memory, reserve, exchange, pace |
 //! | `reserve` | RESERVE and ABORT, the waits of the row |
 //! | `exchange` | SEND, read, EXTEND, append while reading |
@@ -19,6 +20,7 @@ mod append;
 pub mod buffer;
 mod context;
 mod exchange;
+mod forget;
 mod guard;
 mod intake;
 mod pace;

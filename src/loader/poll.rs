@@ -13,12 +13,13 @@ use super::{
     pace::{Fill, Pace},
     prefix::Prefix,
     report::BlockedBy,
-    reserve::{Grant, LEAD, Reservations},
+    reserve::{Grant, LEAD, Reservations, check_guard},
     settings::Settings,
 };
 use crate::{
     event::{Cursor, IdKind},
     fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress},
+    permit::Attempt,
     store::{Adopted, Row},
 };
 
@@ -108,35 +109,60 @@ impl Poller {
     /// One pass: connect, take memory, reserve, send and read, append, and say when the next pass is due. `stop` ends it
     /// at once before the request is sent, and not at all afterwards.
     pub(super) async fn run_once(&mut self, stop: &CancellationToken) -> Pass {
-        match stop.run_until_cancelled(self.prepare()).await {
-            None => Pass::Stopped,
-            Some(Err(pass)) => pass,
-            Some(Ok((grant, share))) => {
-                let attempt = grant.attempt;
-                let outcome = self.exchange(grant, share).await;
-                if let Some(next_start) = outcome.owed {
-                    self.reservations.owe(attempt, next_start);
-                    self.reservations.settle(&self.context).await;
-                }
-                let pass = self.judge(outcome);
-                self.announce(pass);
-                pass
-            }
+        let pass = match self.grant(stop).await {
+            Ok((grant, share)) => self.spend(grant, share, stop).await,
+            Err(pass) => pass,
+        };
+        if let Pass::Again(at) | Pass::Unauthorized(at) = pass {
+            let wait = at.saturating_duration_since(Instant::now());
+            self.context.reporter.next_poll_in(if self.pace.is_saturated() { wait + LEAD } else { wait });
         }
+        pass
     }
 
     /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
-    async fn prepare(&mut self) -> Result<(Grant, Share), Pass> {
-        self.connect().await?;
-        let share = self.take_memory().await?;
+    async fn grant(&mut self, stop: &CancellationToken) -> Result<(Grant, Share), Pass> {
+        check_guard(&self.context)?;
+        let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let ahead = self.pace.is_saturated();
+        // Not cut by a stop: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
         let grant = self.reservations.reserve(&self.context, &self.cursor, ahead).await?;
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
+        if stop.is_cancelled() {
+            self.close(grant.attempt, grant.permit.opens()).await;
+            return Err(Pass::Stopped);
+        }
         if let Some(won) = self.won.take() {
             self.context.metrics().takeover_duration.observe(won.elapsed().as_secs_f64());
         }
         Ok((grant, share))
+    }
+
+    async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {
+        let attempt = grant.attempt;
+        let outcome = self.exchange(grant, share).await;
+        if let Some(next_start) = outcome.owed {
+            self.close(attempt, next_start).await;
+        }
+        let pass = self.judge(outcome);
+        if self.pace.is_saturated() {
+            // A source that closes its connections gets the next one while the gap passes. A failure shows in the next
+            // pass, which connects again.
+            let _ = stop.run_until_cancelled(timeout(self.fetcher.timeout(), self.fetcher.connect())).await;
+        }
+        pass
+    }
+
+    /// ABORT of an attempt that is not in flight; if the row does not answer, before the next reservation.
+    async fn close(&mut self, attempt: Attempt, next_start: Instant) {
+        self.reservations.owe(attempt, next_start);
+        self.reservations.settle(&self.context).await;
+    }
+
+    async fn prepare(&mut self) -> Result<Share, Pass> {
+        self.connect().await?;
+        self.take_memory().await
     }
 
     async fn connect(&mut self) -> Result<(), Pass> {
@@ -146,9 +172,7 @@ impl Poller {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.context.count_request(error.label());
-                let pass = self.fail(&error);
-                self.announce(pass);
-                Err(pass)
+                Err(self.fail(&error))
             }
         }
     }
@@ -289,13 +313,6 @@ impl Poller {
         }
         let note = (!notes.is_empty()).then(|| notes.join("; "));
         self.context.reporter.note(|report| report.note = note);
-    }
-
-    fn announce(&self, pass: Pass) {
-        if let Pass::Again(at) | Pass::Unauthorized(at) = pass {
-            let wait = at.saturating_duration_since(Instant::now());
-            self.context.reporter.next_poll_in(if self.pace.is_saturated() { wait + LEAD } else { wait });
-        }
     }
 }
 

@@ -53,6 +53,16 @@ pub(super) struct Grant {
     pub(super) busy_until: Instant,
 }
 
+/// What this process itself knows of its last request.
+///
+/// # Errors
+/// No request may start yet.
+pub(super) fn check_guard(context: &Context) -> Result<(), Pass> {
+    let now = Instant::now();
+    let opens = context.guard().opens(now);
+    if opens > now + AT_MOST_AHEAD { Err(Pass::wait_for_gate(context, opens - LEAD)) } else { Ok(()) }
+}
+
 impl Reservations {
     pub(super) fn new(fence: Fence, min_interval: Duration) -> Self {
         Self { fence, min_interval, owed: None, failures: 0 }
@@ -64,10 +74,6 @@ impl Reservations {
     /// # Errors
     /// What the pass comes to without a request.
     pub(super) async fn reserve(&mut self, context: &Context, cursor: &Cursor, ahead: bool) -> Result<Grant, Pass> {
-        let opens = context.guard().opens(Instant::now());
-        if opens > Instant::now() + AT_MOST_AHEAD {
-            return Err(Pass::wait_for_gate(context, opens - LEAD));
-        }
         if !self.settle(context).await {
             return Err(Pass::Again(Instant::now() + self.retry_in()));
         }
@@ -88,7 +94,9 @@ impl Reservations {
             let issued = Instant::now();
             let answer = context.store().reserve(reserve).await;
             let answered = Instant::now();
-            context.shared.send_limit.observe(answered - issued);
+            if answer.is_ok() {
+                context.shared.send_limit.observe(answered - issued);
+            }
             match answer {
                 Ok(Answer::Applied(reserved)) => {
                     self.failures = 0;

@@ -28,7 +28,8 @@ impl SendLimit {
 
     /// Notes how long a reservation took. Losing one of two racing notes is harmless.
     pub(super) fn observe(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(5_000_000);
+        // What lies beyond the largest S changes nothing, and would take long to forget.
+        let took = u64::try_from(took.min(MOST / 2).as_micros()).unwrap_or(u64::MAX);
         let slow = self.slow_micros.load(Ordering::Relaxed);
         let next = if took >= slow { took } else { slow - (slow - took).div_ceil(FORGETTING) };
         self.slow_micros.store(next, Ordering::Relaxed);

@@ -1,11 +1,8 @@
 use std::time::Duration;
 
 use crate::{
-    api::{
-        Source,
-        event_source::{Start, StartPosition},
-    },
-    event::{Cursor, EventId, IdError},
+    api::{Source, event_source::Http},
+    event::{Cursor, IdError},
     store::Epoch,
 };
 
@@ -23,35 +20,21 @@ pub(super) struct Settings {
     pub(super) start: Cursor,
 }
 
-/// No object may make Headgate ask more often than this (DESIGN 1), whatever the API server let pass.
-pub(super) const FLOOR: Duration = Duration::from_millis(200);
-
 /// Of a transport that names no limit of its own.
 const DEFAULT_MAX_RESPONSE: u64 = 16 * 1024 * 1024;
 
 impl Settings {
     pub(super) fn of(source: &Source) -> Result<Self, IdError> {
-        let spec = &source.spec;
-        let min_interval = Duration::from(spec.poll.min_interval).max(FLOOR);
-        let http = spec.http.as_ref();
+        let (poll, http) = (&source.spec.poll, source.spec.http.as_ref());
         Ok(Self {
-            min_interval,
-            max_idle_interval: Duration::from(spec.poll.max_idle_interval).max(min_interval),
-            max_error_interval: Duration::from(spec.poll.max_error_interval).max(min_interval),
-            batch_size: u32::try_from(spec.poll.batch_size).unwrap_or(1).max(1),
-            limit_is_sent: http.is_none_or(|http| !http.limit_param.is_empty()),
-            max_response_bytes: http
-                .and_then(|http| u64::try_from(http.max_response_bytes).ok())
-                .unwrap_or(DEFAULT_MAX_RESPONSE),
-            epoch: Epoch(spec.epoch),
-            start: start(&spec.start)?,
+            min_interval: poll.min_interval(),
+            max_idle_interval: poll.max_idle_interval(),
+            max_error_interval: poll.max_error_interval(),
+            batch_size: poll.batch_size(),
+            limit_is_sent: http.is_none_or(|http| http.limit_param().is_some()),
+            max_response_bytes: http.map_or(DEFAULT_MAX_RESPONSE, Http::max_response_bytes),
+            epoch: Epoch(source.spec.epoch),
+            start: source.spec.start_cursor()?,
         })
-    }
-}
-
-fn start(start: &Start) -> Result<Cursor, IdError> {
-    match (start.position, &start.after_id) {
-        (StartPosition::AfterID, Some(id)) => Ok(Cursor::After(EventId::new(id)?)),
-        _ => Ok(Cursor::Start),
     }
 }

@@ -16,7 +16,8 @@ use tracing::{error, info, warn};
 
 use super::{
     buffer::Buffer,
-    context::{Context, LOCKED_RETRY, Shared},
+    context::{Context, Shared},
+    forget::{forget_stream, must_forget},
     guard::Guard,
     report::{BlockedBy, Pen, Report, Reports, Verdict},
     reporter::Reporter,
@@ -24,12 +25,12 @@ use super::{
     task::SourceTask,
 };
 use crate::{
-    api::{AssignedReason, Source, event_source::DeletionPolicy},
+    api::{AssignedReason, Source},
     desired::Desired,
     event::StreamName,
     fetch::Transports,
     ownership::{Directive, Directives, Holding, LostReason, Ownership},
-    store::{Answer, Forget, Store},
+    store::{Forget, Store},
     telemetry::{
         health::{Health, Part},
         metrics::Metrics,
@@ -39,9 +40,6 @@ use crate::{
 /// How often the database is asked whether it answers, for the member Lease: twice within the 5 s that make a replica
 /// suspect.
 const PING_EVERY: Duration = Duration::from_secs(2);
-
-/// Between two tries to forget a stream while the database is away.
-const FORGET_RETRY: Duration = Duration::from_secs(1);
 
 /// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
 const FIRST_RESTART: Duration = Duration::from_secs(1);
@@ -137,10 +135,13 @@ impl Supervisor {
         while !(self.stopping && self.jobs.is_empty()) {
             select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stop_all(),
-                directive = directives.recv(), if directed => if let Some(directive) = directive { self.follow(directive) } else {
-                    directed = false;
-                    self.stop_all();
-                },
+                directive = directives.recv(), if directed => {
+                    directed = directive.is_some();
+                    match directive {
+                        Some(directive) => self.follow(directive),
+                        None => self.stop_all(),
+                    }
+                }
                 Some(ended) = self.jobs.join_next_with_id() => self.ended(&ended),
                 Ok(()) = changes.changed() => self.reconcile(),
                 Ok(()) = completion.changed() => self.reconcile(),
@@ -261,7 +262,7 @@ impl Supervisor {
             Some(source) if must_forget(&source) && !held.pen.read().forgotten => {
                 self.start_forgetting(stream, &source);
             }
-            // Not known yet; or somebody else's finalizer keeps the object, or ours is about to go.
+            // Not listed yet; or kept by somebody else's finalizer, or by ours, which is about to go.
             None | Some(_) => {}
         }
     }
@@ -356,28 +357,6 @@ impl Held {
         let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
         self.panics += 1;
         wait
-    }
-}
-
-/// Events and cursor go only when the user asked for it, and only while our finalizer keeps the object.
-fn must_forget(source: &Source) -> bool {
-    source.has_finalizer && source.spec.deletion_policy == DeletionPolicy::Delete
-}
-
-/// FORGET, until the row has answered. Refused means that the row belongs to another object: then nothing of ours is left.
-async fn forget_stream(store: &dyn Store, forget: Forget) {
-    loop {
-        match store.forget(forget.clone()).await {
-            Ok(Answer::Applied(()) | Answer::Refused(_)) => {
-                info!(stream = %forget.stream, "events and cursor are deleted");
-                return;
-            }
-            Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
-            Err(error) => {
-                warn!(stream = %forget.stream, %error, "cannot delete events and cursor yet");
-                sleep(FORGET_RETRY).await;
-            }
-        }
     }
 }
 

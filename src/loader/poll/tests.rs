@@ -489,3 +489,18 @@ async fn a_reservation_slower_than_the_send_limit_sends_nothing_and_raises_the_l
     assert!(limits.len() > 1 && limits[1..].iter().all(|limit| *limit > Duration::from_millis(100)), "{limits:?}");
     assert_eq!(world.report().reachable.as_ref().map(|it| it.reason), Some(ReachableReason::PollSucceeded));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_the_reservation_leaves_no_attempt_open_for_the_next_holder_to_wait_for() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    world.store.faults(|faults| faults.latency = Duration::from_millis(90));
+    let stop = polling.stop.clone();
+    let passing = tokio::spawn(async move { polling.pass().await });
+    sleep(Duration::from_millis(1)).await;
+    stop.cancel();
+    assert_eq!(passing.await.expect("no panic"), Pass::Stopped);
+    assert_eq!(world.store.asked("reserve"), 1, "it was under way");
+    world.store.row(&world.stream, |row| assert_eq!(row.attempt, None));
+    assert!(world.source.log().is_empty());
+}

@@ -39,7 +39,7 @@ fn replica_with(world: World, transports: Arc<dyn Transports>) -> Replica {
         reports: world.reports.clone(),
         metrics: Arc::clone(&world.metrics),
         buffer: world.buffer.clone(),
-        health: crate::telemetry::health::Health::default(),
+        health: Health::starting(),
     });
     let (directives, receiver) = mpsc::unbounded_channel();
     let shutdown = CancellationToken::new();

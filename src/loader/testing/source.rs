@@ -87,8 +87,9 @@ pub(in crate::loader) struct FakeSource {
     pub(in crate::loader) timeout: Duration,
 }
 
-/// The source gives a silent or dead peer up after this, less than D: residue R3 is not what these tests are about.
-const PATIENCE: Duration = Duration::from_millis(1200);
+/// The source gives a silent or dead peer up after this, twice at most: while it works and while it writes. Together less
+/// than what is left of D after the last extension: residue R3 is not what these tests are about.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 impl FakeSource {
     pub(in crate::loader) fn new(seed: u64) -> Self {

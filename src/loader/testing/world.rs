@@ -257,16 +257,7 @@ impl Polling {
 }
 
 fn object(stream: StreamName) -> Source {
-    let http: Http = serde_json::from_str(r#"{"url": "http://orders.example/events"}"#).expect("a valid transport");
-    let spec = EventSourceSpec {
-        suspend: false,
-        epoch: 0,
-        start: crate::api::event_source::Start::default(),
-        deletion_policy: crate::api::event_source::DeletionPolicy::Retain,
-        poll: crate::api::event_source::Poll::default(),
-        http: Some(http),
-        mapping: crate::api::event_source::Mapping::default(),
-    };
+    let spec = EventSourceSpec::over_http(Http::at("http://orders.example/events"));
     Source {
         stream,
         uid: "uid-1".to_owned(),
