@@ -204,23 +204,29 @@ impl Replica {
         self.last_event = Instant::now();
         match event {
             Event::Init => self.view.begin_list(),
-            Event::InitApply(lease) | Event::Apply(lease) => self.learn(&lease),
+            Event::InitApply(lease) | Event::Apply(lease) => {
+                let change = self.view.apply(&lease);
+                self.on_changes(change);
+            }
             Event::Delete(lease) => {
-                if let Some(change) = self.view.delete(&lease) {
-                    self.on_change(change);
-                }
+                let change = self.view.delete(&lease);
+                self.on_changes(change);
             }
             Event::InitDone => {
-                for change in self.view.end_list() {
-                    self.on_change(change);
-                }
+                let changes = self.view.end_list();
+                self.on_changes(changes);
             }
         }
     }
 
-    /// Takes a Lease into the view, wherever it was seen.
+    /// Takes the Lease of an answer into the view, ahead of the watch.
     pub(super) fn learn(&mut self, lease: &Lease) {
-        if let Some(change) = self.view.apply(lease) {
+        let change = self.view.apply_answer(lease);
+        self.on_changes(change);
+    }
+
+    fn on_changes(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
             self.on_change(change);
         }
     }
