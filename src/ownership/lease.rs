@@ -60,10 +60,11 @@ impl Version {
     /// undo what an answer to a write has shown. One that is no number is never older.
     #[must_use]
     pub fn is_older_than(&self, other: &Self) -> bool {
-        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
-            (Ok(mine), Ok(other)) => mine < other,
-            _ => false,
-        }
+        self.number().zip(other.number()).is_some_and(|(mine, other)| mine < other)
+    }
+
+    pub(super) fn number(&self) -> Option<u64> {
+        self.resource_version.parse().ok()
     }
 
     /// Makes a write of this version a compare-and-set.

@@ -1,6 +1,19 @@
 //! The port that says which sources this replica holds, and when that ends.
 //!
-//! Leases give liveness, balance and visibility; safety rests on the row (DESIGN 3, 6). `kubernetes` is the adapter.
+//! Leases give liveness, balance and visibility; safety rests on the row (DESIGN 3, 6). [`kubernetes`] is the adapter; all
+//! that it decides is decided here, without IO and without a clock:
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`rendezvous`] | which member a source would rather live on |
+//! | [`assignment`], [`roster`] | who holds what: orphans, surplus, handoffs |
+//! | [`pacing`] | when surplus moves |
+//! | [`turns`] | who is passed over because it does not claim |
+//! | [`membership`] | who is suspect |
+//! | [`database`] | whose database is lost |
+//! | [`holdings`] | what each held source is at, and the directives that follow |
+//! | [`view`], [`lease`] | what the Leases say |
+//! | [`gone`] | which Leases belong to nothing any more |
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -33,7 +46,8 @@ pub struct Holding {
 /// What ownership tells the supervisor. For one stream they come in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
-    /// The Lease is mine: adopt the row and poll.
+    /// The Lease is mine: adopt the row and poll. After a `Lost` of the same stream the old task may still finish its
+    /// poll; the new one waits for it.
     Run(Holding),
     /// The Lease is to move to another replica: finish the poll, stop, then call [`Ownership::yielded`].
     Yield(StreamName),

@@ -8,7 +8,7 @@ use std::{
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::lease::{self, MemberLease, Seen, SourceLease};
+use super::lease::{self, MemberLease, Seen, SourceLease, Version};
 use crate::{event::StreamName, store::Holder};
 
 /// All member Leases and source Leases.
@@ -21,6 +21,8 @@ pub struct View {
     /// What a list that is being read has shown so far, and what was written meanwhile.
     listed: Option<Listed>,
     synced: bool,
+    /// The newest resourceVersion that the watch has shown.
+    shown: u64,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +47,24 @@ pub enum Change {
 }
 
 impl View {
-    /// A Lease of the watch or of an answer. An older version than the one that is known changes nothing.
+    /// A Lease that the watch shows. An older version than the one that is known changes nothing.
     pub fn apply(&mut self, lease: &Lease) -> Option<Change> {
+        self.note_shown(lease);
+        self.take(lease)
+    }
+
+    /// A Lease of an answer to me. A watch shows all Leases in the order of their versions, so an answer that it has
+    /// overtaken says nothing new; it must not bring back a Lease that was shown deleted meanwhile.
+    pub fn apply_answer(&mut self, lease: &Lease) -> Option<Change> {
+        let overtaken = Version::of(lease).number().is_some_and(|version| version <= self.shown);
+        if overtaken { None } else { self.take(lease) }
+    }
+
+    fn note_shown(&mut self, lease: &Lease) {
+        self.shown = std::cmp::max(self.shown, Version::of(lease).number().unwrap_or_default());
+    }
+
+    fn take(&mut self, lease: &Lease) -> Option<Change> {
         match lease::read(lease) {
             Seen::Source(source) => self.apply_source(source),
             Seen::Member(member) => self.apply_member(member),
@@ -56,6 +74,7 @@ impl View {
 
     /// A Lease was deleted; `lease` is its last state.
     pub fn delete(&mut self, lease: &Lease) -> Option<Change> {
+        self.note_shown(lease);
         match lease::read(lease) {
             Seen::Source(gone) => {
                 let known = self.sources.get(&gone.stream)?;

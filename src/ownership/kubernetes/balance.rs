@@ -25,9 +25,7 @@ impl Replica {
         }
         let Some(me) = self.me.clone() else { return };
         self.dirty = false;
-        for stream in std::mem::take(&mut self.early) {
-            self.align(&stream);
-        }
+        self.align_early();
         self.roster = Roster::count(&self.view, self.desired.streams(), |holder| self.turns.is_stuck(holder, now));
         self.turns.retain(|holder| self.roster.seat_of(holder).is_some());
         let seats = self.deal_orphans(&me, now);
@@ -39,6 +37,16 @@ impl Replica {
         let stopped: Vec<_> = self.holdings.stopped_sources().cloned().collect();
         for stream in stopped {
             self.place(&stream, None);
+        }
+    }
+
+    /// Runs what was handed to me before I knew its object, as soon as I know it.
+    fn align_early(&mut self) {
+        let known = |stream: &StreamName| self.desired.get(stream).is_some();
+        let ready: Vec<_> = self.early.keys().filter(|stream| known(stream)).cloned().collect();
+        for stream in ready {
+            self.early.remove(&stream);
+            self.align(&stream);
         }
     }
 

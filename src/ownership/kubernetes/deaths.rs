@@ -25,6 +25,8 @@ const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
 const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_FENCE_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_FENCE_RETRY: Duration = Duration::from_secs(5);
+/// A Lease that names me without an object that I know is given up after this: controllers are seldom so far apart.
+const EARLY_FOR: Duration = Duration::from_secs(10);
 /// For how long the last sign of an ended member is remembered; only a metric wants it.
 const REMEMBER_LAST_SIGN: Duration = Duration::from_mins(10);
 
@@ -175,8 +177,8 @@ impl Replica {
         self.duties.push(remove.boxed());
     }
 
-    /// Removes source Leases whose object has been gone for long: the first member those of dead holders, each holder
-    /// its own. A holder that lives and runs the task ends it itself, and says so with `finished`.
+    /// Removes source Leases whose object has been gone for long, and those that name me without an object. A holder that
+    /// lives and runs the task ends it itself, and says so with `finished`.
     pub(super) fn sweep(&mut self, now: Instant) {
         if self.me.is_none() || !self.view.is_synced() || !self.desired.is_complete() {
             return;
@@ -189,18 +191,35 @@ impl Replica {
             .cloned()
             .collect();
         for stream in self.gone.look(gone, self.config.gone_after, now) {
-            let Some(lease) = self.view.source(&stream) else { continue };
-            let live = lease.holder.as_ref().filter(|holder| self.view.is_live(holder));
-            let mine = if live.is_some() { live == self.me.as_ref() } else { self.is_first() };
-            if mine && !self.holdings.has(&stream) {
-                let (api, name, version) = (self.api.clone(), SourceLease::name_of(&stream), lease.version.clone());
-                let delete = async move {
-                    write::delete(api, name, version).await;
-                    Duty::Swept
-                };
-                self.duties.push(delete.boxed());
+            let holder = self.view.source(&stream).and_then(|lease| lease.holder.as_ref());
+            if self.is_first() && holder.is_none_or(|holder| !self.view.is_live(holder)) {
+                self.sweep_away(&stream);
             }
         }
+        // Either its object is gone, or my controller does not see it; then another member is better off with it.
+        let early: Vec<_> = self
+            .early
+            .iter()
+            .filter(|(_, since)| now - **since >= EARLY_FOR)
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        for stream in early {
+            self.early.remove(&stream);
+            let holder = self.view.source(&stream).and_then(|lease| lease.holder.as_ref());
+            if holder == self.me.as_ref() && !self.holdings.has(&stream) {
+                self.sweep_away(&stream);
+            }
+        }
+    }
+
+    fn sweep_away(&mut self, stream: &StreamName) {
+        let Some(lease) = self.view.source(stream) else { return };
+        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
+        let delete = async move {
+            write::delete(api, name, version).await;
+            Duty::Swept
+        };
+        self.duties.push(delete.boxed());
     }
 
     fn is_first(&self) -> bool {

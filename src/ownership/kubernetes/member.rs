@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use super::{
-    Config, DatabaseClock,
+    Config,
     client::{LeaseApi, LeaseError, within},
+    database::DatabaseClock,
 };
 use crate::{
     ownership::lease::{self, MemberLease, MemberState, Seen, Version},

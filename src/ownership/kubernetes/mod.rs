@@ -8,16 +8,11 @@
 //! | `replica` | one loop that hears the watch, the answers and the supervisor |
 //! | `claims` | taking orphans, handing over, deleting: what is written, and what its answer means |
 //! | `balance` | who takes what, now |
+//! | `database` | whether the database answers this replica |
 //! | `deaths` | declaring a silent member dead, fencing its rows off |
 //! | `installation` | the Lease whose UID names the installation |
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -28,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     client::LeaseApi,
+    database::DatabaseClock,
     member::{Member, Wish},
     replica::{Command, Replica},
 };
@@ -37,6 +33,7 @@ use crate::{desired::Desired, event::StreamName, store::Gate, store::Holder, tel
 mod balance;
 mod claims;
 pub mod client;
+mod database;
 mod deaths;
 mod installation;
 mod member;
@@ -113,6 +110,7 @@ pub enum Stage {
     /// The Leases have not been listed to their end yet.
     #[default]
     Listing,
+    /// It knows all Leases. It is a member while [`OwnershipView::holder`] is set.
     TakingPart,
     Draining,
     /// It has left; nothing follows.
@@ -235,32 +233,6 @@ impl Ownership for KubernetesOwnership {
 
     fn database_answered(&self) {
         self.database.answered_at(Instant::now());
-    }
-}
-
-/// When the database last answered this replica. Told with every statement, so it is one atomic store.
-#[derive(Debug)]
-struct DatabaseClock {
-    began: Instant,
-    answered_ms: AtomicU64,
-}
-
-impl DatabaseClock {
-    fn begin(now: Instant) -> Self {
-        Self { began: now, answered_ms: AtomicU64::new(0) }
-    }
-
-    fn answered_at(&self, now: Instant) {
-        let since = u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.fetch_max(since, Ordering::Relaxed);
-    }
-
-    fn answered(&self) -> Instant {
-        self.began + Duration::from_millis(self.answered_ms.load(Ordering::Relaxed))
-    }
-
-    fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.answered())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::watcher::Event;
 use tokio::{
@@ -17,9 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, DatabaseClock, OwnershipView, Stage,
+    Config, OwnershipView, Stage,
     claims::Claimed,
     client::{LeaseApi, LeaseError},
+    database::DatabaseClock,
     deaths::Duty,
     member::{Part, Sign, Wish},
 };
@@ -28,7 +29,7 @@ use crate::{
     event::StreamName,
     ownership::{
         Directive,
-        database::{DatabaseWatch, WORKS_WITHIN},
+        database::DatabaseWatch,
         gone::Gone,
         holdings::Holdings,
         lease::MemberLease,
@@ -44,8 +45,6 @@ use crate::{
 
 /// What changed is worked out this often, however many Leases changed meanwhile.
 const TICK: Duration = Duration::from_millis(100);
-/// An idle replica asks its database this often whether it is there.
-const PING_EVERY: Duration = Duration::from_secs(2);
 /// Leases without an object are looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -73,7 +72,7 @@ pub(super) struct Replica {
     pub(super) desired: Desired,
     pub(super) desired_changes: watch::Receiver<u64>,
     pub(super) metrics: Arc<Metrics>,
-    database_clock: Arc<DatabaseClock>,
+    pub(super) database_clock: Arc<DatabaseClock>,
     pub(super) outlets: Outlets,
 
     /// My incarnation, while it lives.
@@ -92,8 +91,8 @@ pub(super) struct Replica {
     pub(super) queue: VecDeque<StreamName>,
     /// Claims that were refused: the watch has a moment to show why.
     pub(super) refused: HashMap<StreamName, Instant>,
-    /// Leases that name me and whose object I do not know yet.
-    pub(super) early: HashSet<StreamName>,
+    /// Leases that name me and whose object I do not know yet, and since when.
+    pub(super) early: HashMap<StreamName, Instant>,
     /// Writes of this incarnation; they end with it.
     pub(super) writes: FuturesUnordered<BoxFuture<'static, Claimed>>,
     /// What has to be done whatever becomes of this incarnation.
@@ -106,7 +105,7 @@ pub(super) struct Replica {
     pub(super) last_signs: HashMap<Holder, Instant>,
     pub(super) joined_before: bool,
     pub(super) dirty: bool,
-    pinging: bool,
+    pub(super) pinging: bool,
     last_event: Instant,
     next_sweep: Instant,
 }
@@ -143,7 +142,7 @@ impl Replica {
             draining_since: None,
             queue: VecDeque::new(),
             refused: HashMap::new(),
-            early: HashSet::new(),
+            early: HashMap::new(),
             writes: FuturesUnordered::new(),
             duties: FuturesUnordered::new(),
             declaring: HashSet::new(),
@@ -205,23 +204,29 @@ impl Replica {
         self.last_event = Instant::now();
         match event {
             Event::Init => self.view.begin_list(),
-            Event::InitApply(lease) | Event::Apply(lease) => self.learn(&lease),
+            Event::InitApply(lease) | Event::Apply(lease) => {
+                let change = self.view.apply(&lease);
+                self.on_changes(change);
+            }
             Event::Delete(lease) => {
-                if let Some(change) = self.view.delete(&lease) {
-                    self.on_change(change);
-                }
+                let change = self.view.delete(&lease);
+                self.on_changes(change);
             }
             Event::InitDone => {
-                for change in self.view.end_list() {
-                    self.on_change(change);
-                }
+                let changes = self.view.end_list();
+                self.on_changes(changes);
             }
         }
     }
 
-    /// Takes a Lease into the view, wherever it was seen.
+    /// Takes the Lease of an answer into the view, ahead of the watch.
     pub(super) fn learn(&mut self, lease: &Lease) {
-        if let Some(change) = self.view.apply(lease) {
+        let change = self.view.apply_answer(lease);
+        self.on_changes(change);
+    }
+
+    fn on_changes(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
             self.on_change(change);
         }
     }
@@ -296,7 +301,6 @@ impl Replica {
         for directive in self.holdings.lose_all() {
             self.direct(directive);
         }
-        self.holdings = Holdings::default();
         self.writes = FuturesUnordered::new();
         self.queue.clear();
         self.refused.clear();
@@ -341,39 +345,6 @@ impl Replica {
         self.plan(now);
         self.leave_when_drained(now);
         self.publish();
-    }
-
-    fn look_at_database(&mut self, now: Instant) {
-        let answered = self.database_clock.answered();
-        let another_works = self.view.members().any(|lease| {
-            lease.holder.is_some()
-                && lease.holder != self.me
-                && lease.state.database_silent < WORKS_WITHIN
-                && self.membership.silence(&lease.name, now) < self.config.late_after()
-        });
-        let was_lost = self.database.is_lost();
-        let lost = self.database.look(answered, another_works, now);
-        if lost != was_lost {
-            tracing::warn!(lost, "the database does not answer me while it answers another replica");
-            self.outlets.wish.send_modify(|wish| wish.database_lost = lost);
-            self.dirty = true;
-        }
-        if now - answered >= PING_EVERY && !self.pinging {
-            self.pinging = true;
-            let gate = self.gate.clone();
-            let ping = async move {
-                let answer = tokio::time::timeout(PING_EVERY, gate.ping()).await;
-                Duty::Pinged(matches!(answer, Ok(Ok(()))))
-            };
-            self.duties.push(ping.boxed());
-        }
-    }
-
-    pub(super) fn on_pinged(&mut self, answered: bool) {
-        self.pinging = false;
-        if answered {
-            self.database_clock.answered_at(Instant::now());
-        }
     }
 
     /// My own renewals are watched too: when they succeed and the watch shows none, it is dead, whatever it says.
@@ -427,7 +398,7 @@ impl Replica {
         let directive = self.holdings.align(stream, lease, me, wanted);
         let names_me = lease.is_some_and(|lease| lease.holder.as_ref() == Some(me));
         if names_me && !wanted && !self.holdings.has(stream) {
-            self.early.insert(stream.clone());
+            self.early.entry(stream.clone()).or_insert_with(Instant::now);
         }
         if let Some(directive) = directive {
             self.direct(directive);

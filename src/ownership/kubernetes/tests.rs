@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod cluster;
+mod gate;
 
 use cluster::Cluster;
 
@@ -94,6 +95,8 @@ async fn sigterm_hands_every_source_over_once_and_leaves_none_alone_for_long() {
     assert!(changes.iter().all(|(entry, _)| entry.writer == "b"), "handed over by the one that left");
     assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
     assert!(cluster.settled().await < SECOND);
+    let longest = cluster.gaps_after("b").into_iter().max().unwrap();
+    assert!(longest <= Duration::from_millis(500), "a source was left alone for {longest:?}");
     assert_eq!(cluster.members().len(), 2, "the member Lease is freed");
     cluster.assert_no_living_holder_was_robbed();
 }
@@ -328,6 +331,18 @@ async fn a_member_that_does_not_claim_is_passed_over() {
     let added: BTreeSet<_> = (0..10).map(|n| cluster.add_source(&format!("new-{n}"))).collect();
     cluster.until(6 * SECOND, "claimed by b", |cluster| added.iter().all(|stream| cluster.runs("b", stream))).await;
     cluster.pods.insert("a".to_owned(), deaf);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_handed_to_a_member_that_does_not_know_it_goes_on_elsewhere() {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    let orders = cluster.add_source("orders");
+    cluster.settled().await;
+    let (holder, other) = if cluster.runs("a", &orders) { ("a", "b") } else { ("b", "a") };
+    cluster.pods[other].desired.remove(&orders);
+    cluster.drain(holder).await;
+    cluster.start("c");
+    cluster.until(60 * SECOND, "run by c", |cluster| cluster.runs("c", &orders)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,21 @@ fn holder_in(view: &View) -> Option<&str> {
 }
 
 #[test]
+fn an_answer_that_comes_late_does_not_bring_back_what_the_watch_has_shown_deleted() {
+    let mut view = View::default();
+    view.apply(&held_by("a", 1));
+    view.delete(&held_by("me", 3));
+    assert_eq!(view.apply_answer(&held_by("me", 2)), None);
+    assert_eq!(holder_in(&view), None);
+    assert!(view.apply_answer(&held_by("me", 4)).is_some(), "one that the watch has not come to is news");
+
+    let member = member();
+    view.delete(&versioned(member.write(Timestamp::UNIX_EPOCH), 6));
+    assert_eq!(view.apply_answer(&versioned(member.write(Timestamp::UNIX_EPOCH), 5)), None);
+    assert!(!view.is_live(member.holder.as_ref().unwrap()));
+}
+
+#[test]
 fn a_late_event_does_not_undo_what_an_answer_has_shown() {
     let mut view = View::default();
     view.apply(&held_by("a", 1));
@@ -48,7 +63,7 @@ fn what_a_complete_list_does_not_show_is_gone_unless_it_was_written_meanwhile() 
     assert_eq!(holder_in(&view), None);
 
     view.begin_list();
-    view.apply(&held_by("me", 7));
+    view.apply_answer(&held_by("me", 7));
     assert_eq!(view.end_list(), []);
     assert_eq!(holder_in(&view), Some("me"));
 }

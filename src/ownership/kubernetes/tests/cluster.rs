@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prometheus_client::registry::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -22,6 +21,7 @@ use super::super::{
     Config, KubernetesOwnership,
     fake::{Entry, FakeApi, Faults},
 };
+use super::gate::{FakeGate, PodGate};
 use crate::{
     api::Source,
     desired::Desired,
@@ -30,7 +30,7 @@ use crate::{
         Directive, Directives, Ownership,
         lease::{self, MemberLease, Seen, SourceLease},
     },
-    store::{Abort, Adopt, Adopted, Answer, Extend, Forget, Gate, Holder, Reserve, Reserved, Reset, StoreError},
+    store::Holder,
     telemetry::metrics::Metrics,
 };
 
@@ -223,6 +223,16 @@ impl Cluster {
         most <= std::cmp::max(average, self.streams.len() * 110 / (100 * running.len()))
     }
 
+    /// How long the sources that stopped on one pod, one by one, waited to run on another.
+    pub(super) fn gaps_after(&self, pod: &str) -> Vec<Duration> {
+        let stopped = self.tasks.lock().unwrap()[pod].stopped.lock().unwrap().clone();
+        let began = |stream| {
+            let began = self.pods.values().map(|pod| pod.running.began.lock().unwrap().get(stream).copied());
+            began.flatten().max().unwrap()
+        };
+        stopped.iter().map(|(stream, at)| began(stream) - *at).collect()
+    }
+
     /// Waits until it holds; returns how long that took.
     pub(super) async fn until(&self, limit: Duration, what: &str, holds: impl Fn(&Self) -> bool) -> Duration {
         let start = Instant::now();
@@ -299,6 +309,9 @@ impl Pod {
 struct Running {
     tasks: Mutex<HashMap<StreamName, Task>>,
     next: AtomicU64,
+    /// When each source stopped or began to run here last.
+    stopped: Mutex<HashMap<StreamName, Instant>>,
+    began: Mutex<HashMap<StreamName, Instant>>,
 }
 
 struct Task {
@@ -316,7 +329,14 @@ impl Running {
         let mut tasks = self.tasks.lock().unwrap();
         if tasks.get(stream).is_some_and(|task| task.id == id) {
             tasks.remove(stream);
+            self.stopped.lock().unwrap().insert(stream.clone(), Instant::now());
         }
+    }
+
+    fn begin(&self, stream: StreamName, holder: Holder) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.began.lock().unwrap().insert(stream.clone(), Instant::now());
+        self.tasks.lock().unwrap().insert(stream, Task { id, holder });
     }
 }
 
@@ -336,8 +356,7 @@ async fn supervise(mut directives: Directives, ownership: Arc<KubernetesOwnershi
                 let (stream, yields) = match directive {
                     None => std::future::pending().await,
                     Some(Directive::Run(holding)) => {
-                        let id = running.next.fetch_add(1, Ordering::Relaxed);
-                        running.tasks.lock().unwrap().insert(holding.stream, Task { id, holder: holding.holder });
+                        running.begin(holding.stream, holding.holder);
                         continue;
                     }
                     Some(Directive::Yield(stream)) => (stream, true),
@@ -389,65 +408,5 @@ impl Future for Freezable {
             return Poll::Pending;
         }
         self.inner.as_mut().poll(context)
-    }
-}
-
-/// The database, shared by all.
-#[derive(Default)]
-pub(super) struct FakeGate {
-    pub(super) fenced: Mutex<Vec<Holder>>,
-    pub(super) down: AtomicBool,
-}
-
-/// One replica's way to it.
-struct PodGate {
-    shared: Arc<FakeGate>,
-    down: Arc<AtomicBool>,
-}
-
-impl PodGate {
-    fn reach(&self) -> Result<(), StoreError> {
-        if self.shared.down.load(Ordering::Relaxed) || self.down.load(Ordering::Relaxed) {
-            let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-            return Err(StoreError::Unavailable { action: "reach the fake database", source: source.into() });
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Gate for PodGate {
-    async fn adopt(&self, _: Adopt) -> Result<Answer<Adopted>, StoreError> {
-        unreachable!("the loader adopts")
-    }
-
-    async fn reset(&self, _: Reset) -> Result<Answer<Adopted>, StoreError> {
-        unreachable!("the loader resets")
-    }
-
-    async fn reserve(&self, _: Reserve) -> Result<Answer<Reserved>, StoreError> {
-        unreachable!("the loader reserves")
-    }
-
-    async fn extend(&self, _: Extend) -> Result<Answer<()>, StoreError> {
-        unreachable!("the loader extends")
-    }
-
-    async fn abort(&self, _: Abort) -> Result<Answer<()>, StoreError> {
-        unreachable!("the loader aborts")
-    }
-
-    async fn forget(&self, _: Forget) -> Result<Answer<()>, StoreError> {
-        unreachable!("the loader forgets")
-    }
-
-    async fn fence_off(&self, dead: &Holder) -> Result<u64, StoreError> {
-        self.reach()?;
-        self.shared.fenced.lock().unwrap().push(dead.clone());
-        Ok(1)
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.reach()
     }
 }
