@@ -8,6 +8,7 @@ mod faults;
 mod forget;
 mod gap;
 mod gate;
+mod plans;
 mod replica;
 mod reread;
 mod upkeep;

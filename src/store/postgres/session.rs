@@ -48,6 +48,9 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         ("synchronous_commit", "on"),
         // Short statements; compiling them takes longer than running them.
         ("jit", "off"),
+        // Planning takes longer than running them too, and PostgreSQL would plan RESERVE again for every poll (0.45 ms beside
+        // 0.15 ms): its estimate for arrays of one is better than the one for any array. The plan is the same.
+        ("plan_cache_mode", "force_generic_plan"),
         // Statements are planned once and kept: a plan from when the gate had ten rows must not scan ten thousand.
         ("enable_seqscan", "off"),
     ]);
