@@ -3,7 +3,11 @@ use std::{env, fs, path::Path};
 use super::*;
 
 /// Where the generated definition is kept; each is what one way of installing reads.
-const FILES: [&str; 2] = ["crds/headgate.dev_eventsources.yaml", "config/crd/headgate.dev_eventsources.yaml"];
+const FILES: [&str; 3] = [
+    "crds/headgate.dev_eventsources.yaml",
+    "config/crd/headgate.dev_eventsources.yaml",
+    "charts/headgate/crd-manifests/headgate.dev_eventsources.yaml",
+];
 
 #[test]
 fn the_committed_definition_is_the_one_the_types_say() {
