@@ -12,6 +12,8 @@
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
 //! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
+//! | [`image`], [`node`] | the image of the operator, and a real node without Docker |
+//! | [`programs`] | other programs: found, installed, run to their end |
 //! | [`bench`] | the figures of the README |
 //! | [`evidence`] | what is kept of a run that broke a promise |
 
@@ -29,14 +31,17 @@ pub mod control_plane;
 pub mod demo;
 pub mod evidence;
 pub mod fleet;
+pub mod image;
 pub mod narrate;
 pub mod nemesis;
+pub mod node;
 pub mod parts;
 pub mod place;
 pub mod playground;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod proof;
 pub mod server;
 pub mod source;
