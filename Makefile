@@ -55,15 +55,32 @@ bench: cargo ## Measure the figures of the README, here and in .headgate/bench.m
 ##@ Build
 
 .PHONY: crds
-crds: cargo ## Write crds/ again from the Rust types
+crds: cargo ## Write the CustomResourceDefinition again from the Rust types, everywhere it is kept
 	mkdir -p crds
 	cargo run --quiet -- crd > crds/.new && mv crds/.new crds/headgate.dev_eventsources.yaml
+	for copy in config/crd charts/headgate/crd-manifests; do cp crds/headgate.dev_eventsources.yaml $$copy/; done
 
 .PHONY: clean
 clean: ## End what runs and remove everything that was built here (not the cache of this user)
 	for place in .headgate/*/; do if [ -x $(BED) ] && [ -d $$place ]; then $(BED) parts down --place $$place; fi; done
 	rm -rf .headgate
 	cargo clean
+
+# Static, so that it runs in an image without anything else.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+STATIC := $(TARGET)/$(HOST)/dist/headgate
+ARCHIVE := dist/headgate-image.tar
+
+.PHONY: image
+image: bed ## The container image, as dist/headgate-image.tar: with Docker where it works, else with Buildah
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile dist --target $(HOST) --bin headgate
+	mkdir -p dist
+	cp $(STATIC) dist/headgate
+	@$(BED) image --archive $(ARCHIVE)
+
+.PHONY: e2e
+e2e: image ## Install, scale and remove it in a real cluster: kind where Docker works, else a node of its own (ON=kind, ON=node)
+	@$(BED) e2e --archive $(ARCHIVE) $(addprefix --on=,$(ON))
 
 ##@ Help
 

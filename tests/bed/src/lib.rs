@@ -12,7 +12,7 @@
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
 //! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
-//! | [`image`], [`node`] | the image of the operator, and a real node without Docker |
+//! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
 //! | [`programs`] | other programs: found, installed, run to their end |
 //! | [`bench`] | the figures of the README |
 //! | [`evidence`] | what is kept of a run that broke a promise |
@@ -29,6 +29,7 @@ pub mod checker;
 pub mod clock;
 pub mod control_plane;
 pub mod demo;
+pub mod e2e;
 pub mod evidence;
 pub mod fleet;
 pub mod image;

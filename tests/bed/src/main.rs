@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use headgate_bed::{bench, control_plane, demo, parts, playground};
+use headgate_bed::{bench, control_plane, demo, e2e, image, parts, playground};
 
 /// Real servers to test and try Headgate with.
 #[derive(Parser)]
@@ -64,6 +64,27 @@ enum Command {
         #[arg(long)]
         log: PathBuf,
     },
+    /// Builds the image of the operator from dist/headgate, with Docker where it works and else with Buildah.
+    Image {
+        /// Where the archive goes that `docker load`, `kind load` and containerd take.
+        #[arg(long)]
+        archive: PathBuf,
+    },
+    /// Installs the operator in a real cluster and proves what it does there.
+    E2e {
+        /// The archive with the image.
+        #[arg(long)]
+        archive: PathBuf,
+        /// The cluster.
+        #[arg(long, value_enum, default_value_t = e2e::On::Either)]
+        on: e2e::On,
+        /// Where the evidence is left when something fails.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/evidence"))]
+        evidence: PathBuf,
+        /// Set by this program when it runs itself in namespaces: the place of the outer process.
+        #[arg(long, hide = true)]
+        inside: Option<PathBuf>,
+    },
     /// Builds etcd and all programs of Kubernetes from source if this machine has not yet, and prints their directory.
     Kubernetes,
 }
@@ -113,6 +134,15 @@ async fn main() -> Result<ExitCode> {
         Command::Up { binary, replicas } => playground::up(&playground::default_place(), &binary, replicas).await?,
         Command::Down => playground::down(&playground::default_place())?,
         Command::Source { listen, log } => playground::serve_sources(&listen, &log).await?,
+        Command::Image { archive } => image::of_the_operator(&archive).await?,
+        Command::E2e { archive, on, evidence, inside } => {
+            let given = e2e::Given { archive, evidence };
+            match inside {
+                Some(outer) => e2e::inside(&given, &outer).await?,
+                None if e2e::run(&given, on).await? => {}
+                None => return Ok(ExitCode::FAILURE),
+            }
+        }
         Command::Kubernetes => println!("{}", control_plane::built()?.display()),
     }
     Ok(ExitCode::SUCCESS)

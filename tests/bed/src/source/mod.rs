@@ -45,6 +45,9 @@ pub struct SourceConfig {
     /// Random faults; at most one per request.
     #[serde(default)]
     pub chances: Vec<Chance>,
+    /// A header and the value it must have; a request without it is answered with 401.
+    #[serde(default)]
+    pub guard: Option<(String, String)>,
     /// No event exists before [`FakeSource::open`].
     #[serde(default)]
     pub closed: bool,
@@ -62,7 +65,7 @@ impl SourceConfig {
             total: u64::MAX,
             event_bytes: 300,
         };
-        Self { feed, latency_ms: 0, chances: Vec::new(), closed: false }
+        Self { feed, latency_ms: 0, chances: Vec::new(), guard: None, closed: false }
     }
 
     #[must_use]
@@ -93,6 +96,12 @@ impl SourceConfig {
     #[must_use]
     pub fn once_opened(mut self) -> Self {
         self.closed = true;
+        self
+    }
+
+    #[must_use]
+    pub fn behind_header(mut self, name: &str, value: &str) -> Self {
+        self.guard = Some((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -251,11 +260,12 @@ async fn serve(
             continue;
         };
         let fault = source.next_fault();
+        let guarded = source.config.guard.as_ref().is_some_and(|(name, value)| request.header(name) != value);
         let after = request.after.as_deref().map_or(Some(0), |id| source.config.feed.index(id));
         let mut access = Access {
             source: request.source.clone(),
-            replica: request.replica,
-            attempt: request.attempt,
+            replica: request.header("headgate-replica").to_owned(),
+            attempt: request.header("headgate-attempt").to_owned(),
             connection,
             after: after.unwrap_or(0),
             limit: request.limit,
@@ -271,6 +281,7 @@ async fn serve(
         };
         tokio::time::sleep(Duration::from_millis(source.config.latency_ms)).await;
         let answer = match after {
+            _ if guarded => answer::Answer::status(401),
             Some(after) => answer::plan(&source.config.feed, fault.as_ref(), after, request.limit, source.available()),
             None => answer::Answer::status(400),
         };
@@ -329,6 +340,15 @@ mod tests {
         assert_eq!((access.replica.as_str(), access.attempt.as_str(), access.after), ("a_1", "0f", 20));
         assert_eq!(access.delivered, [Delivered { first: 21, last: 30 }]);
         assert!(access.complete && access.started <= access.parsed && Some(access.parsed) <= access.first_byte);
+    }
+
+    #[tokio::test]
+    async fn a_guarded_source_answers_401_to_a_request_without_the_header() {
+        let (open, closed) = (("Headgate-Attempt", "0f"), ("X-Api-Key", "7f"));
+        for (header, status) in [(open, "HTTP/1.1 200"), (closed, "HTTP/1.1 401")] {
+            let source = orders(SourceConfig::new("orders", 5).behind_header(header.0, header.1)).await;
+            assert!(ask(&source, "").await.starts_with(status), "{header:?}");
+        }
     }
 
     #[tokio::test]

@@ -19,10 +19,16 @@ pub(super) struct Request {
     pub source: String,
     pub after: Option<String>,
     pub limit: u64,
-    pub replica: String,
-    pub attempt: String,
+    headers: Vec<(String, String)>,
     pub started: u64,
     pub parsed: u64,
+}
+
+impl Request {
+    /// The value of a header; empty when it is not there.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    }
 }
 
 /// Reads the next request; `None` when the peer is done.
@@ -54,16 +60,12 @@ fn parse(head: &str, started: u64, parsed: u64) -> Request {
     let parameter = |name: &str| {
         form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     };
-    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
-    let header = |name: &str| {
-        headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.trim()).to_owned()
-    };
+    let header = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     Request {
         source,
         after: parameter("afterId"),
         limit: parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1000),
-        replica: header("headgate-replica"),
-        attempt: header("headgate-attempt"),
+        headers: lines.filter_map(header).collect(),
         started,
         parsed,
     }

@@ -1,0 +1,168 @@
+//! Chart and kustomize base: well-formed, alike, and taken by the API server in every variant.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::outside::SOURCES;
+use super::{RESTRICTED, SYSTEM, Suite};
+
+/// The smallest values a release needs.
+pub(super) const DATABASE: &str = "--set database.existingSecret=headgate-database";
+
+/// Values that change what is rendered, with the kinds that must and must not come out.
+const VARIANTS: [(&str, &[&str], &[&str]); 7] = [
+    ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace"]),
+    ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
+    ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
+    ("--set watchNamespace=shop", &["Role"], &["ClusterRole", "ClusterRoleBinding"]),
+    ("--set crds.enabled=false", &["Deployment"], &["CustomResourceDefinition"]),
+    ("--set retentionDays=30,bufferBytes=64MiB,log=debug,terminationGracePeriodSeconds=120", &["Deployment"], &[]),
+    (
+        "--set serviceAccount.create=false,serviceAccount.name=default,nameOverride=hg",
+        &["Deployment"],
+        &["ServiceAccount"],
+    ),
+];
+
+pub(super) async fn check(suite: &Suite) -> Result<()> {
+    let terminal = &suite.terminal;
+    for namespace in [SYSTEM, SOURCES] {
+        terminal.kubectl(&format!("create namespace {namespace}")).await?;
+    }
+    terminal.kubectl(&format!("label namespace {SYSTEM} {RESTRICTED}")).await?;
+
+    let chart = chart();
+    terminal.helm(&format!("lint --strict {chart} {DATABASE}")).await?;
+    let without_database = terminal.helm(&format!("template headgate {chart}")).await;
+    ensure!(
+        without_database
+            .is_err_and(|error| format!("{error:#}").contains("database.existingSecret must name a Secret")),
+        "a release without a database was not refused with the value to set"
+    );
+    for (values, present, absent) in VARIANTS {
+        variant(suite, &chart, values, present, absent).await.with_context(|| format!("the chart with '{values}'"))?;
+    }
+
+    let base = crate::repository().join("config/default").display().to_string();
+    terminal.kubectl(&format!("apply --server-side --force-conflicts --dry-run=server -k {base}")).await?;
+    let charted = terminal.helm(&format!("template headgate {chart} -n {SYSTEM} {DATABASE}")).await?;
+    let kustomized = terminal.kubectl(&format!("kustomize {base}")).await?;
+    alike(&shapes(&charted)?, &shapes(&kustomized)?)
+}
+
+/// The chart of this clone.
+pub(super) fn chart() -> String {
+    crate::repository().join("charts/headgate").display().to_string()
+}
+
+async fn variant(suite: &Suite, chart: &str, values: &str, present: &[&str], absent: &[&str]) -> Result<()> {
+    let template = format!("template headgate {chart} -n {SYSTEM} {DATABASE} {values}");
+    let rendered = suite.terminal.helm(template.trim()).await?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).context("read what Helm rendered")?;
+    let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    for kind in present {
+        ensure!(kinds.contains(kind), "renders no {kind}, only {kinds:?}");
+    }
+    for kind in absent {
+        ensure!(!kinds.contains(kind), "renders a {kind}");
+    }
+    let dry_run = "apply --server-side --dry-run=server -f -";
+    suite.terminal.kubectl_fed(dry_run, &rendered).await.map(drop)
+}
+
+/// What chart and base should agree on: every object but the namespace, without what only one of them sets (labels, the
+/// annotations of Helm, defaults of the operator spelled out in variables).
+fn shapes(manifests: &str) -> Result<BTreeMap<String, Value>> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(manifests).context("read manifests")?;
+    let mut shapes = BTreeMap::new();
+    for mut object in objects {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, name) = (word(&object["kind"]), word(&object["metadata"]["name"]));
+        if kind.is_empty() || kind == "Namespace" {
+            continue;
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("namespace");
+        }
+        if kind == "Service" {
+            object["spec"]["selector"] = Value::Null;
+        }
+        strip(&mut object);
+        shapes.insert(format!("{kind} {name}"), object);
+    }
+    Ok(shapes)
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|key, _| !matches!(key.as_str(), "labels" | "matchLabels" | "annotations"));
+            if let Some(Value::Array(variables)) = fields.get_mut("env") {
+                variables.retain(|variable| variable["value"].is_null());
+            }
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+fn alike(charted: &BTreeMap<String, Value>, kustomized: &BTreeMap<String, Value>) -> Result<()> {
+    let names = |shapes: &BTreeMap<String, Value>| shapes.keys().cloned().collect::<Vec<_>>();
+    ensure!(
+        names(charted) == names(kustomized),
+        "chart and kustomize base hold different objects:\n{:?}\n{:?}",
+        names(charted),
+        names(kustomized)
+    );
+    for (name, shape) in charted {
+        let other = &kustomized[name];
+        ensure!(shape == other, "chart and kustomize base differ in {name}:\n{shape}\n{other}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn file(path: &str) -> String {
+        fs::read_to_string(crate::repository().join(path)).unwrap_or_else(|error| panic!("read {path}: {error}"))
+    }
+
+    /// The rules of every role in a file, which may be a template: rules hold no template code.
+    fn rules(text: &str) -> Vec<Value> {
+        let mut blocks: Vec<String> = Vec::new();
+        let mut inside = false;
+        for line in text.lines() {
+            let begins = line == "rules:";
+            inside = begins || (inside && line.starts_with(' '));
+            match blocks.last_mut() {
+                _ if begins => blocks.push(String::new()),
+                Some(block) if inside => block.extend([line, "\n"]),
+                _ => {}
+            }
+        }
+        blocks.iter().map(|block| serde_saphyr::from_str(block).expect("rules are plain YAML")).collect()
+    }
+
+    #[test]
+    fn chart_and_kustomize_base_grant_the_same_rights() {
+        let (chart, base) = (file("charts/headgate/templates/rbac.yaml"), file("config/rbac/role.yaml"));
+        assert_eq!(rules(&chart).len(), 2, "one role for sources and one for Leases");
+        assert_eq!(rules(&chart), rules(&base));
+    }
+
+    #[test]
+    fn chart_and_kustomize_base_are_of_the_version_of_the_crate() {
+        let image = crate::image::name().expect("a name");
+        let (_, version) = image.split_once(':').expect("a tag");
+        let chart = file("charts/headgate/Chart.yaml");
+        assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+        assert!(file("config/manager/deployment.yaml").contains(&format!("image: {image}\n")));
+    }
+}
