@@ -160,6 +160,21 @@ mod tests {
     }
 
     #[test]
+    fn chart_and_kustomize_base_set_only_variables_that_some_flag_reads() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let read: Vec<_> =
+            command.get_arguments().chain(run.get_arguments()).filter_map(|flag| flag.get_env()?.to_str()).collect();
+        let chart = include_str!("../charts/headgate/templates/deployment.yaml");
+        for manifest in [chart, include_str!("../config/manager/deployment.yaml")] {
+            let words = manifest.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_');
+            for variable in words.filter(|word| word.contains('_') && word.len() > 1) {
+                assert!(read.contains(&variable), "no flag reads {variable}");
+            }
+        }
+    }
+
+    #[test]
     fn sizes_and_durations_have_units() {
         let args = run(&["--buffer-bytes", "2GiB", "--status-interval", "1m30s"]).unwrap();
         assert_eq!((args.buffer_bytes, args.status_interval), (2 << 30, Duration::from_secs(90)));

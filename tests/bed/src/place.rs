@@ -16,7 +16,7 @@ use crate::narrate::say;
 use crate::process::{Launch, Lifetime, Process};
 
 /// How the names of temporary places begin.
-const PLACE: &str = "headgate-place-";
+pub(crate) const PLACE: &str = "headgate-place-";
 /// How the names of directories begin that another account needs outside of a place.
 const ELSEWHERE: &str = "headgate-data-";
 /// A place younger than this may not be locked yet by the process that is making it.

@@ -46,14 +46,20 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
     let everybody = rights(suite, "nobody", SOURCES).await?;
     let anywhere = rights(suite, "headgate", SOURCES).await?;
     let at_home = rights(suite, "headgate", SYSTEM).await?;
-    exactly("in any namespace", &anywhere, &everybody, &ANYWHERE)?;
-    exactly("in its own namespace", &at_home, &everybody, &[&ANYWHERE[..], &AT_HOME].concat())
+    exactly("any namespace", &anywhere, &everybody, &ANYWHERE)?;
+    exactly("its own namespace", &at_home, &everybody, &[&ANYWHERE[..], &AT_HOME].concat())
+}
+
+/// Fails when the operator may do more in this namespace than everybody.
+pub(super) async fn may_do_nothing_in(suite: &Suite, namespace: &str) -> Result<()> {
+    let everybody = rights(suite, "nobody", namespace).await?;
+    exactly(namespace, &rights(suite, "headgate", namespace).await?, &everybody, &[])
 }
 
 fn exactly(place: &str, granted: &BTreeSet<String>, everybody: &BTreeSet<String>, meant: &[&str]) -> Result<()> {
     let granted: BTreeSet<&str> = granted.difference(everybody).map(String::as_str).collect();
     let meant: BTreeSet<&str> = meant.iter().copied().collect();
-    ensure!(granted == meant, "the operator may {granted:?} {place}, and should {meant:?}");
+    ensure!(granted == meant, "in {place} the operator may {granted:?}, and should {meant:?}");
     Ok(())
 }
 

@@ -35,7 +35,6 @@ use tokio::time::{Instant, sleep};
 use self::cluster::{Cluster, Kind};
 use self::outside::Outside;
 use self::terminal::Terminal;
-use crate::clock;
 use crate::image;
 use crate::narrate::{Stopwatch, say};
 use crate::node::{self, Node};
@@ -140,10 +139,9 @@ impl Suite {
         passed
     }
 
-    /// Notes that these pods are asked to end from now on.
-    fn terminating(&self, pods: impl IntoIterator<Item = String>) {
-        let now = clock::now_us();
-        self.terminations.lock().expect("no holder panics").extend(pods.into_iter().map(|pod| (pod, now)));
+    /// Notes that these pods were asked to end, at this time or soon after it.
+    fn terminated(&self, pods: impl IntoIterator<Item = String>, asked: u64) {
+        self.terminations.lock().expect("no holder panics").extend(pods.into_iter().map(|pod| (pod, asked)));
     }
 
     async fn chapters(&self) -> Result<()> {

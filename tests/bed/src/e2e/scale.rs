@@ -1,4 +1,4 @@
-//! Replicas come, go and are replaced while they load.
+//! Replicas come, go and are replaced while they load: scaled, deleted, and updated one by one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,10 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use super::load::caught_up;
-use super::{PODS, SYSTEM, Suite, eventually};
+use super::outside::SOURCES;
+use super::packages::{DATABASE, chart};
+use super::{PODS, SYSTEM, Suite, eventually, install};
+use crate::clock;
 use crate::narrate::say;
 
 /// P7: balanced this long after a replica has joined.
@@ -24,21 +27,30 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
     held_by(suite, 3).await?;
 
     let victim = holdings(suite).await?.into_keys().next().context("nobody holds a source")?;
-    suite.terminating([victim.clone()]);
+    suite.terminated([victim.clone()], clock::now_us());
     suite.terminal.kubectl(&format!("delete pod {victim} -n {SYSTEM}")).await?;
     rolled_out(suite).await?;
     held_by(suite, 3).await?;
 
-    suite.terminating(holdings(suite).await?.into_keys());
-    suite.terminal.kubectl(&format!("rollout restart deployment/headgate -n {SYSTEM}")).await?;
-    rolled_out(suite).await?;
+    suite.terminated(holdings(suite).await?.into_keys(), clock::now_us());
+    narrow(suite, 3).await?;
     held_by(suite, 3).await?;
 
-    // One of them stays, and hands nothing over.
-    suite.terminating(holdings(suite).await?.into_keys());
+    let (asked, mut ended) = (clock::now_us(), holdings(suite).await?);
     scale(suite, 1).await?;
     held_by(suite, 1).await?;
+    let stays = holdings(suite).await?;
+    ended.retain(|pod, _| !stays.contains_key(pod));
+    suite.terminated(ended.into_keys(), asked);
     caught_up(suite).await
+}
+
+/// A rolling update, to a release that watches one namespace and has no right in others.
+async fn narrow(suite: &Suite, replicas: u8) -> Result<()> {
+    let values = format!("{DATABASE} --set replicaCount={replicas},watchNamespace={SOURCES}");
+    let upgrade = format!("upgrade headgate {} -n {SYSTEM} {values} --wait --timeout 3m", chart());
+    suite.terminal.helm(&upgrade).await?;
+    install::may_do_nothing_in(suite, "default").await
 }
 
 async fn scale(suite: &Suite, replicas: u8) -> Result<()> {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::place::PLACE;
+
 const MOUNTED: &str = "/sys/fs/cgroup";
 /// Killed processes leave their groups within milliseconds; a busy machine takes longer.
 const EMPTY_WITHIN: Duration = Duration::from_secs(20);
@@ -18,7 +20,15 @@ pub(super) struct ControlGroup {
 }
 
 impl ControlGroup {
+    /// The group of the place of this name. Those whose place is gone were left by a process that was killed.
     pub(super) fn create(name: &str) -> Result<Self> {
+        let places = std::env::temp_dir();
+        for root in hierarchies(Path::new(MOUNTED)) {
+            for group in abandoned(&root, PLACE, &places) {
+                // Another run may be removing it too.
+                let _ = remove_tree(&group);
+            }
+        }
         let group = Self { name: name.to_owned() };
         for directory in group.directories() {
             fs::create_dir_all(&directory)
@@ -49,6 +59,16 @@ impl Drop for ControlGroup {
             crate::narrate::say(format_args!("{error:#}"));
         }
     }
+}
+
+/// The groups of places that are not there any more.
+fn abandoned(root: &Path, prefix: &str, places: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let groups = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|group| {
+        let name = group.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(prefix) && !places.join(name).exists())
+    });
+    groups.collect()
 }
 
 /// Version 2 has one hierarchy, version 1 one for each controller.
@@ -88,6 +108,16 @@ mod tests {
         let mut found = hierarchies(mounted.path());
         found.sort();
         assert_eq!(found, [mounted.path().join("cpu,cpuacct"), mounted.path().join("memory")]);
+    }
+
+    #[test]
+    fn a_group_is_abandoned_when_its_place_is_gone() {
+        let (root, places) = (tempfile::tempdir().expect("groups"), tempfile::tempdir().expect("places"));
+        for name in ["place-a", "place-b", "other"] {
+            fs::create_dir(root.path().join(name)).expect("a group");
+        }
+        fs::create_dir(places.path().join("place-a")).expect("a place");
+        assert_eq!(abandoned(root.path(), "place-", places.path()), [root.path().join("place-b")]);
     }
 
     #[test]

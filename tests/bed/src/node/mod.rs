@@ -33,7 +33,7 @@ const READY_WITHIN: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The programs a node consists of, and the packages that bring them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
@@ -41,8 +41,6 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("iptables", "iptables"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
-    ("buildah", "buildah"),
-    ("setpriv", "util-linux"),
 ];
 
 /// A cluster of one node.
