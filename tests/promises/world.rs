@@ -91,7 +91,8 @@ impl World {
     pub(crate) async fn all_hold_their_share_of(&self, sources: usize) {
         self.until("every replica holds its share", async || {
             let shares = self.shares().await;
-            shares.iter().all(|(_, count)| *count > 0) && shares.iter().map(|(_, count)| count).sum::<usize>() == sources
+            shares.iter().all(|(_, count)| *count > 0)
+                && shares.iter().map(|(_, count)| count).sum::<usize>() == sources
         })
         .await;
     }
