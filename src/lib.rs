@@ -18,8 +18,8 @@
 //! | [`loader`] | the life of one source: adopt, reserve, send, append, pace |
 //! | [`controller`] | EventSource -> what should run; the status writer; Kubernetes events |
 //! | [`admin`] | probes, metrics, `/v1/sources` |
-//! | [`operator`] | puts the parts together |
 //! | [`cli`] | the command line |
+//! | [`operator`] | puts the parts together |
 //!
 //! An event's way: `fetch::http` -> `fetch::decode` -> `loader` -> `store::postgres`.
 //! An EventSource's way: `controller` (watch) -> `desired` -> `ownership` -> `loader` -> `controller` (status).

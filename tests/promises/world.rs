@@ -99,7 +99,12 @@ impl World {
 
     /// Ends the replicas and checks the log and the store; a broken rule fails the test and leaves the evidence.
     pub(crate) async fn prove(self) -> Proof {
-        let proof = self.stage.prove(None).await.expect("the replicas end well and the store can be read");
+        self.prove_within(None).await
+    }
+
+    /// As [`World::prove`]; and no source may have stood still for longer than this (I8).
+    pub(crate) async fn prove_within(self, longest_wait: Option<Duration>) -> Proof {
+        let proof = self.stage.prove(longest_wait).await.expect("the replicas end well and the store can be read");
         say(&proof);
         if !proof.findings.clean() {
             let what: Vec<String> = proof.findings.violations.iter().map(ToString::to_string).collect();

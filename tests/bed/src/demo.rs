@@ -21,6 +21,9 @@ const REPLICAS: [&str; 3] = ["headgate-a", "headgate-b", "headgate-c"];
 const SOURCES: [&str; 3] = ["flaky", "slow", "backlog"];
 const TICK: Duration = Duration::from_secs(1);
 
+/// I8: a takeover of 8 s after the kill, and the longest idle and error waits before it. No source is to stand still longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
 /// What happens when, in seconds of loading.
 const KILL_AT: u64 = 14;
 const BACK_AFTER_KILL_AT: u64 = 26;
@@ -77,7 +80,7 @@ pub async fn run(binary: &Path, evidence: &Path) -> Result<bool> {
     }
     say("\nthe end of loading: the replicas are terminated, the log and the store are checked\n");
     let log = place.path().to_owned();
-    let proof = stage.prove(None).await?;
+    let proof = stage.prove(Some(LONGEST_WAIT)).await?;
     tell(&proof, evidence, &log)
 }
 
@@ -89,10 +92,12 @@ fn sources() -> Vec<SourceConfig> {
     ]
 }
 
-/// The replica that holds a source; when nobody says so right now, any that was not struck before.
+/// The replica that holds a source, but never the one that was struck before: then one that holds another source, or any.
 fn holder_of(held: &[(String, SourceRow)], source: &str, but: Option<&str>) -> String {
-    let holder = held.iter().find(|(_, row)| row.name == source).map(|(replica, _)| replica.as_str());
-    holder.unwrap_or_else(|| REPLICAS.into_iter().find(|name| Some(*name) != but).unwrap_or(REPLICAS[0])).to_owned()
+    let others = || held.iter().filter(|(replica, _)| Some(replica.as_str()) != but);
+    let holder = others().find(|(_, row)| row.name == source).or_else(|| others().next());
+    let holder = holder.map(|(replica, _)| replica.as_str());
+    holder.or_else(|| REPLICAS.into_iter().find(|name| Some(*name) != but)).unwrap_or(REPLICAS[0]).to_owned()
 }
 
 #[expect(clippy::print_stdout, reason = "the proof is what this command is for")]

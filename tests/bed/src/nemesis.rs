@@ -36,8 +36,10 @@ pub fn plan(seed: u64, replicas: &[&str], length: Duration) -> Vec<Planned> {
     let mut plan = Vec::new();
     for replica in replicas {
         let mut at = millis(&mut dice, PAUSES);
+        // One termination for each, so that no plan goes without.
+        let mut first = Some(Strike::Terminate { back_after: millis(&mut dice, (200, 3_000)) });
         while at < length {
-            let strike = strike(&mut dice);
+            let strike = first.take().unwrap_or_else(|| strike(&mut dice));
             plan.push(Planned { at, replica: (*replica).to_owned(), strike });
             at += strike.over_after() + millis(&mut dice, PAUSES);
         }
@@ -90,6 +92,7 @@ mod tests {
             let plan = plan(seed, &["a", "b", "c"], LENGTH * 2);
             assert!(plan.iter().any(|planned| matches!(planned.strike, Strike::Kill { .. })));
             assert!(plan.iter().any(|planned| matches!(planned.strike, Strike::Freeze { .. })));
+            assert!(plan.iter().any(|planned| matches!(planned.strike, Strike::Terminate { .. })));
             for replica in ["a", "b", "c"] {
                 let of_replica: Vec<_> = plan.iter().filter(|planned| planned.replica == replica).collect();
                 for pair in of_replica.windows(2) {

@@ -15,6 +15,7 @@ use crate::narrate::say;
 use crate::parts::Parts;
 use crate::place::Place;
 use crate::ports::free_port;
+use crate::programs::find;
 use crate::source::{FakeSource, Fault, SourceConfig};
 use crate::stage::{SOURCES, apply_source, prepare, setting};
 
@@ -116,7 +117,13 @@ async fn source_up(place: &Arc<Place>) -> Result<String> {
 fn tell(root: &Path, parts: &Parts, fleet: &Fleet) -> Result<()> {
     let environment = beside(root, "dev.env")?;
     let kubeconfig = parts.control_plane.kubeconfig().display();
-    let lines = format!("export KUBECONFIG='{kubeconfig}'\nexport DATABASE_URL='{}'\n", parts.postgres.url());
+    let mut lines = format!("export KUBECONFIG='{kubeconfig}'\nexport DATABASE_URL='{}'\n", parts.postgres.url());
+    // What was built for the control plane has a kubectl beside it.
+    let beside_server =
+        parts.control_plane.api_server.program().parent().filter(|folder| folder.join("kubectl").exists());
+    if let (None, Some(folder)) = (find("kubectl"), beside_server) {
+        writeln!(lines, "export PATH=\"$PATH:{}\"", folder.display())?;
+    }
     crate::place::write_secret(&environment, &lines)?;
     let mut replicas = String::new();
     for (name, id, url) in fleet.addresses() {

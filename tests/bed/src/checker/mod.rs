@@ -47,7 +47,15 @@ pub enum NemesisKind {
     Paused,
 }
 
+/// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
+const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
+
 impl Nemesis {
+    /// Whether it can explain anything at all.
+    fn is_telling(&self) -> bool {
+        self.kind == NemesisKind::Killed || self.until - self.from >= SHORTEST_TELLING_PAUSE_US
+    }
+
     /// Whether it struck this replica at some time between the two moments.
     fn struck(&self, replica: &str, from: u64, until: u64) -> bool {
         let named =
@@ -267,6 +275,16 @@ mod tests {
         let findings = check(&Evidence { accesses, nemeses: vec![paused("a", 100, 9_500)], ..Evidence::default() });
         assert!(findings.clean());
         assert_eq!(findings.sources["orders"].explained_overlaps, 1);
+    }
+
+    #[test]
+    fn i2_a_short_pause_explains_nothing() {
+        let accesses = vec![
+            access("orders").by("a").at_ms(0).lasting_ms(400).build(),
+            access("orders").by("b").at_ms(300).build(),
+        ];
+        let findings = check(&Evidence { accesses, nemeses: vec![paused("a", 100, 250)], ..Evidence::default() });
+        assert_eq!(broken(&findings), [Rule::I2]);
     }
 
     #[test]

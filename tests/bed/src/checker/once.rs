@@ -5,9 +5,6 @@ use std::collections::HashMap;
 use super::{Nemesis, NemesisKind, Rule, SourceFindings, Violation};
 use crate::{access_log::Access, source::FaultKind};
 
-/// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
-const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
-
 /// Events that were delivered more than once, by what explains it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repeats {
@@ -85,11 +82,11 @@ fn explain(accesses: &[&Access], earlier: usize, later: &Access, nemeses: &[Neme
     }
     let (first, next) = (accesses[earlier], accesses[earlier + 1]);
     // Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
-    let struck = |nemesis: &&Nemesis| nemesis.struck(&first.replica, first.started, next.started);
-    let mut telling = nemeses.iter().filter(struck).filter_map(|nemesis| match nemesis.kind {
-        NemesisKind::Killed => Some(Cause::Kill),
-        NemesisKind::Paused if nemesis.until - nemesis.from >= SHORTEST_TELLING_PAUSE_US => Some(Cause::Pause),
-        NemesisKind::Paused => None,
+    let struck =
+        |nemesis: &&Nemesis| nemesis.is_telling() && nemesis.struck(&first.replica, first.started, next.started);
+    let mut telling = nemeses.iter().filter(struck).map(|nemesis| match nemesis.kind {
+        NemesisKind::Killed => Cause::Kill,
+        NemesisKind::Paused => Cause::Pause,
     });
     telling.next().or_else(|| first.fault.explains_repeats().then_some(Cause::Unusable))
 }

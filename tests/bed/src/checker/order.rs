@@ -44,10 +44,9 @@ pub(super) fn check(
         }
         // Not only the neighbour: a request that is never answered may outlast many.
         for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
-            let explained = evidence
-                .nemeses
-                .iter()
-                .any(|nemesis| nemesis.struck(&earlier.replica, earlier.started, access.started));
+            let explained = evidence.nemeses.iter().any(|nemesis| {
+                nemesis.is_telling() && nemesis.struck(&earlier.replica, earlier.started, access.started)
+            });
             if explained {
                 found.explained_overlaps += 1;
             } else {
