@@ -13,7 +13,7 @@ const LENGTH: Duration = Duration::from_mins(2);
 
 /// I8: all three may be struck one after the other, each frozen for up to 15 s or away for up to 6 s, and then comes a
 /// takeover of 8 s. A source that stands still for longer was forgotten.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// One of each kind of trouble that a source can make while its holder is killed.
 fn sources() -> Vec<SourceConfig> {

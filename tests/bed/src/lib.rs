@@ -14,7 +14,7 @@
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
 //! | [`programs`] | other programs: found, installed, run to their end |
-//! | [`bench`] | the figures of the README |
+//! | [`mod@bench`] | the figures of the README |
 //! | [`evidence`] | what is kept of a run that broke a promise |
 
 use std::env;

@@ -2,11 +2,11 @@
 //!
 //! | chapter | shows |
 //! |---|---|
-//! | [`packages`] | chart and kustomize base are well-formed, alike, and taken by the API server in every variant |
-//! | [`install`] | `helm install --wait` in a namespace of restricted pods, with no right too many |
-//! | [`load`] | EventSources become `CaughtUp`, their events are rows, and `kubectl get` tells about it |
-//! | [`scale`] | replicas come, go and are replaced while they load |
-//! | [`removal`] | `helm uninstall` keeps events and EventSources, the kustomize base goes on from there |
+//! | `packages` | chart and kustomize base are well-formed, alike, and taken by the API server in every variant |
+//! | `install` | `helm install --wait` in a namespace of restricted pods, with no right too many |
+//! | `load` | EventSources become `CaughtUp`, their events are rows, and `kubectl get` tells about it |
+//! | `scale` | replicas come, go and are replaced while they load |
+//! | `removal` | `helm uninstall` keeps events and EventSources, the kustomize base goes on from there |
 //!
 //! The checker of the access log has the last word over all of it.
 
