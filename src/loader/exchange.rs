@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::{
     select,
+    sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -88,18 +89,32 @@ impl Exchange<'_> {
         let started = Instant::now();
         let before = self.context.guard().last_start();
         let interval = self.context.guard().start(started, self.min_interval, grant.busy_until);
-        let (end, (), ()) = tokio::join!(
-            biased;
-            read(self.context, fetcher, grant.permit, request, &intake, &mut share),
-            commit_prefixes(&intake, &mut appender),
-            keep_extending(self.context, self.attempt, &intake),
-        );
-        let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
-        let given_up_for = self.note_end(&end, before);
-        if !matches!(&end, End::Failed(Failure { progress: Progress::NeverLeft, .. })) {
-            self.count(interval, started);
-        }
-        let (outcome, ()) = tokio::join!(self.conclude(end, intake, appender), self.give_up(given_up_for));
+        let (given_up, for_how_long) = oneshot::channel();
+        let work = async {
+            let reading = async {
+                let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share).await;
+                // Nobody waits for it when the exchange is over.
+                let _ = given_up.send(self.note_end(&end, before));
+                end
+            };
+            let (end, (), ()) = tokio::join!(
+                biased;
+                reading,
+                commit_prefixes(&intake, &mut appender),
+                keep_extending(self.context, self.attempt, &intake),
+            );
+            let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
+            if matches!(end, End::Superseded(_)) {
+                self.note_end(&end, before);
+            }
+            if !matches!(&end, End::Failed(Failure { progress: Progress::NeverLeft, .. })) {
+                self.count(interval, started);
+            }
+            self.conclude(end, intake, appender).await
+        };
+        // Beside the commits and not behind them: the row must not lapse while the source may still be serving.
+        let give_up = async { self.give_up(for_how_long.await.unwrap_or_default()).await };
+        let (outcome, ()) = tokio::join!(work, give_up);
         outcome
     }
 

@@ -37,7 +37,7 @@ pub(super) struct Prefix {
     passed: Cursor,
     pending: VecDeque<Item>,
     /// Opaque ids among `pending`: they cannot be sorted, so a repeat within the page is found here.
-    pending_ids: HashSet<EventId>,
+    page_ids: HashSet<EventId>,
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
@@ -80,7 +80,7 @@ impl Prefix {
             repeats: 0,
             highest: None,
             pending: VecDeque::new(),
-            pending_ids: HashSet::new(),
+            page_ids: HashSet::new(),
             disorder: None,
             finished: false,
         }
@@ -95,12 +95,20 @@ impl Prefix {
         let id = item.id().clone();
         self.check_kind(&id, number)?;
         self.seen += 1;
-        if self.is_at_or_below_the_cursor(&id, number)? {
-            self.repeats += 1;
-            return Ok(0);
+        match self.is_at_or_below_the_cursor(&id, number) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.repeats += 1;
+                return Ok(0);
+            }
+            Err(rejected) => {
+                // What came before it in this page is older than the cursor: committing it would move the cursor back.
+                self.disorder.get_or_insert(number);
+                return Err(rejected);
+            }
         }
         let order = self.highest.as_ref().map(|highest| order(&id, highest));
-        if order == Some(Ordering::Equal) || self.pending_ids.contains(&id) {
+        if order == Some(Ordering::Equal) || self.page_ids.contains(&id) {
             return Ok(self.push_same_id(item));
         }
         if order == Some(Ordering::Less) {
@@ -152,7 +160,14 @@ impl Prefix {
             Some(IdKind::Opaque) => self.pending.iter().rev().find(|held| held.id() == item.id()),
             _ => self.pending.back().filter(|held| order(held.id(), item.id()) == Ordering::Equal),
         };
-        let Some(first) = first else { return self.hold(item) };
+        let Some(first) = first else {
+            if self.kind == Some(IdKind::Opaque) {
+                // The first one is committed; the store looks no opaque id up that it does not expect to know.
+                self.repeats += 1;
+                return 0;
+            }
+            return self.hold(item);
+        };
         if is_same(first, &item) {
             self.repeats += 1;
             return 0;
@@ -163,7 +178,7 @@ impl Prefix {
     fn hold(&mut self, item: Item) -> u64 {
         let bytes = bytes_of(&item);
         if self.kind == Some(IdKind::Opaque) {
-            self.pending_ids.insert(item.id().clone());
+            self.page_ids.insert(item.id().clone());
         }
         self.pending.push_back(item);
         bytes
@@ -182,7 +197,6 @@ impl Prefix {
         for _ in 0..self.ready().min(MOST_EVENTS) {
             let Some(item) = self.pending.pop_front() else { break };
             bytes += bytes_of(&item);
-            self.pending_ids.remove(item.id());
             self.pass(item.id());
             match item {
                 Item::Event(event) => events.push(event),

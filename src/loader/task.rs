@@ -37,6 +37,9 @@ const ADOPT_RETRY: Backoff = Backoff { first: Duration::from_millis(200), last: 
 /// ever more slowly, until ownership has told one of them.
 const FENCED_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(30) };
 
+/// A row that nobody else adopted for this long is settled; the next dispute begins with short waits again.
+const FENCED_FORGOTTEN: Duration = Duration::from_mins(5);
+
 /// A wait that doubles, with a little jitter.
 struct Backoff {
     first: Duration,
@@ -81,6 +84,7 @@ pub(super) struct SourceTask {
     /// A value of `headgate.dev/poll-requested-at` that no poll has served yet.
     requested: Option<String>,
     fenced_off: u32,
+    fenced_at: Option<Instant>,
     rng: StdRng,
 }
 
@@ -92,7 +96,17 @@ impl SourceTask {
         rng: StdRng,
     ) -> Self {
         let running = Arc::clone(&sources.borrow_and_update());
-        Self { context, sources, running, stop, won: Some(Instant::now()), requested: None, fenced_off: 0, rng }
+        Self {
+            context,
+            sources,
+            running,
+            stop,
+            won: Some(Instant::now()),
+            requested: None,
+            fenced_off: 0,
+            fenced_at: None,
+            rng,
+        }
     }
 
     /// Runs until told to stop; then ends between two polls.
@@ -265,7 +279,9 @@ impl SourceTask {
 
     /// A request was sent: it serves the poll that was asked for, and shows that the row is ours.
     fn served(&mut self) {
-        self.fenced_off = 0;
+        if self.fenced_at.is_none_or(|at| at.elapsed() > FENCED_FORGOTTEN) {
+            self.fenced_off = 0;
+        }
         if let Some(requested) = self.requested.take() {
             self.context.reporter.tell(|report| report.handled_poll_request = Some(requested));
         }
@@ -296,6 +312,7 @@ impl SourceTask {
         reporter.not_stored(StoredReason::FencedOff, message);
         let wait = FENCED_RETRY.after(self.fenced_off, &mut self.rng);
         self.fenced_off += 1;
+        self.fenced_at = Some(Instant::now());
         self.wait(Instant::now() + wait).await
     }
 

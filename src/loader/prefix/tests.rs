@@ -136,6 +136,19 @@ fn an_opaque_page_that_holds_the_event_at_the_cursor_in_its_middle_is_rejected()
     push(&mut page, &["a"]);
     let error = page.push(Item::Event(event("b"))).expect_err("the source does not start after the cursor");
     assert!(matches!(error, FetchError::CursorRejected { .. }));
+    assert_eq!(page.ready(), 0, "what stands before the cursor's event is older than the cursor");
+    assert_eq!(page.finish(false).dropped, 1);
+    assert!(page.take().events.is_empty());
+    assert_eq!(page.cursor(), after("b"));
+}
+
+#[test]
+fn an_opaque_id_that_comes_again_after_its_commit_is_a_repeat() {
+    let mut page = page(Cursor::Start, 1000);
+    push(&mut page, &["a", "b"]);
+    assert_eq!(ids(&page.take()), "a b");
+    push(&mut page, &["a", "c"]);
+    assert_eq!((page.repeats(), ids(&page.take()).as_str()), (1, "c"));
 }
 
 #[test]
