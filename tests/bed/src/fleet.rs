@@ -2,6 +2,7 @@
 //! checker needs it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,14 @@ impl Fleet {
     /// # Errors
     /// When it runs already, or cannot be started.
     pub fn start(&mut self, name: &str) -> Result<()> {
+        self.start_with(name, &[])
+    }
+
+    /// Starts a replica with variables of its own, which go before those of all.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_with(&mut self, name: &str, environment: &[(&str, &OsStr)]) -> Result<()> {
         ensure!(!self.is_running(name), "{name} runs already");
         let admin_port = free_port()?;
         self.place.remember(&Self::port_file(name), &admin_port)?;
@@ -128,6 +137,9 @@ impl Fleet {
             .env("HEADGATE_ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
             .env("HEADGATE_LOG_FORMAT", "text");
         for (key, value) in &self.setting.environment {
+            launch = launch.env(key, value);
+        }
+        for (key, value) in environment {
             launch = launch.env(key, value);
         }
         self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port });

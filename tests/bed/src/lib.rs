@@ -8,6 +8,7 @@
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
 //! | [`process`], [`server`] | processes that are started, stopped, killed and frozen |
+//! | [`forwarder`] | a piece of network that can be cut |
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
 //! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
@@ -32,6 +33,7 @@ pub mod demo;
 pub mod e2e;
 pub mod evidence;
 pub mod fleet;
+pub mod forwarder;
 pub mod image;
 pub mod narrate;
 pub mod nemesis;
