@@ -16,6 +16,7 @@ use super::{
     buffer::Share,
     context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY},
     intake::Intake,
+    lapse::Lapse,
     pace::Pace,
     prefix::{Finish, Prefix},
     reserve::Grant,
@@ -45,6 +46,12 @@ pub(super) enum End {
         first_byte: Instant,
     },
     Failed(Failure),
+    /// Neither the row nor the member Lease could be kept, so another replica may be next: the connection is closed.
+    Lapsed {
+        first_byte: Option<Instant>,
+        /// For how long the source may still serve it.
+        served_for: Duration,
+    },
     /// The row has moved on while the request ran; this is how it stood.
     Superseded(Option<Row>),
 }
@@ -84,6 +91,7 @@ impl Exchange<'_> {
     ) -> Outcome {
         let intake = Intake::new(page);
         let mut appender = Appender::new(self.context, self.attempt);
+        let lapse = Lapse::of(&grant.permit);
         let guard_opens = self.context.guard().opens(Instant::now());
         sleep_until(guard_opens.max(self.opens)).await;
         let started = Instant::now();
@@ -92,7 +100,7 @@ impl Exchange<'_> {
         let (given_up, for_how_long) = oneshot::channel();
         let work = async {
             let reading = async {
-                let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share).await;
+                let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share, &lapse).await;
                 // Nobody waits for it when the exchange is over.
                 let _ = given_up.send(self.note_end(&end, before));
                 end
@@ -101,7 +109,7 @@ impl Exchange<'_> {
                 biased;
                 reading,
                 commit_prefixes(&intake, &mut appender),
-                keep_extending(self.context, self.attempt, &intake),
+                keep_extending(self.context, self.attempt, &intake, &lapse),
             );
             let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
             if matches!(end, End::Superseded(_)) {
@@ -125,6 +133,13 @@ impl Exchange<'_> {
         match end {
             End::Prepared { first_byte } | End::Page { first_byte } => guard.end(*first_byte, self.min_interval),
             End::Superseded(_) => guard.busy_until(now + IN_FLIGHT),
+            End::Lapsed { first_byte, served_for } => {
+                if let Some(first_byte) = first_byte {
+                    guard.not_before(*first_byte + self.min_interval);
+                }
+                guard.busy_until(now + *served_for);
+                return Some(*served_for);
+            }
             End::Failed(Failure { error, progress }) => {
                 let asked_to_wait = Pace::obeyed(error.retry_after());
                 guard.not_before(now + asked_to_wait);
@@ -222,7 +237,7 @@ impl Exchange<'_> {
                 }
                 Progress::MayBeServed { .. } => None,
             },
-            End::Superseded(_) => None,
+            End::Lapsed { .. } | End::Superseded(_) => None,
         }
     }
 }
@@ -235,6 +250,7 @@ async fn read(
     request: &PageRequest,
     intake: &Intake,
     share: &mut Share,
+    lapse: &Lapse,
 ) -> End {
     let limit = fetcher.timeout();
     let reading = timeout(limit, read_page(context, fetcher, permit, request, intake, share));
@@ -245,6 +261,10 @@ async fn read(
             End::Failed(Failure { error: FetchError::Timeout { after: limit }, progress })
         }),
         () = intake.superseded() => End::Superseded(None),
+        () = lapse.comes(context) => {
+            // As after a timeout: who has not answered yet may be about to.
+            End::Lapsed { first_byte: intake.first_byte(), served_for: IN_FLIGHT.max(limit) }
+        }
     };
     intake.end();
     end
@@ -283,7 +303,7 @@ async fn read_page(
 
 /// EXTEND, first byte or not, until the response is over. An extension under way is let finish: a late one must not come
 /// after, and shorten, the one of a request that is given up.
-async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake) {
+async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
     let mut wait = EXTEND_EVERY;
     loop {
         select! {
@@ -292,8 +312,10 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake) {
             () = sleep(wait) => {}
         }
         let extend = Extend { stream: context.stream.clone(), attempt, by: IN_FLIGHT };
+        let issued = Instant::now();
         wait = match context.store().extend(extend).await {
             Ok(Answer::Applied(())) => {
+                lapse.extended(issued);
                 context.guard().busy_until(Instant::now() + IN_FLIGHT);
                 EXTEND_EVERY
             }

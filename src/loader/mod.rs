@@ -9,6 +9,7 @@
 //! | `reserve` | RESERVE and ABORT, the waits of the row |
 //! | `exchange` | SEND, read, EXTEND, append while reading |
 //! | `intake` | where the reader of a response and the committer of its prefixes meet |
+//! | `lapse` | when a response is given up, because another replica may be next |
 //! | `append` | COMMIT, repeated until the row has answered |
 //! | `prefix` | which part of a page may be committed (pure) |
 //! | `pace` | when to ask next, and for how much (pure) |
@@ -23,6 +24,7 @@ mod exchange;
 mod forget;
 mod guard;
 mod intake;
+mod lapse;
 mod pace;
 mod poll;
 mod prefix;

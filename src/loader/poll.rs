@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     buffer::{PageSize, Share},
@@ -223,6 +223,10 @@ impl Poller {
                 self.context.count_request("superseded");
                 self.superseded(row)
             }
+            End::Lapsed { .. } => {
+                self.polls += 1;
+                self.lapse()
+            }
             End::Prepared { first_byte } => {
                 self.polls += 1;
                 self.context.count_request("prepared");
@@ -289,6 +293,17 @@ impl Poller {
     /// The grant came too late to be spent. The source is not to blame, and the send limit has already grown.
     fn expire(&mut self) -> Pass {
         self.context.count_request("permit_expired");
+        self.due = Instant::now() + self.settings.min_interval;
+        Pass::Again(self.due)
+    }
+
+    /// The source is not to blame, and may still be serving: the guard keeps the next pass waiting for that.
+    fn lapse(&mut self) -> Pass {
+        warn!(
+            stream = %self.context.stream,
+            "gave a response up: neither the row nor the member Lease could be kept, so another replica may be next"
+        );
+        self.context.count_request("lapsed");
         self.due = Instant::now() + self.settings.min_interval;
         Pass::Again(self.due)
     }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     api::{AcceptedReason, Source, StoredReason},
     fetch::Fetcher,
+    ownership::Renewal,
     store::{Adopt, Adopted, Answer, Reset, StoreError},
 };
 
@@ -32,13 +33,6 @@ const OPEN_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Durat
 
 /// Between two tries to adopt a row while the database is away.
 const ADOPT_RETRY: Backoff = Backoff { first: Duration::from_millis(200), last: Duration::from_secs(5) };
-
-/// Before adopting a row again that another holder has taken. Two replicas that both believe in their Lease take turns
-/// ever more slowly, until ownership has told one of them.
-const FENCED_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(30) };
-
-/// A row that nobody else adopted for this long is settled; the next dispute begins with short waits again.
-const FENCED_FORGOTTEN: Duration = Duration::from_mins(5);
 
 /// A wait that doubles, with a little jitter.
 struct Backoff {
@@ -83,8 +77,8 @@ pub(super) struct SourceTask {
     won: Option<Instant>,
     /// A value of `headgate.dev/poll-requested-at` that no poll has served yet.
     requested: Option<String>,
-    fenced_off: u32,
-    fenced_at: Option<Instant>,
+    /// Another holder had adopted the row when it was last asked, at this instant.
+    fenced_off: Option<Instant>,
     rng: StdRng,
 }
 
@@ -96,17 +90,7 @@ impl SourceTask {
         rng: StdRng,
     ) -> Self {
         let running = Arc::clone(&sources.borrow_and_update());
-        Self {
-            context,
-            sources,
-            running,
-            stop,
-            won: Some(Instant::now()),
-            requested: None,
-            fenced_off: 0,
-            fenced_at: None,
-            rng,
-        }
+        Self { context, sources, running, stop, won: Some(Instant::now()), requested: None, fenced_off: None, rng }
     }
 
     /// Runs until told to stop; then ends between two polls.
@@ -150,10 +134,7 @@ impl SourceTask {
                 Interruption::Stopped => return Wake::Stopped,
                 Interruption::Reopen => return Wake::Changed,
                 Interruption::Readopt => {}
-                Interruption::FencedOff => match self.wait_fenced_off().await {
-                    Wake::Due | Wake::PollNow => {}
-                    wake => return wake,
-                },
+                Interruption::FencedOff => self.fenced_off = Some(Instant::now()),
             }
             fetcher = poller.into_fetcher();
         }
@@ -189,6 +170,7 @@ impl SourceTask {
 
     /// ADOPT, and RESET when the epoch grew.
     async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Wake> {
+        self.be_confirmed().await?;
         let mut failures = 0;
         let adopted = loop {
             match self.adopt_once(settings).await {
@@ -277,11 +259,8 @@ impl SourceTask {
         }
     }
 
-    /// A request was sent: it serves the poll that was asked for, and shows that the row is ours.
+    /// A request was sent: it serves the poll that was asked for.
     fn served(&mut self) {
-        if self.fenced_at.is_none_or(|at| at.elapsed() > FENCED_FORGOTTEN) {
-            self.fenced_off = 0;
-        }
         if let Some(requested) = self.requested.take() {
             self.context.reporter.tell(|report| report.handled_poll_request = Some(requested));
         }
@@ -305,15 +284,30 @@ impl SourceTask {
         }
     }
 
-    async fn wait_fenced_off(&mut self) -> Wake {
-        let reporter = &self.context.reporter;
-        reporter.blocked_by(Some(BlockedBy::Lease));
-        let message = "another holder has adopted the row; adopts it again if the Lease is still held";
-        reporter.not_stored(StoredReason::FencedOff, message);
-        let wait = FENCED_RETRY.after(self.fenced_off, &mut self.rng);
-        self.fenced_off += 1;
-        self.fenced_at = Some(Instant::now());
-        self.wait(Instant::now() + wait).await
+    /// Adopting raises the fence, so whoever was fenced off may only do it again as the rightful holder: after a renewal of
+    /// its member Lease that was issued since. If the Lease was lost, ownership says so and stops the task. Nobody else
+    /// waits here, so an API server that is away stops no source that is held (P5).
+    async fn be_confirmed(&mut self) -> Result<(), Wake> {
+        let Some(fenced_off) = self.fenced_off else { return Ok(()) };
+        self.context.reporter.blocked_by(Some(BlockedBy::Lease));
+        let message = "another holder has adopted the row; adopts it again when its own Lease is seen to be held still";
+        self.context.reporter.not_stored(StoredReason::FencedOff, message);
+        let mut renewals = self.context.shared.ownership.renewals();
+        let holder = self.context.holder.clone();
+        let confirmed = async move {
+            let confirms = |renewal: &Renewal| renewal.holder == holder && renewal.issued > fenced_off;
+            if renewals.wait_for(|renewal| renewal.as_ref().is_some_and(confirms)).await.is_err() {
+                // Ownership has ended, and so will this task.
+                std::future::pending::<()>().await;
+            }
+        };
+        select! {
+            biased;
+            wake = self.wait_for_change() => return Err(wake),
+            () = confirmed => {}
+        }
+        self.fenced_off = None;
+        Ok(())
     }
 
     async fn wait_for_change(&mut self) -> Wake {

@@ -16,7 +16,10 @@
 //! | [`gone`] | which Leases belong to nothing any more |
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 pub mod assignment;
 pub mod database;
@@ -67,6 +70,18 @@ pub enum LostReason {
     LeaseDeleted,
 }
 
+/// A renewal of this replica's member Lease that succeeded, on the local monotonic clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The incarnation that it keeps alive.
+    pub holder: Holder,
+    /// When the write was issued: the incarnation had not been declared dead then.
+    pub issued: Instant,
+    /// Until then nobody can have declared the incarnation dead: a peer measures silence from when it saw this write or a
+    /// later one, which is not before it was issued. A Lease that somebody deletes by hand is not covered.
+    pub alive_until: Instant,
+}
+
 /// The supervisor's side of ownership. The directives come on a channel that the adapter hands out once.
 pub trait Ownership: Send + Sync {
     /// The task of a source that was told to yield has ended; its Lease may be written now.
@@ -80,6 +95,10 @@ pub trait Ownership: Send + Sync {
 
     /// When the database last answered this replica; carried by its member Lease.
     fn database_answered(&self);
+
+    /// The last renewal of the member Lease; none while no incarnation of this replica is known to live. An outage of the
+    /// API server leaves the last one standing and ages it.
+    fn renewals(&self) -> watch::Receiver<Option<Renewal>>;
 }
 
 /// The channel of directives.

@@ -48,6 +48,40 @@ async fn p5_an_api_server_outage_stops_no_source_that_is_held() {
     nothing_travelled_twice(world).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_cut_off_from_the_api_server_alone_leaves_its_sources_to_those_who_take_them_over() {
+    const SIX: [&str; 6] = ["s1", "s2", "s3", "s4", "s5", "s6"];
+    let mut world = World::with("api-cut", saturated(&SIX), eager(), &["headgate-b", "headgate-c"]).await;
+    let line = world.start_on_a_line_of_its_own("headgate-a").await;
+    world.all_hold_their_share_of(SIX.len()).await;
+    world.all_are_loaded_since(&SIX, now()).await;
+
+    line.cut();
+    let is_of_a = |holder: &str| holder.starts_with("headgate-a_");
+    world.until("others adopted", async || world.rows().await.values().all(|(holder, _)| !is_of_a(holder))).await;
+    let adopted = now();
+    let by_others =
+        |source: &&str| world.asked_since(source, adopted).iter().any(|access| access.replica != "headgate-a");
+    world.until("others load them all", async || SIX.iter().all(by_others)).await;
+
+    let (taken_over, rows) = (now(), world.rows().await);
+    // It would have adopted again several times by now.
+    world.load_for(Duration::from_secs(8)).await;
+    assert_eq!(world.rows().await, rows, "no fence moved: whoever took over was left alone");
+    for source in SIX {
+        let asked = world.asked_since(source, taken_over);
+        assert!(asked.len() > 10, "{source} was asked {} times in 8 s", asked.len());
+        assert!(asked.iter().all(|access| access.replica != "headgate-a"), "{source} was asked by the one cut off");
+    }
+
+    line.heal();
+    let holds_some = async || world.shares().await.iter().any(|(name, count)| name == "headgate-a" && *count > 0);
+    world.until("it let go", async || !holds_some().await).await;
+    world.until("it rejoined", holds_some).await;
+    world.all_are_loaded_since(&SIX, now()).await;
+    nothing_travelled_twice(world).await;
+}
+
 async fn nothing_travelled_twice(world: World) {
     let proof = world.prove().await;
     for (source, found) in &proof.findings.sources {

@@ -1,6 +1,7 @@
 //! A stage for one test, and the sentences that the tests are made of.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 use headgate_bed::{
     access_log::Access,
     clock, evidence,
+    forwarder::Forwarder,
     narrate::say,
     place::Place,
     proof::Proof,
@@ -16,6 +18,7 @@ use headgate_bed::{
     stage::{Stage, apply_spec},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// The promises are about times: two stages at once on two cores would measure each other.
@@ -78,6 +81,29 @@ impl World {
     /// Lets the replicas load.
     pub(crate) async fn load_for(&self, time: Duration) {
         tokio::time::sleep(time).await;
+    }
+
+    /// Starts one more replica, which reaches the API server over a piece of network that can be cut.
+    pub(crate) async fn start_on_a_line_of_its_own(&mut self, replica: &str) -> Forwarder {
+        let kubeconfig = self.stage.parts.control_plane.kubeconfig();
+        let (line, kubeconfig) = Forwarder::to_api_server(kubeconfig, &self.place, &format!("{replica}.kubeconfig"))
+            .await
+            .expect("a port on loopback");
+        let environment = [("KUBECONFIG", kubeconfig.as_os_str())];
+        self.stage.fleet.start_with(replica, &environment).expect("the replica starts");
+        self.stage.fleet.ready(replica).await.expect("the replica becomes ready");
+        line
+    }
+
+    /// Holder and fence of each row.
+    pub(crate) async fn rows(&self) -> BTreeMap<String, (String, i64)> {
+        let url = self.stage.parts.postgres.url();
+        let mut database = PgConnection::connect(&url).await.expect("PostgreSQL answers");
+        let rows: Vec<(String, String, i64)> = sqlx::query_as("SELECT stream, holder, fence FROM headgate.source")
+            .fetch_all(&mut database)
+            .await
+            .expect("the table is there");
+        rows.into_iter().map(|(stream, holder, fence)| (stream, (holder, fence))).collect()
     }
 
     /// How many of the sources each replica holds.

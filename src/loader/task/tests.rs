@@ -181,25 +181,67 @@ async fn an_epoch_that_grew_begins_again_at_its_start_and_stores_nothing_twice()
     running.stop().await;
 }
 
+/// Another replica takes the row over.
+async fn adopt_as(world: &World, holder: &str) {
+    let adopt = Adopt {
+        stream: world.stream.clone(),
+        uid: world.object.uid.clone(),
+        holder: Holder::new(holder),
+        epoch: Epoch(0),
+        start: crate::event::Cursor::Start,
+    };
+    world.store.adopt(adopt).await.expect("the database answers");
+}
+
+fn stored_reason(world: &World) -> Option<StoredReason> {
+    world.report().stored.as_ref().map(|verdict| verdict.reason)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fenced_off_source_stops_says_so_and_adopts_again_while_its_lease_is_ours() {
     let world = World::with_events(3);
     let running = start(&world);
     until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
-    let adopt = Adopt {
-        stream: world.stream.clone(),
-        uid: world.object.uid.clone(),
-        holder: Holder::new("zombie"),
-        epoch: Epoch(0),
-        start: crate::event::Cursor::Start,
-    };
-    world.store.adopt(adopt).await.expect("the database answers");
-    let reason = || world.report().stored.as_ref().map(|verdict| verdict.reason);
-    until("fenced off", || reason() == Some(StoredReason::FencedOff)).await;
+    adopt_as(&world, "zombie").await;
+    until("fenced off", || stored_reason(&world) == Some(StoredReason::FencedOff)).await;
     assert_eq!(world.report().blocked_by, Some(BlockedBy::Lease));
     world.source.add([number(4)]);
+    let fenced_off = Instant::now();
     until("loaded", || world.cursor() == "4").await;
-    assert_eq!(reason(), Some(StoredReason::AppendSucceeded));
+    assert!(fenced_off.elapsed() < Duration::from_secs(2), "the next renewal is enough: {:?}", fenced_off.elapsed());
+    assert_eq!(stored_reason(&world), Some(StoredReason::AppendSucceeded));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_fenced_off_while_its_member_lease_cannot_be_renewed_leaves_the_row_alone() {
+    let world = World::with_events(3);
+    let frost = Frost::default();
+    let ownership = world.alive("a", &frost);
+    let (task, steering) = world.task_of("a", &frost, 1, Arc::clone(&ownership));
+    let running = Running { steering, task: tokio::spawn(task.run()) };
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+
+    ownership.cut_off(true);
+    sleep(Duration::from_mins(1)).await;
+    world.source.add([number(4)]);
+    until("loaded without an API server", || world.cursor() == "4").await;
+    assert_eq!(world.store.asked("adopt"), 1, "who is not fenced off asks nobody");
+
+    adopt_as(&world, "b").await;
+    until("fenced off", || stored_reason(&world) == Some(StoredReason::FencedOff)).await;
+    let requests = world.source.log().len();
+    running.change(|source| source.generation = 2);
+    running.change(|source| source.poll_requested_at = Some("now".to_owned()));
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(world.store.asked("adopt"), 2, "neither time nor a change is a reason to adopt");
+    assert_eq!(world.source.log().len(), requests);
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Lease));
+    assert_eq!(stored_reason(&world), Some(StoredReason::FencedOff));
+
+    ownership.cut_off(false);
+    world.source.add([number(5)]);
+    until("it was the rightful holder after all", || world.cursor() == "5").await;
     running.stop().await;
 }
 

@@ -15,7 +15,7 @@ pub(in crate::loader) struct Frost {
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
-    waker: Option<Waker>,
+    wakers: Vec<Waker>,
 }
 
 impl Frost {
@@ -26,9 +26,7 @@ impl Frost {
     pub(in crate::loader) fn thaw(&self) {
         let mut state = self.state.lock().expect("no panic inside");
         state.since = None;
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
+        state.wakers.drain(..).for_each(Waker::wake);
     }
 
     pub(in crate::loader) fn since(&self) -> Option<Instant> {
@@ -53,7 +51,7 @@ impl<F: Future> Future for Freezable<F> {
         {
             let mut state = self.frost.state.lock().expect("no panic inside");
             if state.since.is_some() {
-                state.waker = Some(cx.waker().clone());
+                state.wakers.push(cx.waker().clone());
                 return Poll::Pending;
             }
         }

@@ -32,6 +32,8 @@ pub(in crate::loader) struct FakeRow {
     pub(in crate::loader) events: Vec<Event>,
     known: HashMap<String, usize>,
     pub(in crate::loader) set_aside: Vec<SetAside>,
+    /// Who adopted it, in order.
+    pub(in crate::loader) adopters: Vec<Holder>,
     commits: BTreeMap<([u8; 16], i32), Appended>,
 }
 
@@ -52,6 +54,7 @@ impl FakeRow {
             events: Vec::new(),
             known: HashMap::new(),
             set_aside: Vec::new(),
+            adopters: Vec::new(),
             commits: BTreeMap::new(),
         }
     }
@@ -110,6 +113,7 @@ impl FakeRow {
         }
         self.fence.0 += 1;
         self.holder = Some(adopt.holder.clone());
+        self.adopters.push(adopt.holder.clone());
         Answer::Applied(self.adopted(ignored))
     }
 

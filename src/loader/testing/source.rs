@@ -85,6 +85,8 @@ struct Inner {
 pub(in crate::loader) struct FakeSource {
     inner: Arc<Mutex<Inner>>,
     pub(in crate::loader) timeout: Duration,
+    /// How soon the source notices that a peer has closed the connection.
+    pub(in crate::loader) notices_a_reset_after: Duration,
 }
 
 /// The source gives a silent or dead peer up after this, twice at most: while it works and while it writes. Together less
@@ -106,7 +108,7 @@ impl FakeSource {
             rotated: false,
             rng: StdRng::seed_from_u64(seed),
         };
-        Self { inner: Arc::new(Mutex::new(inner)), timeout: Duration::from_secs(5) }
+        Self { inner: Arc::new(Mutex::new(inner)), timeout: Duration::from_secs(5), notices_a_reset_after: PATIENCE }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -286,9 +288,9 @@ impl Server {
         let mut gone_since = None;
         while Instant::now() < until {
             sleep(Duration::from_millis(50).min(until - Instant::now())).await;
-            let frozen = self.frost.since();
-            let gone = frozen.or_else(|| self.wire.is_closed().then(|| *gone_since.get_or_insert_with(Instant::now)));
-            if gone.is_some_and(|gone| gone.elapsed() > PATIENCE) {
+            let closed = self.wire.is_closed().then(|| *gone_since.get_or_insert_with(Instant::now));
+            let frozen = self.frost.since().is_some_and(|since| since.elapsed() > PATIENCE);
+            if frozen || closed.is_some_and(|since| since.elapsed() >= self.source.notices_a_reset_after) {
                 return None;
             }
         }

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -22,6 +22,8 @@ use crate::{
 pub(in crate::loader) struct Faults {
     /// No statement arrives.
     pub(in crate::loader) unavailable: bool,
+    /// The same for these replicas alone; nor do answers that are under way.
+    pub(in crate::loader) cut_off: BTreeSet<String>,
     /// This part of the statements is applied and their answer lost.
     pub(in crate::loader) lose_answers: f64,
     /// This part of the statements finds the row locked.
@@ -47,6 +49,8 @@ struct Inner {
 #[derive(Clone)]
 pub(in crate::loader) struct FakeStore {
     inner: Arc<Mutex<Inner>>,
+    /// Who asks over this connection.
+    replica: Option<Arc<str>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +72,16 @@ impl FakeStore {
             appends: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
         };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self { inner: Arc::new(Mutex::new(inner)), replica: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no test panics inside the store")
+    }
+
+    /// The connection of one replica.
+    pub(in crate::loader) fn asked_by(&self, replica: &str) -> Self {
+        Self { replica: Some(replica.into()), ..self.clone() }
     }
 
     pub(in crate::loader) fn faults(&self, change: impl FnOnce(&mut Faults)) {
@@ -115,10 +124,18 @@ impl FakeStore {
             sleep(there).await;
             let answer = store.carry_out(verb, &stream, apply);
             sleep(back).await;
-            answer
+            if store.is_cut_off_alone() { Err(unavailable(verb)) } else { answer }
         };
         // Spawned, so that neither a freeze nor a crash of the sender stops what is already on its way.
         tokio::spawn(carried_out).await.map_err(|_| unavailable(verb))?
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.is_cut_off_alone() || self.lock().faults.unavailable
+    }
+
+    fn is_cut_off_alone(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| self.lock().faults.cut_off.contains(&**replica))
     }
 
     fn latency(&self) -> (Duration, Duration) {
@@ -133,9 +150,10 @@ impl FakeStore {
         stream: &StreamName,
         apply: impl FnOnce(&mut Inner) -> Answer<T>,
     ) -> Result<Answer<T>, StoreError> {
+        let cut_off = self.is_cut_off();
         let mut inner = self.lock();
         inner.verbs.push(verb);
-        if inner.faults.unavailable {
+        if cut_off {
             return Err(unavailable(verb));
         }
         let lock = inner.faults.lock;
@@ -207,7 +225,7 @@ impl Gate for FakeStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        if self.lock().faults.unavailable { Err(unavailable("ping")) } else { Ok(()) }
+        if self.is_cut_off() { Err(unavailable("ping")) } else { Ok(()) }
     }
 }
 

@@ -1,6 +1,9 @@
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +12,7 @@ use prometheus_client::registry::Registry;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +35,7 @@ use crate::{
         settings::Settings,
         task::SourceTask,
     },
-    ownership::{Holding, Ownership},
+    ownership::{Holding, Ownership, Renewal},
     store::{Adopt, Answer, Gate, Holder},
     telemetry::metrics::Metrics,
 };
@@ -52,11 +55,17 @@ pub(in crate::loader) fn number(number: u64) -> Event {
     event(&number.to_string())
 }
 
-/// Notes what the loader tells ownership.
+/// Notes what the loader tells ownership, and keeps a member Lease.
 #[derive(Debug, Default)]
 pub(in crate::loader) struct FakeOwnership {
-    told: Mutex<Told>,
+    told: Arc<Mutex<Told>>,
+    renewed: watch::Sender<Option<Renewal>>,
+    cut_off: AtomicBool,
 }
+
+/// As the member Lease is renewed by the adapter.
+pub(in crate::loader) const RENEW_EVERY: Duration = Duration::from_millis(1500);
+pub(in crate::loader) const LEASE_DURATION: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default, Clone)]
 pub(in crate::loader) struct Told {
@@ -68,6 +77,45 @@ pub(in crate::loader) struct Told {
 }
 
 impl FakeOwnership {
+    fn of_the_same_replica_as(other: &Self) -> Self {
+        Self { told: Arc::clone(&other.told), ..Self::default() }
+    }
+
+    /// Cuts this replica off from the API server, or heals it.
+    pub(in crate::loader) fn cut_off(&self, cut_off: bool) {
+        self.cut_off.store(cut_off, Ordering::Relaxed);
+    }
+
+    pub(in crate::loader) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    /// A renewal that was issued at this instant was answered.
+    pub(in crate::loader) fn renewed(&self, holder: &Holder, issued: Instant) {
+        let renewal = Renewal { holder: holder.clone(), issued, alive_until: issued + LEASE_DURATION };
+        self.renewed.send_replace(Some(renewal));
+    }
+
+    /// The incarnation was found to have ended.
+    pub(in crate::loader) fn ended(&self) {
+        self.renewed.send_replace(None);
+    }
+
+    /// Renews while the replica can, as long as anybody looks.
+    fn keep_renewing(self: &Arc<Self>, holder: Holder) -> impl Future<Output = ()> + Send + 'static {
+        self.renewed(&holder, Instant::now());
+        let ownership = Arc::downgrade(self);
+        async move {
+            loop {
+                sleep(RENEW_EVERY).await;
+                let Some(ownership) = ownership.upgrade() else { return };
+                if !ownership.is_cut_off() {
+                    ownership.renewed(&holder, Instant::now());
+                }
+            }
+        }
+    }
+
     pub(in crate::loader) fn told(&self) -> Told {
         self.told.lock().expect("no test panics inside").clone()
     }
@@ -94,6 +142,10 @@ impl Ownership for FakeOwnership {
 
     fn database_answered(&self) {
         self.told.lock().expect("no test panics inside").answers += 1;
+    }
+
+    fn renewals(&self) -> watch::Receiver<Option<Renewal>> {
+        self.renewed.subscribe()
     }
 }
 
@@ -150,23 +202,29 @@ impl World {
         }
     }
 
-    pub(in crate::loader) fn shared(&self, transports: Arc<dyn Transports>) -> Arc<Shared> {
+    fn shared(&self, holder: &str, transports: Arc<dyn Transports>, ownership: Arc<dyn Ownership>) -> Arc<Shared> {
         Arc::new(Shared {
-            store: Arc::new(self.store.clone()),
+            store: Arc::new(self.store.asked_by(holder)),
             transports,
-            ownership: Arc::clone(&self.ownership) as Arc<dyn Ownership>,
+            ownership,
             metrics: Arc::clone(&self.metrics),
             buffer: self.buffer.clone(),
             send_limit: SendLimit::default(),
         })
     }
 
-    fn context(&self, holder: &str, frost: &Frost) -> Context {
+    fn context(&self, holder: &str, frost: &Frost, ownership: Arc<dyn Ownership>) -> Context {
         let transports = Arc::new(self.source.transports(holder, frost));
         let report = Report::of(self.holding(holder), self.object.generation, self.object.uid.clone());
         let reporter = Reporter::new(self.stream.clone(), self.reports.open(&self.stream, report));
         let guard = Arc::new(Mutex::new(Guard::default()));
-        Context::new(self.shared(transports), self.stream.clone(), Holder::new(holder), reporter, guard)
+        Context::new(
+            self.shared(holder, transports, ownership),
+            self.stream.clone(),
+            Holder::new(holder),
+            reporter,
+            guard,
+        )
     }
 
     /// Adopts the row as `holder` and stands ready to poll, step by step.
@@ -189,17 +247,42 @@ impl World {
         let frost = Frost::default();
         let fetcher = Box::new(self.source.fetcher(holder, &frost));
         let rng = StdRng::seed_from_u64(7);
-        let poller = Poller::new(self.context(holder, &frost), fetcher, settings, &adopted, None, rng);
+        let poller = Poller::new(
+            self.context(holder, &frost, self.alive(holder, &frost)),
+            fetcher,
+            settings,
+            &adopted,
+            None,
+            rng,
+        );
         Polling { poller, stop: CancellationToken::new(), due: Instant::now() }
     }
 
     /// The whole life of the source on one replica.
     pub(in crate::loader) fn task(&self, holder: &str, frost: &Frost, seed: u64) -> (SourceTask, Steering) {
+        self.task_of(holder, frost, seed, self.alive(holder, frost))
+    }
+
+    /// The same, on a replica whose member Lease is kept by the test.
+    pub(in crate::loader) fn task_of(
+        &self,
+        holder: &str,
+        frost: &Frost,
+        seed: u64,
+        ownership: Arc<FakeOwnership>,
+    ) -> (SourceTask, Steering) {
         let (sender, sources) = watch::channel(Arc::new(self.object.clone()));
         let stop = CancellationToken::new();
-        let context = self.context(holder, frost);
+        let context = self.context(holder, frost, ownership);
         let task = SourceTask::new(context, sources, stop.clone(), StdRng::seed_from_u64(seed));
         (task, Steering { source: sender, stop })
+    }
+
+    /// A member Lease that is renewed while the replica is not frozen.
+    pub(in crate::loader) fn alive(&self, holder: &str, frost: &Frost) -> Arc<FakeOwnership> {
+        let ownership = Arc::new(FakeOwnership::of_the_same_replica_as(&self.ownership));
+        tokio::spawn(frost.freezable(ownership.keep_renewing(Holder::new(holder))));
+        ownership
     }
 
     pub(in crate::loader) fn report(&self) -> Arc<Report> {

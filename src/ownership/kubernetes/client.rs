@@ -24,6 +24,13 @@ pub enum LeaseError {
     Conflict,
     #[error("there is no such Lease")]
     NotFound,
+    /// The permission is gone, or the namespace is on its way out. It may come back.
+    #[error("the API server does not allow to {action}")]
+    Forbidden {
+        action: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// No answer, or one that says nothing of the Lease. A write may have landed.
     #[error("failed to {action}")]
     Unanswered {
@@ -104,6 +111,9 @@ fn answered(action: &'static str, error: kube::Error) -> LeaseError {
     match error {
         kube::Error::Api(status) if status.is_not_found() => LeaseError::NotFound,
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => LeaseError::Conflict,
+        kube::Error::Api(status) if status.is_forbidden() => {
+            LeaseError::Forbidden { action, source: Box::new(kube::Error::Api(status)) }
+        }
         error => unanswered(action, error),
     }
 }

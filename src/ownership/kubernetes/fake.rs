@@ -156,6 +156,8 @@ pub(super) struct Faults {
     partitioned: watch::Sender<bool>,
     /// Out of 1,000 calls, so many fail before they arrive, and as many after they were carried out.
     unanswered: AtomicU32,
+    /// Every call is answered with 403.
+    forbidden: AtomicBool,
     /// The watch shows nothing any more, without an error.
     deaf: AtomicBool,
     watches_dropped: watch::Sender<u64>,
@@ -168,6 +170,11 @@ impl Faults {
 
     pub(super) fn leave_unanswered(&self, per_mille: u32) {
         self.unanswered.store(per_mille, Ordering::Relaxed);
+    }
+
+    /// Takes the permission for everything away, or gives it back.
+    pub(super) fn forbid(&self, forbidden: bool) {
+        self.forbidden.store(forbidden, Ordering::Relaxed);
     }
 
     /// Breaks the watches; they list anew.
@@ -208,7 +215,8 @@ impl FakeLeases {
         if luck < unlucky {
             return Err(unanswered());
         }
-        let answer = carry_out();
+        let forbidden = self.faults.forbidden.load(Ordering::Relaxed);
+        let answer = if forbidden { Err(self::forbidden()) } else { carry_out() };
         self.travel(back).await;
         if luck < 2 * unlucky { Err(unanswered()) } else { answer }
     }
@@ -220,6 +228,11 @@ impl FakeLeases {
             std::future::pending::<()>().await;
         }
     }
+}
+
+fn forbidden() -> LeaseError {
+    let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    LeaseError::Forbidden { action: "reach the fake API server", source: source.into() }
 }
 
 fn unanswered() -> LeaseError {

@@ -15,7 +15,10 @@ use super::{
     database::DatabaseClock,
 };
 use crate::{
-    ownership::lease::{self, MemberLease, MemberState, Seen, Version},
+    ownership::{
+        Renewal,
+        lease::{self, MemberLease, MemberState, Seen, Version},
+    },
     store::Holder,
 };
 
@@ -66,6 +69,7 @@ pub(super) struct Member {
     /// Renew now: the watch shows an end of this incarnation.
     pub(super) nudge: Arc<Notify>,
     pub(super) database: Arc<DatabaseClock>,
+    pub(super) renewed: watch::Sender<Option<Renewal>>,
     pub(super) signs: mpsc::UnboundedSender<Sign>,
 }
 
@@ -81,7 +85,9 @@ impl Member {
                 break;
             }
             let Some(incarnation) = self.join().await else { break };
-            if self.live(incarnation).await {
+            let left = self.live(incarnation).await;
+            self.renewed.send_replace(None);
+            if left {
                 break;
             }
             self.tell(Sign::Ended);
@@ -96,9 +102,11 @@ impl Member {
         while !self.leaves() {
             lease.state = self.state();
             let written = lease.write(Timestamp::now());
+            let mut issued = Some(Instant::now());
             let mut answer = self.call(self.renewals.create(&written)).await;
             if matches!(answer, Err(LeaseError::Conflict)) {
-                // The nonce is random: what exists already is what I wrote without hearing of it.
+                // The nonce is random: what exists already is what I wrote without hearing of it, some time ago.
+                issued = None;
                 answer = self.call(self.renewals.get(&lease.name)).await;
             }
             match answer {
@@ -106,6 +114,9 @@ impl Member {
                     lease = adopt(lease, &created);
                     let holder = lease.holder.clone()?;
                     tracing::info!(holder = %holder, lease = %lease.name, "joined");
+                    if let Some(issued) = issued {
+                        self.note_renewal(&lease, issued);
+                    }
                     self.tell(Sign::Joined { holder, lease: created });
                     return Some(lease);
                 }
@@ -136,9 +147,11 @@ impl Member {
             loop {
                 lease.state = self.state();
                 let written = lease.write(Timestamp::now());
+                let issued = Instant::now();
                 match self.call(self.renewals.replace(&written)).await {
                     Ok(renewed) => {
                         lease = adopt(lease, &renewed);
+                        self.note_renewal(&lease, issued);
                         self.tell(Sign::Renewed(renewed));
                         break;
                     }
@@ -181,6 +194,8 @@ impl Member {
 
     /// Frees the Lease, so that nobody has to wait for its silence.
     async fn free(&self, mut lease: MemberLease) {
+        // From here on anybody may take over at any time.
+        self.renewed.send_replace(None);
         let deadline = Instant::now() + self.config.lease_duration;
         while Instant::now() < deadline {
             match self.call(self.renewals.delete(&lease.name, &lease.version)).await {
@@ -189,12 +204,26 @@ impl Member {
                     Some(current) => lease = current,
                     None => return,
                 },
+                Err(error @ LeaseError::Forbidden { .. }) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "may not free the member Lease; the others take over when it has been silent"
+                    );
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to free the member Lease");
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
+    }
+
+    fn note_renewal(&self, lease: &MemberLease, issued: Instant) {
+        let Some(holder) = lease.holder.clone() else { return };
+        // Peers go by what the Lease says, which is in whole seconds.
+        let alive_until = issued + Duration::from_secs(lease.duration.as_secs());
+        self.renewed.send_replace(Some(Renewal { holder, issued, alive_until }));
     }
 
     fn state(&self) -> MemberState {

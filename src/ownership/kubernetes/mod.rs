@@ -6,6 +6,7 @@
 //! | `write` | one compare-and-set, carried through until its outcome is known |
 //! | `member` | the member Lease: incarnations and renewals |
 //! | `replica` | one loop that hears the watch, the answers and the supervisor |
+//! | `life` | joining, being declared dead, draining and leaving |
 //! | `claims` | taking orphans, handing over, deleting: what is written, and what its answer means |
 //! | `balance` | who takes what, now |
 //! | `database` | whether the database answers this replica |
@@ -27,7 +28,7 @@ use self::{
     member::{Member, Wish},
     replica::{Command, Replica},
 };
-use super::{Directives, Ownership};
+use super::{Directives, Ownership, Renewal};
 use crate::{desired::Desired, event::StreamName, store::Gate, store::Holder, telemetry::metrics::Metrics};
 
 mod balance;
@@ -36,6 +37,7 @@ pub mod client;
 mod database;
 mod deaths;
 mod installation;
+mod life;
 mod member;
 mod replica;
 mod write;
@@ -130,6 +132,7 @@ pub struct Started {
 pub struct KubernetesOwnership {
     commands: mpsc::UnboundedSender<Command>,
     published: watch::Receiver<OwnershipView>,
+    renewed: watch::Receiver<Option<Renewal>>,
     database: Arc<DatabaseClock>,
 }
 
@@ -167,6 +170,7 @@ impl KubernetesOwnership {
         let (signs, signed) = mpsc::unbounded_channel();
         let (publish, published) = watch::channel(OwnershipView::default());
         let (wish, wished) = watch::channel(Wish::default());
+        let (renew, renewed) = watch::channel(None);
         let nudge = Arc::new(Notify::new());
         let member = Member {
             config: config.clone(),
@@ -174,6 +178,7 @@ impl KubernetesOwnership {
             wish: wished,
             nudge: nudge.clone(),
             database: database.clone(),
+            renewed: renew,
             signs,
         };
         let outlets = replica::Outlets { directives, publish, wish, nudge };
@@ -189,7 +194,7 @@ impl KubernetesOwnership {
                 () = keep_member => {}
             }
         };
-        (Arc::new(Self { commands, published, database }), directed, run)
+        (Arc::new(Self { commands, published, renewed, database }), directed, run)
     }
 
     /// What this replica knows of all.
@@ -233,6 +238,10 @@ impl Ownership for KubernetesOwnership {
 
     fn database_answered(&self) {
         self.database.answered_at(Instant::now());
+    }
+
+    fn renewals(&self) -> watch::Receiver<Option<Renewal>> {
+        self.renewed.clone()
     }
 }
 

@@ -1,6 +1,5 @@
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -9,17 +8,13 @@ use rstest::rstest;
 use tokio::time::{Instant, sleep};
 
 use super::{Stage, fake::Entry};
-use crate::{
-    event::StreamName,
-    ownership::{
-        Ownership,
-        lease::{MemberLease, SourceLease},
-    },
-    store::Holder,
-};
+use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
 
 mod cluster;
 mod gate;
+mod leaving;
+mod outages;
+mod supervisor;
 
 use cluster::Cluster;
 
@@ -84,135 +79,12 @@ async fn a_join_is_even_within_30_s_and_moves_no_more_than_the_ideal_share(#[val
 }
 
 #[tokio::test(start_paused = true)]
-async fn sigterm_hands_every_source_over_once_and_leaves_none_alone_for_long() {
-    let mut cluster = cluster_of(&["a", "b", "c"], 300, 1).await;
-    let held = cluster.running()["b"];
-    let start = Instant::now();
-    cluster.drain("b").await;
-    let changes = cluster.changes_of_holder(start);
-    assert_eq!(changes.len(), held, "one move per source");
-    assert!(moved_per_source(&changes).values().all(|&times| times == 1));
-    assert!(changes.iter().all(|(entry, _)| entry.writer == "b"), "handed over by the one that left");
-    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
-    assert!(cluster.settled().await < SECOND);
-    let longest = cluster.gaps_after("b").into_iter().max().unwrap();
-    assert!(longest <= Duration::from_millis(500), "a source was left alone for {longest:?}");
-    assert_eq!(cluster.members().len(), 2, "the member Lease is freed");
-    cluster.assert_no_living_holder_was_robbed();
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_last_replica_just_stops_and_the_next_one_goes_on_at_once() {
-    let mut cluster = cluster_of(&["a"], 50, 1).await;
-    let start = Instant::now();
-    cluster.drain("a").await;
-    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
-    assert_eq!(cluster.changes_of_holder(start).len(), 0);
-    assert_eq!(cluster.members(), []);
-    cluster.start("b");
-    assert!(cluster.settled().await < 2 * SECOND);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rolling_update_moves_each_source_once() {
-    let mut cluster = Cluster::of(240, 3);
-    for pod in ["old-0", "old-1", "old-2"] {
-        cluster.start_from(pod, "v1");
-    }
-    cluster.settled().await;
-    cluster.until(30 * SECOND, "even", Cluster::is_even).await;
-    let start = Instant::now();
-    for n in 0..3 {
-        cluster.start_from(&format!("new-{n}"), "v2");
-        sleep(2 * SECOND).await;
-        cluster.drain(&format!("old-{n}")).await;
-    }
-    sleep(30 * SECOND).await;
-    assert!(cluster.is_settled() && cluster.is_even(), "{:?}", cluster.running());
-    let changes = cluster.changes_of_holder(start);
-    let twice = moved_per_source(&changes).values().filter(|&&times| times > 1).count();
-    assert!(twice <= 240 / 20, "{twice} of 240 moved more than once");
-    cluster.assert_no_living_holder_was_robbed();
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_container_that_restarts_takes_its_sources_back_without_waiting_for_its_own_silence() {
     let mut cluster = cluster_of(&["a", "b"], 40, 1).await;
     cluster.kill("a");
     cluster.start("a");
     let took = cluster.settled().await;
     assert!(took < 2 * SECOND, "{took:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_api_server_that_is_gone_for_minutes_stops_no_source() {
-    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    let (start, before) = (Instant::now(), cluster.running().into_values().collect::<Vec<_>>());
-    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
-    for _ in 0..300 {
-        sleep(SECOND).await;
-        assert_eq!(cluster.running().into_values().collect::<Vec<_>>(), before);
-    }
-    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
-    sleep(30 * SECOND).await;
-    assert!(cluster.is_settled());
-    assert_eq!(cluster.changes_of_holder(start).len(), 0, "nobody was taken for dead");
-    assert_eq!(*cluster.gate.fenced.lock().unwrap(), []);
-}
-
-#[rstest]
-#[tokio::test(start_paused = true)]
-async fn an_outage_in_the_middle_of_a_rebalancing_stops_no_source(#[values(1, 2, 3)] seed: u64) {
-    let mut cluster = cluster_of(&["a", "b"], 60, seed).await;
-    cluster.start("c");
-    cluster.until(10 * SECOND, "moves have begun", |cluster| cluster.running()["c"] > 0).await;
-    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
-    sleep(5 * SECOND).await;
-    for _ in 0..60 {
-        sleep(SECOND).await;
-        assert_eq!(cluster.running().values().sum::<usize>(), 60, "{:?}", cluster.running());
-    }
-    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
-    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
-    let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;
-    let before = cluster.member_of("a").unwrap().holder;
-    cluster.pods["a"].faults.partition(true);
-    sleep(10 * SECOND).await;
-    assert_eq!(cluster.running()["b"] + cluster.running()["c"], 90, "the others took over");
-    cluster.pods["a"].faults.partition(false);
-    cluster.until(30 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-    assert_ne!(cluster.member_of("a").unwrap().holder, before);
-    cluster.assert_no_living_holder_was_robbed();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_frozen_for_long_finds_itself_declared_dead_and_declares_nobody() {
-    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    cluster.pods["a"].freeze(true);
-    sleep(30 * SECOND).await;
-    let thaw = Instant::now();
-    cluster.pods["a"].freeze(false);
-    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-    let deaths = cluster.api.log().into_iter().filter(|entry| {
-        entry.at >= thaw && entry.after.as_ref().and_then(MemberLease::read).is_some_and(|lease| lease.death.is_some())
-    });
-    assert_eq!(deaths.count(), 0);
-    cluster.assert_no_living_holder_was_robbed();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_short_freeze_moves_nothing() {
-    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    let start = Instant::now();
-    cluster.pods["a"].freeze(true);
-    sleep(3 * SECOND).await;
-    cluster.pods["a"].freeze(false);
-    sleep(20 * SECOND).await;
-    assert_eq!(cluster.changes_of_holder(start).len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,22 +95,6 @@ async fn a_deleted_member_lease_ends_the_incarnation_and_fences_its_rows_off() {
     cluster.until(SECOND, "ended", |cluster| !cluster.runs_anything_as(lease.holder.as_ref().unwrap())).await;
     cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
     assert!(cluster.gate.fenced.lock().unwrap().contains(lease.holder.as_ref().unwrap()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn rows_of_a_dead_holder_are_fenced_off_when_the_database_is_back_even_if_the_witness_died() {
-    let mut cluster = cluster_of(&["a", "b", "c"], 30, 1).await;
-    let dead = cluster.member_of("a").unwrap().holder.unwrap();
-    cluster.gate.down.store(true, Ordering::Relaxed);
-    cluster.kill("a");
-    cluster.settled().await;
-    let certificate = cluster.members().into_iter().find_map(|lease| lease.death).expect("it waits for the fence");
-    let witness = certificate.declared_by.as_str().split('_').next().unwrap().to_owned();
-    cluster.kill(&witness);
-    cluster.settled().await;
-    cluster.gate.down.store(false, Ordering::Relaxed);
-    cluster.until(10 * SECOND, "fenced", |cluster| cluster.gate.fenced.lock().unwrap().contains(&dead)).await;
-    cluster.until(10 * SECOND, "buried", |cluster| cluster.members().len() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,43 +140,6 @@ async fn a_lease_deleted_or_stripped_of_its_labels_by_hand_is_claimed_anew() {
     });
     sleep(5 * SECOND).await;
     assert_eq!(cluster.lease(&orders).unwrap().holder, before, "an edit that keeps the holder changes nothing");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_without_a_database_hands_its_sources_off_except_those_that_hold_a_batch() {
-    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    let stream = cluster.any_source_of("a");
-    cluster.pods["a"].ownership.holds_batch(&stream, true);
-    cluster.pods["a"].database.store(true, Ordering::Relaxed);
-    sleep(9 * SECOND).await;
-    assert_eq!(cluster.running()["a"], 20, "not before 10 s");
-    cluster.until(15 * SECOND, "handed off", |cluster| cluster.running()["a"] == 1).await;
-    assert!(cluster.runs("a", &stream));
-    sleep(30 * SECOND).await;
-    assert_eq!(cluster.running()["a"], 1, "and nothing comes back");
-    cluster.pods["a"].database.store(false, Ordering::Relaxed);
-    cluster.until(30 * SECOND, "even again", |cluster| cluster.is_even() && cluster.is_settled()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_database_that_is_down_for_all_moves_nothing() {
-    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    let start = Instant::now();
-    cluster.gate.down.store(true, Ordering::Relaxed);
-    sleep(300 * SECOND).await;
-    cluster.gate.down.store(false, Ordering::Relaxed);
-    sleep(30 * SECOND).await;
-    assert_eq!(cluster.changes_of_holder(start).len(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_watch_that_went_silent_is_noticed_by_my_own_renewals() {
-    let mut cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
-    cluster.pods["a"].faults.deafen();
-    sleep(20 * SECOND).await;
-    cluster.kill("b");
-    cluster.settled().await;
-    cluster.assert_no_living_holder_was_robbed();
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,7 +64,7 @@ where
     let mut pause = FIRST_RETRY;
     loop {
         match within(CALL_TIMEOUT, "wait for the API server", call()).await {
-            Err(error @ LeaseError::Unanswered { .. }) => {
+            Err(error @ (LeaseError::Unanswered { .. } | LeaseError::Forbidden { .. })) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a Lease call is repeated");
             }
             answer => return answer,

@@ -5,13 +5,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinHandle, time::Instant};
@@ -21,13 +21,16 @@ use super::super::{
     Config, KubernetesOwnership,
     fake::{Entry, FakeApi, Faults},
 };
-use super::gate::{FakeGate, PodGate};
+use super::{
+    gate::{FakeGate, PodGate},
+    supervisor::{Running, supervise},
+};
 use crate::{
     api::Source,
     desired::Desired,
     event::StreamName,
     ownership::{
-        Directive, Directives, Ownership,
+        Ownership,
         lease::{self, MemberLease, Seen, SourceLease},
     },
     store::Holder,
@@ -301,75 +304,6 @@ impl Pod {
 
     pub(super) fn is_settled_with(&self, held: usize) -> bool {
         self.ownership.view().held == held
-    }
-}
-
-/// The tasks of one replica.
-#[derive(Default)]
-struct Running {
-    tasks: Mutex<HashMap<StreamName, Task>>,
-    next: AtomicU64,
-    /// When each source stopped or began to run here last.
-    stopped: Mutex<HashMap<StreamName, Instant>>,
-    began: Mutex<HashMap<StreamName, Instant>>,
-}
-
-struct Task {
-    id: u64,
-    holder: Holder,
-}
-
-impl Running {
-    fn runs(&self, stream: &StreamName, holder: Option<&Holder>) -> bool {
-        self.tasks.lock().unwrap().get(stream).is_some_and(|task| Some(&task.holder) == holder)
-    }
-
-    /// Ends a task, unless a newer one of the same source has begun.
-    fn end(&self, stream: &StreamName, id: u64) {
-        let mut tasks = self.tasks.lock().unwrap();
-        if tasks.get(stream).is_some_and(|task| task.id == id) {
-            tasks.remove(stream);
-            self.stopped.lock().unwrap().insert(stream.clone(), Instant::now());
-        }
-    }
-
-    fn begin(&self, stream: StreamName, holder: Holder) {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.began.lock().unwrap().insert(stream.clone(), Instant::now());
-        self.tasks.lock().unwrap().insert(stream, Task { id, holder });
-    }
-}
-
-/// Runs what it is told; a poll takes up to 300 ms to finish.
-async fn supervise(mut directives: Directives, ownership: Arc<KubernetesOwnership>, running: Arc<Running>, seed: u64) {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut polls: FuturesUnordered<BoxFuture<'static, (StreamName, u64, bool)>> = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            Some((stream, id, yields)) = polls.next(), if !polls.is_empty() => {
-                running.end(&stream, id);
-                if yields {
-                    ownership.yielded(&stream);
-                }
-            }
-            directive = directives.recv() => {
-                let (stream, yields) = match directive {
-                    None => std::future::pending().await,
-                    Some(Directive::Run(holding)) => {
-                        running.begin(holding.stream, holding.holder);
-                        continue;
-                    }
-                    Some(Directive::Yield(stream)) => (stream, true),
-                    Some(Directive::Lost(stream, _)) => (stream, false),
-                };
-                let id = running.tasks.lock().unwrap().get(&stream).map_or(u64::MAX, |task| task.id);
-                let poll = Duration::from_millis(rng.random_range(0..300));
-                polls.push(Box::pin(async move {
-                    tokio::time::sleep(poll).await;
-                    (stream, id, yields)
-                }));
-            }
-        }
     }
 }
 

@@ -1,0 +1,162 @@
+//! The API server, the database or the replica itself is away for a while.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use rstest::rstest;
+use tokio::time::{Instant, sleep};
+
+use super::{SECOND, cluster::Cluster, cluster_of};
+use crate::ownership::{Ownership, lease::MemberLease};
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn nobody_is_declared_dead_before_the_instant_that_its_last_renewal_promised(
+    #[values(1, 2, 3, 4, 5, 6, 7, 8)] seed: u64,
+) {
+    let cluster = cluster_of(&["a", "b", "c"], 9, seed).await;
+    sleep(Duration::from_millis(seed * 190)).await;
+    let a = &cluster.pods["a"];
+    let lease = cluster.member_of("a").unwrap();
+    a.faults.partition(true);
+    let declared = |cluster: &Cluster| cluster.members().into_iter().find(|member| member.death.is_some());
+    cluster.until(10 * SECOND, "declared dead", |cluster| declared(cluster).is_some()).await;
+    let died = cluster.api.log().into_iter().find(|entry| {
+        let after = entry.after.as_ref().and_then(MemberLease::read);
+        after.and_then(|lease| lease.death).is_some_and(|death| Some(death.of) == lease.holder)
+    });
+    let promised = a.ownership.renewals().borrow().clone().expect("it cannot know of its end");
+    assert_eq!(Some(&promised.holder), lease.holder.as_ref());
+    assert_eq!(promised.alive_until, promised.issued + 5 * SECOND);
+    let margin = died.unwrap().at.checked_duration_since(promised.alive_until);
+    assert!(margin.is_some(), "declared dead too early");
+    a.faults.partition(false);
+    cluster
+        .until(10 * SECOND, "alive again", |_| {
+            a.ownership.renewals().borrow().as_ref().is_some_and(|renewal| renewal.holder != promised.holder)
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_gone_for_minutes_stops_no_source() {
+    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    let (start, before) = (Instant::now(), cluster.running().into_values().collect::<Vec<_>>());
+    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
+    for _ in 0..300 {
+        sleep(SECOND).await;
+        assert_eq!(cluster.running().into_values().collect::<Vec<_>>(), before);
+    }
+    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
+    sleep(30 * SECOND).await;
+    assert!(cluster.is_settled());
+    assert_eq!(cluster.changes_of_holder(start).len(), 0, "nobody was taken for dead");
+    assert_eq!(*cluster.gate.fenced.lock().unwrap(), []);
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn an_outage_in_the_middle_of_a_rebalancing_stops_no_source(#[values(1, 2, 3)] seed: u64) {
+    let mut cluster = cluster_of(&["a", "b"], 60, seed).await;
+    cluster.start("c");
+    cluster.until(10 * SECOND, "moves have begun", |cluster| cluster.running()["c"] > 0).await;
+    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
+    sleep(5 * SECOND).await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        assert_eq!(cluster.running().values().sum::<usize>(), 60, "{:?}", cluster.running());
+    }
+    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
+    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
+    let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;
+    let before = cluster.member_of("a").unwrap().holder;
+    cluster.pods["a"].faults.partition(true);
+    sleep(10 * SECOND).await;
+    assert_eq!(cluster.running()["b"] + cluster.running()["c"], 90, "the others took over");
+    cluster.pods["a"].faults.partition(false);
+    cluster.until(30 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+    assert_ne!(cluster.member_of("a").unwrap().holder, before);
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_frozen_for_long_finds_itself_declared_dead_and_declares_nobody() {
+    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    cluster.pods["a"].freeze(true);
+    sleep(30 * SECOND).await;
+    let thaw = Instant::now();
+    cluster.pods["a"].freeze(false);
+    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+    let deaths = cluster.api.log().into_iter().filter(|entry| {
+        entry.at >= thaw && entry.after.as_ref().and_then(MemberLease::read).is_some_and(|lease| lease.death.is_some())
+    });
+    assert_eq!(deaths.count(), 0);
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_freeze_moves_nothing() {
+    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    let start = Instant::now();
+    cluster.pods["a"].freeze(true);
+    sleep(3 * SECOND).await;
+    cluster.pods["a"].freeze(false);
+    sleep(20 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_dead_holder_are_fenced_off_when_the_database_is_back_even_if_the_witness_died() {
+    let mut cluster = cluster_of(&["a", "b", "c"], 30, 1).await;
+    let dead = cluster.member_of("a").unwrap().holder.unwrap();
+    cluster.gate.down.store(true, Ordering::Relaxed);
+    cluster.kill("a");
+    cluster.settled().await;
+    let certificate = cluster.members().into_iter().find_map(|lease| lease.death).expect("it waits for the fence");
+    let witness = certificate.declared_by.as_str().split('_').next().unwrap().to_owned();
+    cluster.kill(&witness);
+    cluster.settled().await;
+    cluster.gate.down.store(false, Ordering::Relaxed);
+    cluster.until(10 * SECOND, "fenced", |cluster| cluster.gate.fenced.lock().unwrap().contains(&dead)).await;
+    cluster.until(10 * SECOND, "buried", |cluster| cluster.members().len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_without_a_database_hands_its_sources_off_except_those_that_hold_a_batch() {
+    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    let stream = cluster.any_source_of("a");
+    cluster.pods["a"].ownership.holds_batch(&stream, true);
+    cluster.pods["a"].database.store(true, Ordering::Relaxed);
+    sleep(9 * SECOND).await;
+    assert_eq!(cluster.running()["a"], 20, "not before 10 s");
+    cluster.until(15 * SECOND, "handed off", |cluster| cluster.running()["a"] == 1).await;
+    assert!(cluster.runs("a", &stream));
+    sleep(30 * SECOND).await;
+    assert_eq!(cluster.running()["a"], 1, "and nothing comes back");
+    cluster.pods["a"].database.store(false, Ordering::Relaxed);
+    cluster.until(30 * SECOND, "even again", |cluster| cluster.is_even() && cluster.is_settled()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_down_for_all_moves_nothing() {
+    let cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    let start = Instant::now();
+    cluster.gate.down.store(true, Ordering::Relaxed);
+    sleep(300 * SECOND).await;
+    cluster.gate.down.store(false, Ordering::Relaxed);
+    sleep(30 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_went_silent_is_noticed_by_my_own_renewals() {
+    let mut cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    cluster.pods["a"].faults.deafen();
+    sleep(20 * SECOND).await;
+    cluster.kill("b");
+    cluster.settled().await;
+    cluster.assert_no_living_holder_was_robbed();
+}
