@@ -13,8 +13,13 @@ use crate::source::Feed;
 pub async fn read(pool: &PgPool, namespace: &str, feed: Feed) -> Result<StoredStream> {
     let stream = format!("{namespace}/{}", feed.name);
     let rows = sqlx::query(
-        "SELECT sequence, id, encode(sha256(convert_to(payload::text, 'UTF8')), 'hex') AS fingerprint
-         FROM headgate.events WHERE stream = $1 ORDER BY sequence",
+        "SELECT e.sequence, e.id, encode(sha256(convert_to(e.payload::text, 'UTF8')), 'hex') AS fingerprint,
+                encode(c.attempt, 'hex') AS attempt
+         FROM headgate.events AS e
+         LEFT JOIN headgate.commits AS c
+           ON c.stream = e.stream AND c.stored_at = e.stored_at
+           AND e.sequence BETWEEN c.first_sequence AND c.last_sequence
+         WHERE e.stream = $1 ORDER BY e.sequence",
     )
     .bind(&stream)
     .fetch_all(pool)
@@ -27,10 +32,11 @@ pub async fn read(pool: &PgPool, namespace: &str, feed: Feed) -> Result<StoredSt
                 sequence: row.try_get("sequence")?,
                 id: row.try_get("id")?,
                 fingerprint: row.try_get("fingerprint")?,
+                attempt: row.try_get("attempt")?,
             })
         })
         .collect::<Result<_, sqlx::Error>>()
-        .context("the view headgate.events has other columns")?;
+        .context("headgate.events or headgate.commits has other columns")?;
     let cursor = sqlx::query_scalar("SELECT cursor FROM headgate.source WHERE stream = $1")
         .bind(&stream)
         .fetch_optional(pool)

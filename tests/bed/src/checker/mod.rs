@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | I1 | P2 | starts of two requests to one source are at least 200 ms apart |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
-//! | I3 | P3 | no event is delivered twice, but for a fault on the replica that took it first, or a response nobody could use |
+//! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent never goes back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
 //! | I8 | P7 | no source waits longer than the bound for its next request |
@@ -14,6 +14,7 @@
 mod once;
 mod order;
 mod store;
+mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -23,6 +24,7 @@ use crate::access_log::Access;
 
 pub use once::Repeats;
 pub use store::{StoredEvent, StoredStream};
+pub use takeover::{Takeover, handovers, takeovers};
 
 /// The promised gap in microseconds.
 pub const GAP_US: u64 = 200_000;
@@ -151,7 +153,8 @@ pub fn check(evidence: &Evidence) -> Findings {
         accesses.sort_by_key(|access| access.started);
         let mut found = SourceFindings { requests: accesses.len(), ..SourceFindings::default() };
         findings.violations.extend(order::check(source, &accesses, evidence, &mut found));
-        findings.violations.extend(once::check(source, &accesses, &evidence.nemeses, &mut found));
+        let stored = evidence.stored.iter().find(|stored| stored.source == source);
+        findings.violations.extend(once::check(source, &accesses, &evidence.nemeses, stored, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }
     for stored in &evidence.stored {
@@ -162,80 +165,9 @@ pub fn check(evidence: &Evidence) -> Findings {
     findings
 }
 
-/// The time from each kill to the next request of each source that the killed replica had asked last.
-///
-/// A kill whose source was never asked again is left out here: I8 and the stored rows show it.
-#[must_use]
-pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
-    let mut takeovers = Vec::new();
-    let sources: std::collections::BTreeSet<&str> = evidence.accesses.iter().map(|a| a.source.as_str()).collect();
-    for kill in evidence.nemeses.iter().filter(|nemesis| nemesis.kind == NemesisKind::Killed) {
-        for source in &sources {
-            let of_source = || evidence.accesses.iter().filter(|access| access.source == *source);
-            let last = of_source().filter(|access| access.started < kill.from).max_by_key(|access| access.started);
-            let next = of_source().filter(|access| access.started > kill.from).min_by_key(|access| access.started);
-            if let (Some(last), Some(next)) = (last, next)
-                && kill.struck(&last.replica, kill.from, kill.from)
-            {
-                let after_us = next.started - kill.from;
-                takeovers.push(Takeover { source: (*source).to_owned(), replica: kill.replica.clone(), after_us });
-            }
-        }
-    }
-    takeovers
-}
-
-/// For each termination and each source that the replica held last: from the end of its last request to the first one of
-/// the next holder, in microseconds.
-#[must_use]
-pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64> {
-    let mut by_source: BTreeMap<&str, Vec<&Access>> = BTreeMap::new();
-    for access in accesses {
-        by_source.entry(&access.source).or_default().push(access);
-    }
-    let mut handovers = Vec::new();
-    for accesses in by_source.values_mut() {
-        accesses.sort_by_key(|access| access.started);
-        for (name, asked) in terminations {
-            let ended = Nemesis { replica: name.clone(), kind: NemesisKind::Killed, from: *asked, until: *asked };
-            let by_it = |access: &Access| ended.struck(&access.replica, *asked, *asked);
-            let held =
-                accesses.iter().rposition(|access| access.started < *asked).is_some_and(|place| by_it(accesses[place]));
-            // Its next life has another nonce, so the first request of somebody else ends this one.
-            let mut after = accesses.windows(2).filter(|pair| pair[1].started >= *asked);
-            if held && let Some(pair) = after.find(|pair| by_it(pair[0]) && pair[0].replica != pair[1].replica) {
-                handovers.push(pair[1].started.saturating_sub(pair[0].ended));
-            }
-        }
-    }
-    handovers
-}
-
-/// One source that came to another holder because its own was killed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Takeover {
-    pub source: String,
-    /// The replica that was killed.
-    pub replica: String,
-    /// From the kill to the next request, in microseconds.
-    pub after_us: u64,
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        testing::{access, killed, paused},
-        *,
-    };
-    use crate::source::FaultKind;
-
-    fn check_log(accesses: Vec<Access>) -> Findings {
-        check(&Evidence { accesses, ..Evidence::default() })
-    }
-
-    fn broken(findings: &Findings) -> Vec<Rule> {
-        findings.violations.iter().map(|violation| violation.rule).collect()
-    }
+    use super::testing::{access, check_log};
 
     #[test]
     fn an_orderly_log_is_clean() {
@@ -248,163 +180,5 @@ mod tests {
         assert!(findings.clean(), "{:?}", findings.violations);
         assert_eq!(findings.sources["orders"].smallest_gap_us, Some(200_000));
         assert_eq!(findings.sources["orders"].delivered_events, 2000);
-    }
-
-    #[test]
-    fn i1_a_gap_below_200_ms_is_found() {
-        let findings =
-            check_log(vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_us(199_999).build()]);
-        assert_eq!(broken(&findings), [Rule::I1]);
-    }
-
-    #[test]
-    fn i2_an_overlap_is_found() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).lasting_ms(400).build(),
-            access("orders").by("b").at_ms(300).build(),
-        ]);
-        assert_eq!(broken(&findings), [Rule::I2]);
-    }
-
-    #[test]
-    fn i2_an_overlap_with_a_frozen_peer_is_explained_and_counted() {
-        let accesses = vec![
-            access("orders").by("a").at_ms(0).lasting_ms(9_000).build(),
-            access("orders").by("b").at_ms(5_000).build(),
-        ];
-        let findings = check(&Evidence { accesses, nemeses: vec![paused("a", 100, 9_500)], ..Evidence::default() });
-        assert!(findings.clean());
-        assert_eq!(findings.sources["orders"].explained_overlaps, 1);
-    }
-
-    #[test]
-    fn i2_a_short_pause_explains_nothing() {
-        let accesses = vec![
-            access("orders").by("a").at_ms(0).lasting_ms(400).build(),
-            access("orders").by("b").at_ms(300).build(),
-        ];
-        let findings = check(&Evidence { accesses, nemeses: vec![paused("a", 100, 250)], ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I2]);
-    }
-
-    #[test]
-    fn i3_an_event_delivered_twice_is_found() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 1000).build(),
-            access("orders").by("a").at_ms(300).after(0).delivering(1, 1000).build(),
-        ]);
-        assert_eq!(broken(&findings), [Rule::I3]);
-    }
-
-    #[test]
-    fn i3_a_kill_of_the_replica_that_took_it_explains_a_repeat() {
-        let accesses = vec![
-            access("orders").by("a_7f").at_ms(0).after(0).delivering(1, 1000).build(),
-            access("orders").by("b_91").at_ms(6_000).after(400).delivering(401, 1400).build(),
-        ];
-        let findings = check(&Evidence { accesses, nemeses: vec![killed("a", 10)], ..Evidence::default() });
-        assert!(findings.clean(), "{:?}", findings.violations);
-        assert_eq!(findings.sources["orders"].repeats.after_a_kill, 600);
-    }
-
-    #[test]
-    fn i3_a_kill_of_another_replica_explains_nothing() {
-        let accesses = vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
-            access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
-        ];
-        let findings = check(&Evidence { accesses, nemeses: vec![killed("b", 10)], ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I3]);
-    }
-
-    #[test]
-    fn i3_a_kill_long_before_or_after_explains_nothing() {
-        let accesses = vec![
-            access("orders").by("a").at_ms(1_000).after(0).delivering(1, 10).build(),
-            access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
-        ];
-        let nemeses = vec![killed("a", 10), killed("a", 7_000)];
-        let findings = check(&Evidence { accesses, nemeses, ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I3]);
-    }
-
-    #[test]
-    fn i3_a_short_pause_explains_nothing() {
-        let accesses = vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
-            access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
-        ];
-        let nemeses = vec![paused("a", 10, 300)];
-        let findings = check(&Evidence { accesses, nemeses, ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I3]);
-    }
-
-    #[test]
-    fn i3_a_cut_body_explains_the_part_that_could_not_be_used() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 7).fault(FaultKind::CutBody).incomplete().build(),
-            access("orders").by("a").at_ms(300).after(5).delivering(6, 15).build(),
-        ]);
-        assert!(findings.clean(), "{:?}", findings.violations);
-        assert_eq!(findings.sources["orders"].repeats.of_an_unusable_response, 2);
-    }
-
-    #[test]
-    fn i3_an_answer_that_the_client_gave_up_without_a_fault_is_not_explained() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 7).incomplete().build(),
-            access("orders").by("a").at_ms(300).after(5).delivering(6, 15).build(),
-        ]);
-        assert_eq!(broken(&findings), [Rule::I3]);
-    }
-
-    #[test]
-    fn i4_a_cursor_that_goes_back_is_found() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
-            access("orders").by("a").at_ms(300).after(10).build(),
-            access("orders").by("b").at_ms(600).after(9).build(),
-        ]);
-        assert_eq!(broken(&findings), [Rule::I4]);
-    }
-
-    #[test]
-    fn i4_a_cursor_ahead_of_everything_delivered_is_found() {
-        let findings = check_log(vec![
-            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
-            access("orders").by("a").at_ms(300).after(11).build(),
-        ]);
-        assert_eq!(broken(&findings), [Rule::I4]);
-    }
-
-    #[test]
-    fn i8_a_source_that_waits_too_long_is_found() {
-        let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_ms(8_001).build()];
-        let findings = check(&Evidence { accesses, longest_wait: Some(8_000_000), ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I8]);
-    }
-
-    #[test]
-    fn a_handover_is_measured_from_the_end_of_the_old_holders_last_request_to_the_first_of_the_new_one() {
-        let accesses = [
-            access("orders").by("a_1").at_ms(1_000).build(),
-            access("orders").by("a_1").at_ms(1_200).build(),
-            access("orders").by("b_1").at_ms(1_450).build(),
-            access("bills").by("b_1").at_ms(1_000).build(),
-            access("bills").by("a_2").at_ms(9_000).build(),
-        ];
-        assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [247_000]);
-    }
-
-    #[test]
-    fn a_takeover_is_measured_from_the_kill_to_the_next_request() {
-        let accesses = vec![
-            access("orders").by("a_1").at_ms(1_000).build(),
-            access("bills").by("b_1").at_ms(1_000).build(),
-            access("orders").by("b_1").at_ms(7_500).build(),
-            access("bills").by("b_1").at_ms(2_500).build(),
-        ];
-        let takeovers = takeovers(&Evidence { accesses, nemeses: vec![killed("a", 1_500)], ..Evidence::default() });
-        assert_eq!(takeovers, [Takeover { source: "orders".into(), replica: "a".into(), after_us: 6_000_000 }]);
     }
 }

@@ -1,9 +1,16 @@
-//! I3: every event is delivered once, or the repeat is explained by a fault on the replica that took it first.
+//! I3: every event is delivered once, or the repeat is explained by a fault that cost exactly this event.
+//!
+//! What a fault explains is only what it can have cost. Whoever asks next has the row, so an event that the store has
+//! from an attempt was committed before the next request left: no fault excuses asking for it again. Of an answer that
+//! went wrong the log knows the events whose last byte was taken, and those before the first unusable item count as used.
 
 use std::collections::HashMap;
 
-use super::{Nemesis, NemesisKind, Rule, SourceFindings, Violation};
-use crate::{access_log::Access, source::FaultKind};
+use super::{Nemesis, NemesisKind, Rule, SourceFindings, StoredStream, Violation};
+use crate::{
+    access_log::{Access, Delivered},
+    source::FaultKind,
+};
 
 /// Events that were delivered more than once, by what explains it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,7 +19,7 @@ pub struct Repeats {
     pub after_a_kill: u64,
     /// P3 (a): the replica was frozen past its deadline before the commit.
     pub after_a_pause: u64,
-    /// P3 (b): the response was cut or could not be used.
+    /// P3 (b): the part of a response that could not be used.
     pub of_an_unusable_response: u64,
     /// The source sent what it was not asked for.
     pub by_the_source: u64,
@@ -25,14 +32,35 @@ impl Repeats {
     pub fn total(&self) -> u64 {
         self.after_a_kill + self.after_a_pause + self.of_an_unusable_response + self.by_the_source + self.unexplained
     }
+
+    fn count(&mut self, cause: Option<Cause>) {
+        *match cause {
+            Some(Cause::Source) => &mut self.by_the_source,
+            Some(Cause::Kill) => &mut self.after_a_kill,
+            Some(Cause::Pause) => &mut self.after_a_pause,
+            Some(Cause::Unusable) => &mut self.of_an_unusable_response,
+            None => &mut self.unexplained,
+        } += 1;
+    }
+}
+
+/// What explains a repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Kill,
+    Pause,
+    Unusable,
+    Source,
 }
 
 pub(super) fn check(
     source: &str,
     accesses: &[&Access],
     nemeses: &[Nemesis],
+    stored: Option<&StoredStream>,
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
+    let log = Log { accesses, nemeses, stored_by: stored.map(StoredStream::attempts).unwrap_or_default() };
     let mut violations = Vec::new();
     // For each event, the place of the request that delivered it last.
     let mut deliveries: HashMap<u64, usize> = HashMap::new();
@@ -42,21 +70,12 @@ pub(super) fn check(
         for index in access.delivered.iter().flat_map(|run| run.first..=run.last) {
             found.delivered_events += 1;
             let Some(earlier) = deliveries.insert(index, place) else { continue };
-            let counter = match (earlier == place)
-                .then_some(Cause::Source)
-                .or_else(|| explain(accesses, earlier, access, nemeses))
-            {
-                Some(Cause::Source) => &mut found.repeats.by_the_source,
-                Some(Cause::Kill) => &mut found.repeats.after_a_kill,
-                Some(Cause::Pause) => &mut found.repeats.after_a_pause,
-                Some(Cause::Unusable) => &mut found.repeats.of_an_unusable_response,
-                None => {
-                    let range = unexplained.entry(earlier).or_insert((index, index));
-                    *range = (range.0.min(index), range.1.max(index));
-                    &mut found.repeats.unexplained
-                }
-            };
-            *counter += 1;
+            let cause = log.explain(index, earlier, place);
+            found.repeats.count(cause);
+            if cause.is_none() {
+                let range = unexplained.entry(earlier).or_insert((index, index));
+                *range = (range.0.min(index), range.1.max(index));
+            }
         }
         violations.extend(unexplained.into_iter().map(|(earlier, (first, last))| Violation {
             rule: Rule::I3,
@@ -68,25 +87,71 @@ pub(super) fn check(
     violations
 }
 
-enum Cause {
-    Kill,
-    Pause,
-    Unusable,
-    Source,
+/// All that is known of one source.
+struct Log<'a> {
+    /// In the order of their starts.
+    accesses: &'a [&'a Access],
+    nemeses: &'a [Nemesis],
+    /// For each stored event, the attempt that brought it.
+    stored_by: HashMap<u64, &'a str>,
 }
 
-/// Why events of the request at `earlier` were delivered again by `later`.
-fn explain(accesses: &[&Access], earlier: usize, later: &Access, nemeses: &[Nemesis]) -> Option<Cause> {
-    if later.fault == FaultKind::IgnoresAfterId {
-        return Some(Cause::Source);
+impl Log<'_> {
+    /// Why an event of the request at `earlier` was delivered again by the one at `later`.
+    fn explain(&self, index: u64, earlier: usize, later: usize) -> Option<Cause> {
+        let (first, again) = (self.accesses[earlier], self.accesses[later]);
+        if earlier == later || (again.fault == FaultKind::IgnoresAfterId && index <= again.after) {
+            return Some(Cause::Source);
+        }
+        if self.stored_by.get(&index) == Some(&first.attempt.as_str()) {
+            return None;
+        }
+        self.struck_before_the_commit(earlier).or_else(|| self.is_unusable(index, earlier).then_some(Cause::Unusable))
     }
-    let (first, next) = (accesses[earlier], accesses[earlier + 1]);
-    // Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
-    let struck =
-        |nemesis: &&Nemesis| nemesis.is_telling() && nemesis.struck(&first.replica, first.started, next.started);
-    let mut telling = nemeses.iter().filter(struck).map(|nemesis| match nemesis.kind {
-        NemesisKind::Killed => Cause::Kill,
-        NemesisKind::Paused => Cause::Pause,
-    });
-    telling.next().or_else(|| first.fault.explains_repeats().then_some(Cause::Unusable))
+
+    /// Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
+    fn struck_before_the_commit(&self, place: usize) -> Option<Cause> {
+        let (first, next) = (self.accesses[place], self.accesses[place + 1]);
+        let struck =
+            |nemesis: &&Nemesis| nemesis.is_telling() && nemesis.struck(&first.replica, first.started, next.started);
+        self.nemeses.iter().find(struck).map(|nemesis| match nemesis.kind {
+            NemesisKind::Killed => Cause::Kill,
+            NemesisKind::Paused => Cause::Pause,
+        })
+    }
+
+    /// Whether the fault of this answer made this event of it useless.
+    fn is_unusable(&self, index: u64, place: usize) -> bool {
+        let answer = self.accesses[place];
+        match answer.fault {
+            // The log holds only whole events, and what came before the cut can be stored.
+            FaultKind::CutBody => self.comes_in_whole_pages(place),
+            FaultKind::BadItem => self.comes_in_whole_pages(place) || !is_before_the_gap(index, answer),
+            // Sorted, it could be taken if it was all there is.
+            FaultKind::Unsorted => is_out_of_order(answer) && !is_all_there_is(answer),
+            _ => false,
+        }
+    }
+
+    /// Ids of this source were seen not to ascend: from then on a part of a page proves nothing about what lies below.
+    fn comes_in_whole_pages(&self, place: usize) -> bool {
+        self.accesses[..place].iter().any(|access| is_out_of_order(access))
+    }
 }
+
+/// The item that nobody can use has no event, so it shows as a gap.
+fn is_before_the_gap(index: u64, answer: &Access) -> bool {
+    answer.delivered.first().is_some_and(|run| run.first == answer.after + 1 && index <= run.last)
+}
+
+fn is_out_of_order(answer: &Access) -> bool {
+    answer.delivered.windows(2).any(|runs| runs[1].first < runs[0].last)
+}
+
+fn is_all_there_is(answer: &Access) -> bool {
+    let events: u64 = answer.delivered.iter().map(Delivered::count).sum();
+    answer.complete && events < answer.limit
+}
+
+#[cfg(test)]
+mod tests;

@@ -56,3 +56,77 @@ pub(super) fn check(
     }
     violations
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            check as check_all,
+            testing::{access, broken, check_log, paused},
+        },
+        *,
+    };
+
+    #[test]
+    fn i1_a_gap_below_200_ms_is_found() {
+        let findings =
+            check_log(vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_us(199_999).build()]);
+        assert_eq!(broken(&findings), [Rule::I1]);
+    }
+
+    #[test]
+    fn i2_an_overlap_is_found() {
+        let findings = check_log(vec![
+            access("orders").by("a").at_ms(0).lasting_ms(400).build(),
+            access("orders").by("b").at_ms(300).build(),
+        ]);
+        assert_eq!(broken(&findings), [Rule::I2]);
+    }
+
+    #[test]
+    fn i2_an_overlap_with_a_frozen_peer_is_explained_and_counted() {
+        let accesses = vec![
+            access("orders").by("a").at_ms(0).lasting_ms(9_000).build(),
+            access("orders").by("b").at_ms(5_000).build(),
+        ];
+        let findings = check_all(&Evidence { accesses, nemeses: vec![paused("a", 100, 9_500)], ..Evidence::default() });
+        assert!(findings.clean());
+        assert_eq!(findings.sources["orders"].explained_overlaps, 1);
+    }
+
+    #[test]
+    fn i2_a_short_pause_explains_nothing() {
+        let accesses = vec![
+            access("orders").by("a").at_ms(0).lasting_ms(400).build(),
+            access("orders").by("b").at_ms(300).build(),
+        ];
+        let findings = check_all(&Evidence { accesses, nemeses: vec![paused("a", 100, 250)], ..Evidence::default() });
+        assert_eq!(broken(&findings), [Rule::I2]);
+    }
+
+    #[test]
+    fn i4_a_cursor_that_goes_back_is_found() {
+        let findings = check_log(vec![
+            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(300).after(10).build(),
+            access("orders").by("b").at_ms(600).after(9).build(),
+        ]);
+        assert_eq!(broken(&findings), [Rule::I4]);
+    }
+
+    #[test]
+    fn i4_a_cursor_ahead_of_everything_delivered_is_found() {
+        let findings = check_log(vec![
+            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(300).after(11).build(),
+        ]);
+        assert_eq!(broken(&findings), [Rule::I4]);
+    }
+
+    #[test]
+    fn i8_a_source_that_waits_too_long_is_found() {
+        let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_ms(8_001).build()];
+        let findings = check_all(&Evidence { accesses, longest_wait: Some(8_000_000), ..Evidence::default() });
+        assert_eq!(broken(&findings), [Rule::I8]);
+    }
+}

@@ -1,6 +1,6 @@
 //! I5: the store holds exactly the events up to the cursor, in order, byte for byte.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Rule, Violation};
 use crate::source::Feed;
@@ -26,6 +26,15 @@ pub struct StoredEvent {
     pub id: String,
     /// SHA-256 of the payload's bytes, in hex.
     pub fingerprint: String,
+    /// The attempt whose commit stored it, as `Headgate-Attempt` has it; none when no commit is known for it.
+    pub attempt: Option<String>,
+}
+
+impl StoredStream {
+    /// For each event, the attempt that brought it.
+    pub(super) fn attempts(&self) -> HashMap<u64, &str> {
+        self.events.iter().filter_map(|event| Some((self.feed.index(&event.id)?, event.attempt.as_deref()?))).collect()
+    }
 }
 
 pub(super) fn check(stored: &StoredStream) -> Vec<Violation> {
@@ -66,21 +75,7 @@ pub(super) fn check(stored: &StoredStream) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::source::SourceConfig;
-
-    /// The stream as it should be after `count` events.
-    fn stored(count: u64) -> StoredStream {
-        let feed = SourceConfig::new("orders", 100).feed;
-        let events = (1..=count)
-            .map(|index| StoredEvent {
-                sequence: index.try_into().unwrap(),
-                id: feed.id(index),
-                fingerprint: feed.fingerprint(index),
-            })
-            .collect();
-        StoredStream { source: "orders".into(), cursor: Some(feed.id(count)), feed, events, begins_after: 0 }
-    }
+    use super::{super::testing::stored, *};
 
     fn whats(stored: &StoredStream) -> Vec<String> {
         check(stored).into_iter().map(|violation| violation.what).collect()

@@ -1,9 +1,9 @@
 //! Builders of log lines and faults that read as sentences.
 
-use super::{Nemesis, NemesisKind};
+use super::{Evidence, Findings, Nemesis, NemesisKind, Rule, StoredEvent, StoredStream, check};
 use crate::{
     access_log::{Access, Delivered},
-    source::FaultKind,
+    source::{FaultKind, SourceConfig},
 };
 
 /// A request to this source that went well: it took 3 ms and delivered nothing.
@@ -36,6 +36,12 @@ impl Builder {
         self
     }
 
+    /// The reservation it was sent under.
+    pub(crate) fn under(mut self, attempt: &str) -> Self {
+        attempt.clone_into(&mut self.0.attempt);
+        self
+    }
+
     pub(crate) fn at_ms(self, at: u64) -> Self {
         self.at_us(at * 1000)
     }
@@ -52,6 +58,17 @@ impl Builder {
 
     pub(crate) fn after(mut self, index: u64) -> Self {
         self.0.after = index;
+        self
+    }
+
+    pub(crate) fn limit(mut self, limit: u64) -> Self {
+        self.0.limit = limit;
+        self
+    }
+
+    /// The largest first, each event once.
+    pub(crate) fn delivering_backwards(mut self, first: u64, last: u64) -> Self {
+        self.0.delivered.extend((first..=last).rev().map(|index| Delivered { first: index, last: index }));
         self
     }
 
@@ -75,6 +92,20 @@ impl Builder {
     }
 }
 
+/// The stream `orders` as it should be after `count` events.
+pub(crate) fn stored(count: u64) -> StoredStream {
+    let feed = SourceConfig::new("orders", 100).feed;
+    let events = (1..=count)
+        .map(|index| StoredEvent {
+            sequence: index.try_into().unwrap(),
+            id: feed.id(index),
+            fingerprint: feed.fingerprint(index),
+            attempt: None,
+        })
+        .collect();
+    StoredStream { source: "orders".into(), cursor: Some(feed.id(count)), feed, events, begins_after: 0 }
+}
+
 /// SIGKILL at this many milliseconds.
 pub(crate) fn killed(replica: &str, at_ms: u64) -> Nemesis {
     Nemesis { replica: replica.to_owned(), kind: NemesisKind::Killed, from: at_ms * 1000, until: at_ms * 1000 }
@@ -83,4 +114,14 @@ pub(crate) fn killed(replica: &str, at_ms: u64) -> Nemesis {
 /// SIGSTOP and SIGCONT at these many milliseconds.
 pub(crate) fn paused(replica: &str, from_ms: u64, until_ms: u64) -> Nemesis {
     Nemesis { replica: replica.to_owned(), kind: NemesisKind::Paused, from: from_ms * 1000, until: until_ms * 1000 }
+}
+
+/// What the rules say of a log during which nothing was done to any replica.
+pub(crate) fn check_log(accesses: Vec<Access>) -> Findings {
+    check(&Evidence { accesses, ..Evidence::default() })
+}
+
+/// The rules that were broken, once for each violation.
+pub(crate) fn broken(findings: &Findings) -> Vec<Rule> {
+    findings.violations.iter().map(|violation| violation.rule).collect()
 }

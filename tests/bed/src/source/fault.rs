@@ -46,17 +46,6 @@ pub enum FaultKind {
     BadItem,
 }
 
-impl FaultKind {
-    /// Whether the source itself sends events that it should not send again, or sends them so that nobody can use them.
-    #[must_use]
-    pub fn explains_repeats(self) -> bool {
-        matches!(
-            self,
-            Self::CutBody | Self::Unsorted | Self::Repeats | Self::MoreThanAsked | Self::IgnoresAfterId | Self::BadItem
-        )
-    }
-}
-
 impl From<Option<&Fault>> for FaultKind {
     fn from(fault: Option<&Fault>) -> Self {
         match fault {

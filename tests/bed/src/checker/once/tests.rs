@@ -1,0 +1,161 @@
+use super::super::{
+    Evidence, Rule, SourceFindings, StoredStream, check,
+    testing::{access, broken, check_log, killed, paused, stored},
+};
+use crate::{access_log::Access, source::FaultKind};
+
+/// The first answer has this fault; the second, of the same replica, asks after `again` and brings 10 events.
+fn asked_again_after(again: u64, first: Access) -> Vec<Access> {
+    let second = access("orders").by("a").under("02").at_ms(300).after(again).delivering(again + 1, again + 10);
+    vec![first, second.build()]
+}
+
+fn of_orders(accesses: Vec<Access>) -> SourceFindings {
+    let mut findings = check_log(accesses);
+    assert!(findings.clean(), "{:?}", findings.violations);
+    findings.sources.remove("orders").unwrap()
+}
+
+/// `orders` with its first `count` events, all stored by this attempt.
+fn stored_under(attempt: &str, count: u64) -> StoredStream {
+    let mut stream = stored(count);
+    for event in &mut stream.events {
+        event.attempt = Some(attempt.to_owned());
+    }
+    stream
+}
+
+#[test]
+fn an_event_delivered_twice_is_found() {
+    let first = access("orders").by("a").at_ms(0).after(0).delivering(1, 1000).build();
+    assert_eq!(broken(&check_log(asked_again_after(0, first))), [Rule::I3]);
+}
+
+#[test]
+fn a_kill_of_the_replica_that_took_it_explains_a_repeat() {
+    let accesses = vec![
+        access("orders").by("a_7f").at_ms(0).after(0).delivering(1, 1000).build(),
+        access("orders").by("b_91").at_ms(6_000).after(400).delivering(401, 1400).build(),
+    ];
+    let findings = check(&Evidence { accesses, nemeses: vec![killed("a", 10)], ..Evidence::default() });
+    assert!(findings.clean(), "{:?}", findings.violations);
+    assert_eq!(findings.sources["orders"].repeats.after_a_kill, 600);
+}
+
+#[test]
+fn a_kill_or_a_freeze_explains_no_repeat_of_what_was_committed() {
+    for nemesis in [killed("a", 10), paused("a", 10, 5_000)] {
+        let log = |again: u64| {
+            vec![
+                access("orders").by("a").under("01").at_ms(0).after(0).delivering(1, 10).build(),
+                access("orders").by("b").under("02").at_ms(6_000).after(again).delivering(again + 1, 20).build(),
+            ]
+        };
+        let findings = |again: u64| {
+            let stored = vec![stored_under("01", 4)];
+            check(&Evidence { accesses: log(again), nemeses: vec![nemesis.clone()], stored, ..Evidence::default() })
+        };
+        assert!(findings(4).clean(), "the uncommitted tail");
+        let violations = findings(3).violations;
+        assert_eq!(violations.iter().map(|violation| violation.rule).collect::<Vec<_>>(), [Rule::I3]);
+        assert_eq!(violations[0].what, "events 4 to 4 were delivered twice");
+    }
+}
+
+#[test]
+fn a_kill_of_another_replica_explains_nothing() {
+    let accesses = vec![
+        access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+        access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
+    ];
+    let findings = check(&Evidence { accesses, nemeses: vec![killed("b", 10)], ..Evidence::default() });
+    assert_eq!(broken(&findings), [Rule::I3]);
+}
+
+#[test]
+fn a_kill_long_before_or_after_explains_nothing() {
+    let accesses = vec![
+        access("orders").by("a").at_ms(1_000).after(0).delivering(1, 10).build(),
+        access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
+    ];
+    let nemeses = vec![killed("a", 10), killed("a", 7_000)];
+    let findings = check(&Evidence { accesses, nemeses, ..Evidence::default() });
+    assert_eq!(broken(&findings), [Rule::I3]);
+}
+
+#[test]
+fn a_short_pause_explains_nothing() {
+    let accesses = vec![
+        access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+        access("orders").by("b").at_ms(6_000).after(0).delivering(1, 10).build(),
+    ];
+    let findings = check(&Evidence { accesses, nemeses: vec![paused("a", 10, 300)], ..Evidence::default() });
+    assert_eq!(broken(&findings), [Rule::I3]);
+}
+
+#[test]
+fn a_cut_body_explains_no_repeat_of_the_events_that_came_whole() {
+    let cut = || access("orders").by("a").at_ms(0).after(0).delivering(1, 7).fault(FaultKind::CutBody).incomplete();
+    assert_eq!(of_orders(asked_again_after(7, cut().build())).repeats.total(), 0);
+    for again in [0, 5, 6] {
+        let findings = check_log(asked_again_after(again, cut().build()));
+        assert_eq!(broken(&findings), [Rule::I3]);
+        assert_eq!(findings.sources["orders"].repeats.unexplained, 7 - again);
+    }
+}
+
+#[test]
+fn a_cut_body_of_a_source_whose_ids_do_not_ascend_explains_all_of_it() {
+    let found = of_orders(vec![
+        access("orders").by("a").at_ms(0).after(0).delivering_backwards(1, 3).fault(FaultKind::Unsorted).build(),
+        access("orders").by("a").at_ms(300).after(3).delivering(4, 9).fault(FaultKind::CutBody).incomplete().build(),
+        access("orders").by("a").at_ms(600).after(3).delivering(4, 13).build(),
+    ]);
+    assert_eq!(found.repeats.of_an_unusable_response, 6);
+}
+
+#[test]
+fn an_item_that_cannot_be_used_explains_a_repeat_of_those_behind_it_alone() {
+    let answer = || access("orders").by("a").at_ms(0).after(0).fault(FaultKind::BadItem);
+    let middle = || answer().delivering(1, 4).delivering(6, 10).build();
+    assert_eq!(of_orders(asked_again_after(4, middle())).repeats.of_an_unusable_response, 5);
+    let findings = check_log(asked_again_after(3, middle()));
+    assert_eq!(broken(&findings), [Rule::I3]);
+    assert_eq!(findings.violations[0].what, "events 4 to 4 were delivered twice");
+
+    let first = answer().delivering(2, 10).build();
+    assert_eq!(of_orders(asked_again_after(0, first)).repeats.of_an_unusable_response, 9);
+}
+
+#[test]
+fn a_page_out_of_order_explains_a_repeat_only_when_it_may_not_be_all_there_is() {
+    let page = |limit| {
+        let page = access("orders").by("a").at_ms(0).after(0).limit(limit).delivering_backwards(1, 5);
+        asked_again_after(0, page.fault(FaultKind::Unsorted).build())
+    };
+    assert_eq!(of_orders(page(5)).repeats.of_an_unusable_response, 5);
+    assert_eq!(broken(&check_log(page(6))), [Rule::I3]);
+}
+
+#[test]
+fn an_untidy_answer_that_can_be_used_explains_nothing() {
+    for fault in [FaultKind::Repeats, FaultKind::MoreThanAsked, FaultKind::SlowBody, FaultKind::IgnoresAfterId] {
+        let first = access("orders").by("a").at_ms(0).after(0).delivering(1, 5).fault(fault).build();
+        assert_eq!(broken(&check_log(asked_again_after(0, first))), [Rule::I3], "{fault:?}");
+    }
+}
+
+#[test]
+fn what_a_source_sends_unasked_is_its_own_repeat() {
+    let unasked = access("orders").by("a").at_ms(300).after(5).delivering(1, 8).fault(FaultKind::IgnoresAfterId);
+    let twice =
+        access("orders").by("a").at_ms(600).after(8).delivering(9, 9).delivering(9, 9).fault(FaultKind::Repeats);
+    let first = access("orders").by("a").at_ms(0).after(0).delivering(1, 5).build();
+    assert_eq!(of_orders(vec![first, unasked.build(), twice.build()]).repeats.by_the_source, 6);
+}
+
+#[test]
+fn an_answer_that_the_client_gave_up_without_a_fault_is_not_explained() {
+    let given_up = access("orders").by("a").at_ms(0).after(0).delivering(1, 7).incomplete().build();
+    assert_eq!(broken(&check_log(asked_again_after(5, given_up))), [Rule::I3]);
+}

@@ -1,0 +1,97 @@
+//! How long sources stood still when their holder went: figures, judged by nobody here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Evidence, Nemesis, NemesisKind};
+use crate::access_log::Access;
+
+/// The time from each kill to the next request of each source that the killed replica had asked last.
+///
+/// A kill whose source was never asked again is left out here: I8 and the stored rows show it.
+#[must_use]
+pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
+    let mut takeovers = Vec::new();
+    let sources: BTreeSet<&str> = evidence.accesses.iter().map(|a| a.source.as_str()).collect();
+    for kill in evidence.nemeses.iter().filter(|nemesis| nemesis.kind == NemesisKind::Killed) {
+        for source in &sources {
+            let of_source = || evidence.accesses.iter().filter(|access| access.source == *source);
+            let last = of_source().filter(|access| access.started < kill.from).max_by_key(|access| access.started);
+            let next = of_source().filter(|access| access.started > kill.from).min_by_key(|access| access.started);
+            if let (Some(last), Some(next)) = (last, next)
+                && kill.struck(&last.replica, kill.from, kill.from)
+            {
+                let after_us = next.started - kill.from;
+                takeovers.push(Takeover { source: (*source).to_owned(), replica: kill.replica.clone(), after_us });
+            }
+        }
+    }
+    takeovers
+}
+
+/// For each termination and each source that the replica held last: from the end of its last request to the first one of
+/// the next holder, in microseconds.
+#[must_use]
+pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64> {
+    let mut by_source: BTreeMap<&str, Vec<&Access>> = BTreeMap::new();
+    for access in accesses {
+        by_source.entry(&access.source).or_default().push(access);
+    }
+    let mut handovers = Vec::new();
+    for accesses in by_source.values_mut() {
+        accesses.sort_by_key(|access| access.started);
+        for (name, asked) in terminations {
+            let ended = Nemesis { replica: name.clone(), kind: NemesisKind::Killed, from: *asked, until: *asked };
+            let by_it = |access: &Access| ended.struck(&access.replica, *asked, *asked);
+            let held =
+                accesses.iter().rposition(|access| access.started < *asked).is_some_and(|place| by_it(accesses[place]));
+            // Its next life has another nonce, so the first request of somebody else ends this one.
+            let mut after = accesses.windows(2).filter(|pair| pair[1].started >= *asked);
+            if held && let Some(pair) = after.find(|pair| by_it(pair[0]) && pair[0].replica != pair[1].replica) {
+                handovers.push(pair[1].started.saturating_sub(pair[0].ended));
+            }
+        }
+    }
+    handovers
+}
+
+/// One source that came to another holder because its own was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    pub source: String,
+    /// The replica that was killed.
+    pub replica: String,
+    /// From the kill to the next request, in microseconds.
+    pub after_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{access, killed},
+        *,
+    };
+
+    #[test]
+    fn a_handover_is_measured_from_the_end_of_the_old_holders_last_request_to_the_first_of_the_new_one() {
+        let accesses = [
+            access("orders").by("a_1").at_ms(1_000).build(),
+            access("orders").by("a_1").at_ms(1_200).build(),
+            access("orders").by("b_1").at_ms(1_450).build(),
+            access("bills").by("b_1").at_ms(1_000).build(),
+            access("bills").by("a_2").at_ms(9_000).build(),
+        ];
+        assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [247_000]);
+    }
+
+    #[test]
+    fn a_takeover_is_measured_from_the_kill_to_the_next_request() {
+        let accesses = vec![
+            access("orders").by("a_1").at_ms(1_000).build(),
+            access("bills").by("b_1").at_ms(1_000).build(),
+            access("orders").by("b_1").at_ms(7_500).build(),
+            access("bills").by("b_1").at_ms(2_500).build(),
+        ];
+        let takeovers = takeovers(&Evidence { accesses, nemeses: vec![killed("a", 1_500)], ..Evidence::default() });
+        assert_eq!(takeovers, [Takeover { source: "orders".into(), replica: "a".into(), after_us: 6_000_000 }]);
+    }
+}
