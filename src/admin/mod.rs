@@ -1,5 +1,6 @@
 //! Probes, metrics and `/v1/sources` on one plain HTTP port (DESIGN 8). Nothing here holds a secret or a payload.
 
+mod held;
 mod sources;
 
 use std::sync::Arc;
@@ -11,7 +12,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    registry::Registry,
+};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +42,16 @@ impl Admin {
         axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
+    fn metrics(&self, now: Timestamp) -> Result<String, std::fmt::Error> {
+        let reports = self.sources.reports.all();
+        let held = held::gauges(reports.iter().map(|report| &**report), now);
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &held)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+
     fn router(self) -> Router {
         Router::new()
             .route("/livez", get(livez))
@@ -60,9 +75,8 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &admin.registry) {
-        Ok(()) => {
+    match admin.metrics(Timestamp::now()) {
+        Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
@@ -80,3 +94,6 @@ struct SourcesQuery {
 async fn sources(State(admin): State<Admin>, Query(query): Query<SourcesQuery>) -> Json<serde_json::Value> {
     Json(json!({ "sources": admin.sources.list(query.held) }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,7 @@ pub(super) fn announcements(old: Option<&Seen>, new: Option<&Seen>) -> Vec<Annou
             told.extend(suspension(before, &new.report));
             told.extend(before.and_then(|before| cursor_reset(before, &new.report)));
             told.extend(acceptance(before, &new.report));
+            told.extend(before.and_then(|before| rotation(before, &new.report)));
             told.extend(reachability(before, &new.report));
             told.extend(storage(before, &new.report));
             told.extend(caught_up(before, new));
@@ -133,7 +134,17 @@ fn acceptance(before: Option<&Report>, report: &Report) -> Option<Announcement> 
         known,
         Some(AcceptedReason::SecretNotFound | AcceptedReason::SecretKeyMissing | AcceptedReason::CANotFound)
     );
-    was_missing.then(|| normal("CredentialsReloaded", "Accept", "what was missing is there now".to_owned()))
+    was_missing.then(|| credentials_reloaded("what was missing is there now"))
+}
+
+/// Names no key and no value: which Secrets are meant stands in the spec.
+fn rotation(before: &Report, report: &Report) -> Option<Announcement> {
+    (report.credentials_reloads > before.credentials_reloads)
+        .then(|| credentials_reloaded("what the spec refers to has changed, and is used from now on"))
+}
+
+fn credentials_reloaded(note: &str) -> Announcement {
+    normal("CredentialsReloaded", "Accept", note.to_owned())
 }
 
 fn reachability(before: Option<&Report>, report: &Report) -> Option<Announcement> {

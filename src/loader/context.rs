@@ -90,7 +90,7 @@ impl Context {
     }
 
     pub(super) fn source_labels(&self) -> SourceLabels {
-        SourceLabels { namespace: self.stream.namespace().to_owned(), name: self.stream.name().to_owned() }
+        SourceLabels::of(&self.stream)
     }
 
     pub(super) fn count_request(&self, outcome: &'static str) {

@@ -49,6 +49,8 @@ pub struct Report {
     pub retransported: u64,
     /// Why no progressive commit happens, repeats dropped and the like: evidence for condition messages.
     pub note: Option<String>,
+    /// How often its Secrets and ConfigMaps were found changed and taken up.
+    pub credentials_reloads: u32,
     /// The last value of `headgate.dev/poll-requested-at` that was served.
     pub handled_poll_request: Option<String>,
     /// Events and cursor of a deleted object with `deletionPolicy: Delete` are gone: the finalizer may be removed.
@@ -83,6 +85,7 @@ impl Report {
             last_interval: None,
             retransported: 0,
             note: None,
+            credentials_reloads: 0,
             handled_poll_request: None,
             forgotten: false,
         }

@@ -273,6 +273,7 @@ impl SourceTask {
             Ok(Ok(changed)) => {
                 if changed {
                     info!(stream = %self.context.stream, "credentials changed");
+                    self.context.reporter.tell(|report| report.credentials_reloads += 1);
                 }
                 Ok(changed)
             }

@@ -8,11 +8,26 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::event::StreamName;
+
 /// The labels of cheap per-source series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SourceLabels {
     pub namespace: String,
     pub name: String,
+}
+
+impl SourceLabels {
+    #[must_use]
+    pub fn of(stream: &StreamName) -> Self {
+        Self { namespace: stream.namespace().to_owned(), name: stream.name().to_owned() }
+    }
+}
+
+/// One label: the STATUS of a source, which is the reason of its Ready condition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabels {
+    pub status: &'static str,
 }
 
 /// Per source, and what came of it.
@@ -73,7 +88,16 @@ impl Metrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         let registry = registry.sub_registry_with_prefix("headgate");
-        let metrics = Self {
+        let metrics = Self::unregistered();
+        metrics.register_requests(registry);
+        metrics.register_events(registry);
+        metrics.register_ownership(registry);
+        metrics.register_controller(registry);
+        Arc::new(metrics)
+    }
+
+    fn unregistered() -> Self {
+        Self {
             requests: Family::default(),
             request_interval: Histogram::new([0.19, 0.2, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0]),
             gate_violations: Counter::default(),
@@ -91,64 +115,75 @@ impl Metrics {
             reconcile_duration: Histogram::new([0.000_01, 0.000_1, 0.001, 0.01, 0.1]),
             status_writes: Family::default(),
             kubernetes_events: Family::default(),
-        };
-        metrics.register_controller(registry);
-        registry.register("requests", "Requests to sources by outcome", metrics.requests.clone());
+        }
+    }
+
+    /// What is asked of the sources, and when: P1, P2, P6.
+    fn register_requests(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests to sources by outcome", self.requests.clone());
         registry.register_with_unit(
             "request_interval",
             "Time between the starts of two consecutive requests to one source",
             Unit::Seconds,
-            metrics.request_interval.clone(),
+            self.request_interval.clone(),
         );
         registry.register(
             "gate_violations",
             "Requests that started too early; must stay 0",
-            metrics.gate_violations.clone(),
+            self.gate_violations.clone(),
         );
-        registry.register_with_unit("gate_wait", "Time waited for the gate", Unit::Seconds, metrics.gate_wait.clone());
+        registry.register_with_unit("gate_wait", "Time waited for the gate", Unit::Seconds, self.gate_wait.clone());
         registry.register_with_unit(
             "request_duration",
             "Send to end of response",
             Unit::Seconds,
-            metrics.request_duration.clone(),
+            self.request_duration.clone(),
         );
+    }
+
+    /// What became of the events: P3, P4, P5.
+    fn register_events(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "append_duration",
             "Time to commit one append",
             Unit::Seconds,
-            metrics.append_duration.clone(),
+            self.append_duration.clone(),
         );
-        registry.register("events_appended", "Events stored", metrics.events_appended.clone());
+        registry.register("events_appended", "Events stored", self.events_appended.clone());
         registry.register(
             "retransported_events",
             "Events that travelled more than once, by cause",
-            metrics.retransported_events.clone(),
+            self.retransported_events.clone(),
         );
+    }
+
+    /// Who holds the sources: P7.
+    fn register_ownership(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "takeover_duration",
             "Lease won to the first reservation granted",
             Unit::Seconds,
-            metrics.takeover_duration.clone(),
+            self.takeover_duration.clone(),
         );
-        registry.register("leases_held", "Source Leases that name this replica", metrics.leases_held.clone());
+        registry.register("leases_held", "Source Leases that name this replica", self.leases_held.clone());
         registry.register(
             "lease_transitions",
             "Changes of holder written by this replica",
-            metrics.lease_transitions.clone(),
+            self.lease_transitions.clone(),
         );
         registry.register(
             "lease_renew_failures",
             "Failed or late renewals of the member Lease",
-            metrics.lease_renew_failures.clone(),
+            self.lease_renew_failures.clone(),
         );
         registry.register_with_unit(
             "lease_takeover_duration",
             "Last sign of a dead holder to the Lease that names the next one",
             Unit::Seconds,
-            metrics.lease_takeover_duration.clone(),
+            self.lease_takeover_duration.clone(),
         );
-        Arc::new(metrics)
     }
+
     fn register_controller(&self, registry: &mut Registry) {
         registry.register("reconcile", "Watch events of EventSources by result", self.reconcile.clone());
         registry.register_with_unit(

@@ -38,6 +38,11 @@ fn lost(mut report: Report) -> Report {
     report
 }
 
+fn with_reloads(mut report: Report, reloads: u32) -> Report {
+    report.credentials_reloads = reloads;
+    report
+}
+
 fn orders() -> Report {
     held("orders").polled_at(1).after_id(7)
 }
@@ -54,6 +59,8 @@ fn orders() -> Report {
 #[case::secret_missing([orders(), orders().not_accepted(AcceptedReason::SecretNotFound)], &["SecretNotFound"])]
 #[case::key_missing([orders(), orders().not_accepted(AcceptedReason::SecretKeyMissing)], &["SecretKeyMissing"])]
 #[case::secret_is_there_again([orders().not_accepted(AcceptedReason::SecretNotFound), orders()], &["CredentialsReloaded"])]
+#[case::secret_rotated([with_reloads(orders(), 1), with_reloads(orders(), 2)], &["CredentialsReloaded"])]
+#[case::task_began_again([with_reloads(orders(), 2), with_reloads(orders(), 0)], &[])]
 #[case::spec_corrected([orders().not_accepted(AcceptedReason::InvalidSpec), orders()], &[])]
 #[case::one_failure_is_weather([orders(), orders().failing(1, ReachableReason::Timeout)], &[])]
 #[case::three_are_news([orders().failing(2, ReachableReason::Timeout), orders().failing(3, ReachableReason::Timeout)], &["PollFailing"])]

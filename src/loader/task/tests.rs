@@ -82,6 +82,7 @@ async fn refused_credentials_are_read_again_and_a_rotated_secret_is_used_at_once
     let running = start(&world);
     until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
     assert_eq!(world.source.reloads(), 1);
+    assert_eq!(world.report().credentials_reloads, 1);
     let log = world.source.log();
     let gap = log[1].start - log[0].start;
     assert!(gap >= Duration::from_millis(200) && gap < Duration::from_millis(500), "{gap:?}");
@@ -94,6 +95,7 @@ async fn credentials_are_read_again_every_five_minutes_and_a_deleted_secret_ends
     let running = start(&world);
     sleep(Duration::from_mins(11)).await;
     assert_eq!(world.source.reloads(), 2);
+    assert_eq!(world.report().credentials_reloads, 0, "nothing had changed");
     world.source.refuse_to_open(vec![missing_secret(); 1000]);
     sleep(Duration::from_mins(6)).await;
     assert_eq!(world.report().accepted.as_ref().map(|verdict| verdict.reason), Some(AcceptedReason::SecretNotFound));

@@ -1,0 +1,56 @@
+//! What `/metrics` says of the sources that this replica holds, read from their reports at each scrape: a source that went
+//! to another replica leaves no series behind.
+
+use jiff::Timestamp;
+use prometheus_client::{
+    metrics::{family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    api::{AssignedReason, CaughtUpReason, conditions::CAUGHT_UP},
+    loader::report::Report,
+    telemetry::metrics::{SourceLabels, StatusLabels},
+};
+
+/// The status of a source that was not asked yet.
+const PENDING: &str = "Pending";
+
+/// The gauges of these reports.
+pub(super) fn gauges<'a>(reports: impl Iterator<Item = &'a Report>, now: Timestamp) -> Registry {
+    let sources = Family::<StatusLabels, Gauge>::default();
+    let lag = Family::<SourceLabels, Gauge>::default();
+    // Always there, so that an alert need not guess whether no series means 0.
+    let healthy = [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), AssignedReason::Suspended.as_str(), PENDING];
+    for status in healthy {
+        drop(sources.get_or_create(&StatusLabels { status }));
+    }
+    for report in reports {
+        sources.get_or_create(&StatusLabels { status: status(report) }).inc();
+        if let Some(seconds) = report.lag_seconds(now) {
+            lag.get_or_create(&SourceLabels::of(&report.holding.stream)).set(seconds);
+        }
+    }
+    let mut registry = Registry::with_prefix("headgate");
+    registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`", sources);
+    registry.register_with_unit(
+        "lag",
+        "Time since everything of a source was known to be stored; 0 when caught up, no series before it first was",
+        Unit::Seconds,
+        lag,
+    );
+    registry
+}
+
+/// The reason of the Ready condition.
+fn status(report: &Report) -> &'static str {
+    if report.suspended {
+        return AssignedReason::Suspended.as_str();
+    }
+    match (report.problem(), report.caught_up) {
+        (Some((reason, _)), _) => reason,
+        (None, Some(true)) => CAUGHT_UP,
+        (None, Some(false)) => CaughtUpReason::Backfilling.as_str(),
+        (None, None) => PENDING,
+    }
+}

@@ -1,0 +1,191 @@
+use axum::body::{Body, to_bytes};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tower::Service;
+
+use super::*;
+use crate::{
+    api::{EventSource, EventSourceSpec, ReachableReason, Source, event_source::Http},
+    desired::Desired,
+    event::StreamName,
+    loader::report::{BlockedBy, Report, Reports, Verdict},
+    ownership::Holding,
+    store::Holder,
+    telemetry::{
+        health::Part,
+        metrics::{CauseLabels, Metrics, OutcomeLabels},
+    },
+};
+
+/// A replica that knows these sources and holds those that it has a report of.
+struct Replica {
+    admin: Admin,
+    metrics: Arc<Metrics>,
+}
+
+impl Replica {
+    fn knowing(names: &[&str]) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let sources = Sources { desired: Desired::default(), reports: Reports::default() };
+        for name in names {
+            let mut object = EventSource::new(name, EventSourceSpec::over_http(Http::at("https://orders.test/events")));
+            (object.metadata.namespace, object.metadata.uid) =
+                (Some("shop".to_owned()), Some(format!("uid-of-{name}")));
+            object.metadata.generation = Some(1);
+            sources.desired.put(Arc::new(Source::from_object(&object).expect("a stored object")));
+        }
+        let admin = Admin { health: Health::starting(), registry: Arc::new(registry), sources };
+        Self { admin, metrics }
+    }
+
+    fn holds(&self, name: &str, story: impl FnOnce(&mut Report)) {
+        let stream = StreamName::new("shop", name);
+        let holding = Holding {
+            stream: stream.clone(),
+            holder: Holder::new("headgate-0#a1"),
+            lease_name: format!("shop.{name}"),
+            acquired_at: Timestamp::UNIX_EPOCH,
+        };
+        let mut report = Report::of(holding, 1, format!("uid-of-{name}"));
+        story(&mut report);
+        self.admin.sources.reports.put(&stream, report);
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let request = axum::http::Request::get(path).body(Body::empty()).expect("a request");
+        let answer = self.admin.clone().router().call(request).await.expect("a router never fails");
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), usize::MAX).await.expect("a body in memory");
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    async fn get_json(&self, path: &str) -> (StatusCode, Value) {
+        let (status, body) = self.get(path).await;
+        (status, serde_json::from_str(&body).expect("JSON"))
+    }
+}
+
+fn unreachable(report: &mut Report) {
+    report.consecutive_failures = 4;
+    report.blocked_by = Some(BlockedBy::Backoff);
+    report.reachable = Some(Verdict { reason: ReachableReason::Timeout, message: "no answer within 30s".to_owned() });
+}
+
+#[tokio::test]
+async fn livez_answers_whatever_is_pending() {
+    assert_eq!(Replica::knowing(&[]).get("/livez").await, (StatusCode::OK, "ok\n".to_owned()));
+}
+
+#[tokio::test]
+async fn readyz_names_what_is_pending_until_nothing_is() {
+    let replica = Replica::knowing(&[]);
+    let parts = [Part::Database, Part::Kubernetes, Part::Installation, Part::Sources, Part::Membership];
+    for part in &parts[1..] {
+        replica.admin.health.works(*part);
+    }
+    replica.admin.health.waits(Part::Database, "connection refused");
+    let expected = json!({ "ready": false, "pending": { "database": "connection refused" } });
+    assert_eq!(replica.get_json("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, expected));
+    replica.admin.health.works(Part::Database);
+    assert_eq!(replica.get_json("/readyz").await, (StatusCode::OK, json!({ "ready": true, "pending": {} })));
+}
+
+#[tokio::test]
+async fn every_promise_has_a_series() {
+    let replica = Replica::knowing(&["orders"]);
+    let (namespace, name) = ("shop".to_owned(), "orders".to_owned());
+    replica.metrics.requests.get_or_create(&OutcomeLabels { namespace, name, outcome: "ok" }).inc();
+    replica.metrics.retransported_events.get_or_create(&CauseLabels { cause: "superseded" }).inc_by(3);
+    let (status, text) = replica.get("/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    for series in [
+        "headgate_requests_total{namespace=\"shop\",name=\"orders\",outcome=\"ok\"} 1",
+        "headgate_request_interval_seconds_count 0",
+        "headgate_gate_violations_total 0",
+        "headgate_gate_wait_seconds_count 0",
+        "headgate_retransported_events_total{cause=\"superseded\"} 3",
+        "headgate_append_duration_seconds_count 0",
+        "headgate_takeover_duration_seconds_count 0",
+        "headgate_lease_takeover_duration_seconds_count 0",
+        "headgate_lease_transitions_total 0",
+        "headgate_sources{status=\"CaughtUp\"} 0",
+    ] {
+        assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "one exposition: {text}");
+}
+
+#[tokio::test]
+async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when_they_go() {
+    let replica = Replica::knowing(&["a", "b", "c", "d", "e"]);
+    replica.holds("a", |report| report.caught_up = Some(true));
+    replica.holds("b", |report| report.caught_up = Some(false));
+    replica.holds("c", |report| report.suspended = true);
+    replica.holds("d", unreachable);
+    let (_, text) = replica.get("/metrics").await;
+    let count = |text: &str, status: &str| {
+        let series = format!("headgate_sources{{status=\"{status}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
+    };
+    for status in ["CaughtUp", "Backfilling", "Suspended", "Timeout"] {
+        assert_eq!(count(&text, status), Some(1), "{status} in\n{text}");
+    }
+    assert_eq!(count(&text, "Pending"), Some(0));
+
+    replica.admin.sources.reports.remove(&StreamName::new("shop", "d"));
+    let (_, text) = replica.get("/metrics").await;
+    assert_eq!(count(&text, "Timeout"), None);
+}
+
+#[test]
+fn lag_is_told_per_source_once_it_is_known() {
+    let replica = Replica::knowing(&["orders", "bills", "new"]);
+    let noon: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a timestamp");
+    replica.holds("orders", |report| (report.caught_up, report.last_caught_up) = (Some(true), Some(noon)));
+    replica.holds("bills", |report| (report.caught_up, report.last_caught_up) = (Some(false), Some(noon)));
+    replica.holds("new", |report| report.caught_up = Some(false));
+    let text = replica.admin.metrics(noon + jiff::SignedDuration::from_secs(90)).expect("a text");
+    let lag = |name: &str| {
+        let series = format!("headgate_lag_seconds{{namespace=\"shop\",name=\"{name}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
+    };
+    assert_eq!([lag("orders"), lag("bills"), lag("new")], [Some(0), Some(90), None], "{text}");
+}
+
+#[tokio::test]
+async fn sources_tells_why_each_one_does_not_send() {
+    let replica = Replica::knowing(&["bills", "orders", "refunds"]);
+    replica.holds("orders", |report| (report.events_stored, report.caught_up) = (7, Some(true)));
+    replica.holds("refunds", unreachable);
+    let (status, body) = replica.get_json("/v1/sources").await;
+    assert_eq!(status, StatusCode::OK);
+    let rows = body["sources"].as_array().expect("a list");
+    let told: Vec<_> = rows.iter().map(|row| (row["name"].as_str().unwrap(), row["blockedBy"].as_str())).collect();
+    assert_eq!(told, [("bills", Some("lease")), ("orders", None), ("refunds", Some("backoff"))]);
+    assert_eq!((&rows[0]["held"], &rows[0]["holder"]), (&json!(false), &Value::Null));
+    assert_eq!((&rows[1]["holder"], &rows[1]["eventsStored"]), (&json!("headgate-0#a1"), &json!(7)));
+    let problem = json!({ "reason": "Timeout", "message": "no answer within 30s" });
+    assert_eq!((&rows[2]["problem"], &rows[2]["consecutiveFailures"]), (&problem, &json!(4)));
+
+    let (_, held) = replica.get_json("/v1/sources?held=true").await;
+    assert_eq!(held["sources"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn sources_knows_every_reason_for_not_sending() {
+    let reasons = [
+        (BlockedBy::Gate, "gate"),
+        (BlockedBy::Backoff, "backoff"),
+        (BlockedBy::Database, "database"),
+        (BlockedBy::Memory, "memory"),
+        (BlockedBy::Lease, "lease"),
+        (BlockedBy::Suspended, "suspended"),
+    ];
+    let replica = Replica::knowing(&["orders"]);
+    for (blocked_by, word) in reasons {
+        replica.holds("orders", |report| report.blocked_by = Some(blocked_by));
+        let (_, body) = replica.get_json("/v1/sources").await;
+        assert_eq!(body["sources"][0]["blockedBy"], word);
+    }
+}
