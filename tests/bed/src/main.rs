@@ -44,7 +44,7 @@ enum Command {
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench.md"))]
         out: PathBuf,
     },
-    /// Starts what does not run of the playground: servers, sources, replicas.
+    /// Starts what does not run of the playground (servers, sources, replicas), and ends replicas beyond the number.
     Up {
         /// The `headgate` binary.
         #[arg(long)]
@@ -52,9 +52,16 @@ enum Command {
         /// How many replicas.
         #[arg(long, default_value_t = 3)]
         replicas: u16,
+        /// The directory of its data, logs and pidfiles.
+        #[arg(long, default_value_os_t = playground::default_place())]
+        place: PathBuf,
     },
     /// Ends the playground and removes all it wrote.
-    Down,
+    Down {
+        /// The directory of its data, logs and pidfiles.
+        #[arg(long, default_value_os_t = playground::default_place())]
+        place: PathBuf,
+    },
     /// Serves the sources of the playground.
     Source {
         /// The address to listen on.
@@ -131,8 +138,8 @@ async fn main() -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Up { binary, replicas } => playground::up(&playground::default_place(), &binary, replicas).await?,
-        Command::Down => playground::down(&playground::default_place())?,
+        Command::Up { binary, replicas, place } => playground::up(&place, &binary, replicas).await?,
+        Command::Down { place } => playground::down(&place)?,
         Command::Source { listen, log } => playground::serve_sources(&listen, &log).await?,
         Command::Image { archive } => image::of_the_operator(&archive).await?,
         Command::E2e { archive, on, evidence, inside } => {

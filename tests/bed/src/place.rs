@@ -128,21 +128,24 @@ impl Place {
         self.write_secret(name, &serde_json::to_string(facts)?).map(drop)
     }
 
-    /// Ends every server that has a pidfile here, and removes all files. Returns the names of those that ran.
-    pub fn end(self) -> Result<Vec<String>> {
-        let mut ended = Vec::new();
+    /// The servers of this place that run, by name.
+    pub fn all_running(&self) -> Result<Vec<Process>> {
+        let mut running = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let path = entry?.path();
-            if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid"))
-                && let Some(process) = Process::running(name, &self.root)
-            {
-                process.end();
-                ended.push(name.to_owned());
-            }
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid"));
+            running.extend(name.and_then(|name| self.running(name)));
         }
+        running.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(running)
+    }
+
+    /// Ends every server of this place, and removes all files. Returns the names of those that ran.
+    pub fn end(self) -> Result<Vec<String>> {
+        let running = self.all_running()?;
+        running.iter().for_each(Process::end);
         remove_with_links(&self.root)?;
-        ended.sort();
-        Ok(ended)
+        Ok(running.iter().map(|process| process.name().to_owned()).collect())
     }
 }
 

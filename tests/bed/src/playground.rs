@@ -21,6 +21,10 @@ use crate::stage::{SOURCES, apply_source, prepare, setting};
 
 /// The name of the process that serves the sources.
 const SOURCE: &str = "source";
+/// How the names of the replicas begin.
+const REPLICA: &str = "headgate-";
+/// A replica hands its sources off in half a second each, and waits for the polls under way.
+const HANDS_OFF_WITHIN: Duration = Duration::from_mins(1);
 /// A source listens at once.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -30,7 +34,8 @@ pub fn default_place() -> PathBuf {
     crate::repository().join(".headgate/dev")
 }
 
-/// Starts what does not run: servers, sources, and `replicas` replicas of `binary`. Prints what to try next.
+/// Starts what does not run: servers, sources, and `replicas` replicas of `binary`; ends those above that number, as a
+/// scale down would. Prints what to try next.
 ///
 /// # Errors
 /// When something does not come up.
@@ -44,12 +49,19 @@ pub async fn up(root: &Path, binary: &Path, replicas: u16) -> Result<()> {
         apply_source(&client, name, &format!("http://{address}/{name}/events")).await?;
     }
     let mut fleet = Fleet::new(&place, setting(&parts, binary))?;
-    for number in 1..=replicas {
-        let name = format!("headgate-{number}");
-        if !fleet.adopt(&name) {
-            fleet.start(&name)?;
+    let names: Vec<String> = (1..=replicas).map(|number| format!("{REPLICA}{number}")).collect();
+    for name in &names {
+        if !fleet.adopt(name) {
+            fleet.start(name)?;
         }
-        fleet.ready(&name).await?;
+        fleet.ready(name).await?;
+    }
+    for process in place.all_running()? {
+        let name = process.name();
+        if name.starts_with(REPLICA) && !names.iter().any(|wanted| wanted == name) && fleet.adopt(name) {
+            fleet.ask_to_end(name)?;
+            fleet.ended(name, HANDS_OFF_WITHIN).await?;
+        }
     }
     tell(root, &parts, &fleet)
 }

@@ -1,18 +1,13 @@
-//! `make parts` and `make test` start what is missing, and end without a trace, also after a crash.
-
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Output, Stdio};
 
 use headgate_bed::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 
-const SERVERS: [&str; 3] = ["etcd", "kube-apiserver", "postgres"];
+use crate::{TakenDown, eventually, headgate_bed};
 
-fn headgate_bed() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_headgate-bed"))
-}
+const SERVERS: [&str; 3] = ["etcd", "kube-apiserver", "postgres"];
 
 fn parts(command: &str, place: &Path) -> Output {
     let output = headgate_bed().args(["parts", command, "--place"]).arg(place).output().expect("it starts");
@@ -22,23 +17,6 @@ fn parts(command: &str, place: &Path) -> Output {
 
 fn server(name: &str, place: &Path) -> Process {
     Process::running(name, place).unwrap_or_else(|| panic!("{name} does not run"))
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let asked = Instant::now();
-    while !condition() {
-        assert!(asked.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Ends the servers also when the test fails.
-struct TakenDown(PathBuf);
-
-impl Drop for TakenDown {
-    fn drop(&mut self) {
-        let _ = headgate_bed().args(["parts", "down", "--place"]).arg(&self.0).output();
-    }
 }
 
 #[test]
