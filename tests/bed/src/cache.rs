@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 
 use crate::narrate::say;
 
@@ -15,6 +16,14 @@ pub fn directory() -> PathBuf {
     set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .map_or_else(|| crate::repository().join(".headgate/cache"), |caches| caches.join("headgate"))
+}
+
+/// The name of what is made from these contents: other contents, another name.
+pub fn key(contents: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let mut hash = Sha256::new();
+    contents.into_iter().for_each(|content| hash.update(content));
+    let half = hash.finalize().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    format!("{half:016x}")
 }
 
 /// Gives `<cache>/<name>`, made by `make` if it is not there yet. `make` fills a directory of its own, so a broken attempt

@@ -18,7 +18,6 @@ use crate::process::{Process, Signal};
 
 /// How long a replica may take to be ready; alone it takes a second or two.
 const READY_WITHIN: Duration = Duration::from_mins(1);
-const POLL: Duration = Duration::from_millis(50);
 
 /// What every replica of a fleet is started with.
 #[derive(Debug, Clone)]
@@ -171,16 +170,11 @@ impl Fleet {
     /// With the end of its log, when it ends or takes too long.
     pub async fn ready(&self, name: &str) -> Result<()> {
         let replica = self.replica(name)?;
-        let ready = async {
-            while !self.http.get(replica.url("/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                if !replica.process.is_running() {
-                    return Err(replica.process.failure());
-                }
-                tokio::time::sleep(POLL).await;
-            }
-            Ok(())
+        let says_so = async || {
+            let answer = self.http.get(replica.url("/readyz")).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
         };
-        tokio::time::timeout(READY_WITHIN, ready).await.unwrap_or_else(|_| Err(replica.process.failure()))
+        replica.process.ready(READY_WITHIN, says_so).await
     }
 
     /// SIGKILL.

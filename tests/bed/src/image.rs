@@ -15,14 +15,15 @@ pub async fn docker_works() -> bool {
     }
 }
 
-/// The image of this clone, as chart and kustomize base name it.
+/// The image of this clone, as chart and kustomize base name it. Under `localhost`, so that a node that was not given it
+/// asks no registry for somebody else's of that name.
 pub fn name() -> Result<String> {
     let manifest = std::fs::read_to_string(crate::repository().join("Cargo.toml")).context("read Cargo.toml")?;
     let version = manifest
         .split("[package]")
         .nth(1)
         .and_then(|package| package.lines().find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"')));
-    Ok(format!("headgate:{}", version.context("find the version in Cargo.toml")?))
+    Ok(format!("localhost/headgate:{}", version.context("find the version in Cargo.toml")?))
 }
 
 /// Builds the image of the operator around `dist/headgate`.
@@ -60,8 +61,7 @@ async fn by_buildah(context: &Path, arguments: &[&str], image: &str, archive: &P
     let options = ["--storage-driver", "vfs", "--root", text(&root)?, "--runroot", text(&state)?];
     let build = ["bud", "--quiet", "--tag", image];
     run("buildah", &[&options, &build[..], arguments, &[text(context)?]].concat()).await?;
-    // The full name: what a pod's image of the short name stands for.
-    let target = format!("docker-archive:{}:docker.io/library/{image}", text(archive)?);
+    let target = format!("docker-archive:{}:{image}", text(archive)?);
     run("buildah", &[&options[..], &["push", "--quiet", image, &target]].concat()).await.map(drop)
 }
 

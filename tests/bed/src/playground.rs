@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::net::TcpStream;
 
 use crate::access_log::AccessLog;
@@ -115,13 +115,7 @@ async fn source_up(place: &Arc<Place>) -> Result<String> {
             .arg(place.path().join("access.jsonl"))
             .start()?,
     };
-    let listens = async {
-        while TcpStream::connect(&address).await.is_err() && process.is_running() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let listened = tokio::time::timeout(LISTENS_WITHIN, listens).await.is_ok() && process.is_running();
-    ensure!(listened, process.failure());
+    process.ready(LISTENS_WITHIN, async || TcpStream::connect(&address).await.is_ok()).await?;
     Ok(address)
 }
 

@@ -17,6 +17,8 @@ use crate::account::Account;
 
 /// How often a process of ours is asked whether it still runs: it may not be our child, so there is nothing to wait on.
 const POLL: Duration = Duration::from_millis(5);
+/// How often a server that starts is asked whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(20);
 
 /// When a server that was started ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +234,21 @@ impl Process {
     /// Lets a frozen one go on (SIGCONT).
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Waits until `is_ready`, for this long at the most.
+    ///
+    /// # Errors
+    /// With the end of its log, when it ends or takes too long.
+    pub async fn ready(&self, within: Duration, mut is_ready: impl AsyncFnMut() -> bool) -> Result<()> {
+        let asked = Instant::now();
+        while !is_ready().await {
+            if !self.is_running() || asked.elapsed() > within {
+                return Err(self.failure());
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        Ok(())
     }
 
     /// Waits until it has ended.

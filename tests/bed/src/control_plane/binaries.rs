@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 
 use crate::cache;
 use crate::narrate::{Stopwatch, say};
@@ -78,12 +77,8 @@ pub fn built() -> Result<PathBuf> {
 
 /// What the program is built from, so that a change of any of it builds another one.
 fn key(source: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    for name in ["go.mod", "go.sum", "main.go"] {
-        hash.update(fs::read(source.join(name)).with_context(|| format!("read tests/control-plane/{name}"))?);
-    }
-    let half = hash.finalize().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-    Ok(format!("{half:016x}"))
+    let read = |name| fs::read(source.join(name)).with_context(|| format!("read tests/control-plane/{name}"));
+    Ok(cache::key([read("go.mod")?, read("go.sum")?, read("main.go")?]))
 }
 
 fn build(source: &Path, into: &Path) -> Result<()> {

@@ -9,14 +9,14 @@ mod credentials;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use kube::Client;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 pub use self::binaries::{Binaries, built};
 use self::credentials::Credentials;
@@ -29,7 +29,6 @@ use crate::server::{Recipe, Server};
 
 /// A start takes 3 s alone and a few times that on a machine that compiles beside it.
 const READY_WITHIN: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(20);
 
 /// What a control plane is for.
 #[derive(Clone, Debug)]
@@ -188,32 +187,17 @@ impl ControlPlane {
     /// Waits until the API server says that it is ready.
     pub async fn ready(&self) -> Result<()> {
         let client = self.client().await?;
-        let asked = Instant::now();
-        loop {
-            let request = hyper::Request::get("/readyz").body(Vec::new())?;
-            if let Ok(Ok(answer)) = timeout(Duration::from_secs(2), client.request_text(request)).await
-                && answer == "ok"
-            {
-                return Ok(());
-            }
-            let process = self.api_server.process()?;
-            if !process.is_running() || asked.elapsed() > READY_WITHIN {
-                return Err(process.failure());
-            }
-            sleep(POLL).await;
-        }
+        let says_so = async || {
+            let request = hyper::Request::get("/readyz").body(Vec::new()).expect("a plain request");
+            let answer = timeout(Duration::from_secs(2), client.request_text(request)).await;
+            answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer == "ok"))
+        };
+        self.api_server.process()?.ready(READY_WITHIN, says_so).await
     }
 
     async fn etcd_ready(&self) -> Result<()> {
-        let asked = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.facts.etcd_port)).await.is_err() {
-            let process = self.etcd.process()?;
-            if !process.is_running() || asked.elapsed() > READY_WITHIN {
-                return Err(process.failure());
-            }
-            sleep(POLL).await;
-        }
-        Ok(())
+        let address = (Ipv4Addr::LOCALHOST, self.facts.etcd_port);
+        self.etcd.process()?.ready(READY_WITHIN, async || TcpStream::connect(address).await.is_ok()).await
     }
 }
 

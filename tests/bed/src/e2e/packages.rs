@@ -158,11 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn chart_and_kustomize_base_are_of_the_version_of_the_crate() {
+    fn chart_and_kustomize_base_name_the_image_that_is_built() {
         let image = crate::image::name().expect("a name");
-        let (_, version) = image.split_once(':').expect("a tag");
+        let (repository, version) = image.split_once(':').expect("a tag");
         let chart = file("charts/headgate/Chart.yaml");
         assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+        assert!(file("charts/headgate/values.yaml").contains(&format!("  repository: {repository}\n")));
         assert!(file("config/manager/deployment.yaml").contains(&format!("image: {image}\n")));
     }
 }

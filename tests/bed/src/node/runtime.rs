@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
-use tokio::time::sleep;
 
 use super::network;
 use crate::cache;
@@ -19,7 +17,7 @@ use crate::programs::{find, run};
 /// Where kubelet finds it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 /// What holds the namespaces of a pod.
-const PAUSE: &str = "headgate-pause:1";
+const PAUSE: &str = "localhost/headgate-pause:1";
 const PLUGINS: &str = "/usr/lib/cni";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -34,13 +32,7 @@ impl Runtime {
         fs::write(&file, configuration(place.path()))?;
         let program = find("containerd").context("find containerd")?;
         let runtime = Self { process: place.launch("containerd", &program).arg("--config").arg(&file).start()? };
-        let begun = Instant::now();
-        while ctr(&["version"]).await.is_err() {
-            if !runtime.process.is_running() || begun.elapsed() > READY_WITHIN {
-                return Err(runtime.process.failure());
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+        runtime.process.ready(READY_WITHIN, async || ctr(&["version"]).await.is_ok()).await?;
         runtime.import(&pause_image().await?).await?;
         Ok(runtime)
     }
@@ -68,7 +60,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
 address = "{SOCKET}"
 [{cri}]
-sandbox_image = "docker.io/library/{PAUSE}"
+sandbox_image = "{PAUSE}"
 # Without CAP_SYS_RESOURCE a container that asks for less than this process has cannot start.
 restrict_oom_score_adj = true
 [{cri}.cni]
@@ -92,8 +84,8 @@ SystemdCgroup = false
 pub(super) async fn pause_image() -> Result<PathBuf> {
     let source = crate::repository().join("tests/bed/pause");
     let program = fs::read(source.join("pause.rs")).context("read the source of the pause program")?;
-    let key = Sha256::digest(&program).iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    let made = cache::directory().join(format!("pause-{key:016x}"));
+    // The archive holds the name too.
+    let made = cache::directory().join(format!("pause-{}", cache::key([&program[..], PAUSE.as_bytes()])));
     let archive = made.join("pause.tar");
     if archive.exists() {
         return Ok(archive);
