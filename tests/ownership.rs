@@ -1,6 +1,6 @@
 //! Ownership against a real API server: what the in-memory one of the unit tests is taken for must be true.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 use std::{
     collections::BTreeSet,

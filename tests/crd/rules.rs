@@ -1,6 +1,6 @@
 //! One case per rule of the definition: what it lets pass, what it refuses, and in which words.
 
-#![allow(
+#![expect(
     clippy::needless_pass_by_value,
     reason = "the builders take literals; a reference in front of each says nothing"
 )]

@@ -1,6 +1,6 @@
 //! The SQL of the store against a real PostgreSQL: each test holds one property of the row protocol (DESIGN 4 and 5).
 
-#![allow(clippy::unwrap_used, reason = "in a test a failed step is a failed test")]
+#![expect(clippy::unwrap_used, reason = "in a test a failed step is a failed test")]
 
 mod append;
 mod database;

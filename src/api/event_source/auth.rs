@@ -1,6 +1,6 @@
 //! Credentials and trust: everything that names a Secret.
 
-#![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
+#![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

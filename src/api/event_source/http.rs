@@ -1,6 +1,6 @@
 //! The transport `http`: one GET per page, after the id of the last stored event.
 
-#![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
+#![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
 use std::time;
 

@@ -1,6 +1,6 @@
 //! Which parts of an item become which parts of an event.
 
-#![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
+#![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

@@ -1,6 +1,6 @@
 //! How often and how much is asked.
 
-#![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
+#![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
 use std::time;
 

@@ -1,6 +1,6 @@
 //! What was last seen of a source. A sample: the truth is in PostgreSQL, `/v1/sources` and the metrics.
 
-#![allow(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
+#![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;

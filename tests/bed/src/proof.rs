@@ -121,12 +121,12 @@ fn line(f: &mut fmt::Formatter<'_>, promise: &str, verdict: &str, what: &str) ->
     writeln!(f, "{promise:<20} {verdict:<7} {what}")
 }
 
-#[allow(clippy::cast_precision_loss, reason = "for people")]
+#[expect(clippy::cast_precision_loss, reason = "for people")]
 fn milliseconds(us: u64) -> String {
     format!("{:.1} ms", us as f64 / 1000.0)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "for people")]
+#[expect(clippy::cast_precision_loss, reason = "for people")]
 fn seconds(us: u64) -> String {
     format!("{:.2} s", us as f64 / 1e6)
 }

@@ -54,7 +54,7 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
         }
         Some(Fault::CutBody { share }) => {
             let mut answer = Answer::page(feed, &page(after, limit));
-            #[allow(
+            #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,

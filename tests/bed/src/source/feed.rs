@@ -39,7 +39,7 @@ pub struct Feed {
 impl Feed {
     /// How many events exist `elapsed_us` after the beginning. Index 1 is the first event.
     #[must_use]
-    #[allow(
+    #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
