@@ -1,0 +1,47 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_finalizer_is_asked_for_once_and_again_only_when_the_watch_does_not_show_it() {
+    let mut desk = desk();
+    desk.desired.put(Arc::new(deleting_its_events(source("orders"))));
+    let wrote = desk.report(held("orders")).write_for(seconds(4));
+    assert_eq!(reasons(&wrote), ["finalizer_added", "transition"]);
+    assert_eq!(reasons(&desk.write_for(seconds(2))), ["finalizer_added"]);
+    let mut finalized = deleting_its_events(source("orders"));
+    finalized.has_finalizer = true;
+    desk.desired.put(Arc::new(finalized));
+    desk.look();
+    assert_eq!(desk.write_for(seconds(600)), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_finalizer_of_a_deleted_object_goes_when_its_events_are_gone() {
+    let mut desk = desk();
+    let mut deleted = deleting_its_events(source("orders"));
+    (deleted.has_finalizer, deleted.deleting) = (true, true);
+    desk.desired.put(Arc::new(deleted));
+    assert_eq!(reasons(&desk.report(held("orders")).write()), ["transition"]);
+    let mut forgotten = held("orders");
+    forgotten.forgotten = true;
+    assert_eq!(reasons(&desk.report(forgotten).write()), ["finalizer_removed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_went_back_to_retain_loses_its_finalizer() {
+    let mut desk = desk();
+    let mut retained = source("orders");
+    retained.has_finalizer = true;
+    desk.desired.put(Arc::new(retained));
+    assert!(reasons(&desk.report(held("orders")).write()).contains(&"finalizer_removed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_object_forgot_does_not_free_this_one() {
+    let mut desk = desk();
+    let mut deleted = deleting_its_events(source("orders"));
+    (deleted.has_finalizer, deleted.deleting, deleted.uid) = (true, true, "another".to_owned());
+    desk.desired.put(Arc::new(deleted));
+    let mut forgotten = held("orders");
+    forgotten.forgotten = true;
+    assert_eq!(reasons(&desk.report(forgotten).write()), ["transition"]);
+}

@@ -1,0 +1,82 @@
+//! What becomes of ids that do not ascend, repeat, or are of another kind.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_ascend_is_held_whole_from_then_on() {
+    let world = World::new();
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Exactly(vec![number(5), number(2), number(9)])]);
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ["2", "5", "9"]);
+    assert_eq!(world.cursor(), "9");
+    world.store.row(&world.stream, |row| assert!(!row.progressive, "remembered in the row"));
+    assert!(world.report().note.as_ref().is_some_and(|note| note.contains("ascend")));
+    world.source.add((10..=300).map(number));
+    world.source.next([Script::Slow(100, Duration::from_millis(200))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.cursor(), "9", "nothing before the end of the page");
+    passing.await.expect("no panic");
+    assert_eq!(world.cursor(), "300");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_page_that_does_not_ascend_leaves_the_cursor_and_is_not_asked_for_one_by_one() {
+    let world = World::new().asking_for(3);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Exactly(vec![number(5), number(2), number(9)])]);
+    polling.poll().await;
+    assert_eq!(world.cursor(), "(start)");
+    let report = world.report();
+    assert_eq!(report.reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::CursorRejected));
+    assert_eq!(report.retransported, 3, "they will come again");
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].limit, 3, "one event out of an unsorted page would jump over the others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_item_keeps_what_came_before_and_costs_one_event_from_then_on() {
+    let world = World::with_events(100);
+    world.source.next([Script::Bad(30), Script::Bad(0), Script::Bad(0)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(30));
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!(world.cursor(), "30", "the cursor stays before the bad item");
+    let limits: Vec<_> = world.source.log().iter().map(|served| served.limit).collect();
+    assert_eq!(limits, [1000, 1, 1]);
+    while world.cursor() != "100" {
+        polling.poll().await;
+    }
+    assert_eq!(world.stored_ids(), ids(100), "good again, with growing pages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_are_dropped_counted_and_told() {
+    let world = World::with_events(10);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.source.next([Script::Exactly((8..=12).map(number).collect())]);
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(12));
+    let report = world.report();
+    assert_eq!(report.retransported, 3);
+    assert!(report.note.as_ref().is_some_and(|note| note.contains("3 items at or below the cursor")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_ids_are_loaded_in_feed_order_and_a_number_among_them_is_a_mapping_failure() {
+    let world = World::new();
+    world.source.add(["u-7", "u-1", "u-4"].map(event));
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ["u-7", "u-1", "u-4"]);
+    assert_eq!(world.cursor(), "u-4");
+    world.source.add([event("77")]);
+    polling.poll().await;
+    assert_eq!(world.cursor(), "u-4");
+    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+}

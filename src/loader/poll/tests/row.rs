@@ -1,0 +1,144 @@
+//! What the row says, when it does not answer, and who else has it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_database_holds_the_batch_and_never_asks_the_source_again() {
+    let world = World::with_events(700);
+    world.source.next([Script::Slow(100, Duration::from_millis(100))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(250)).await;
+    world.store.faults(|faults| faults.unavailable = true);
+    sleep(Duration::from_mins(5)).await;
+    assert!(!passing.is_finished(), "it holds on");
+    let report = world.report();
+    assert_eq!(report.blocked_by, Some(BlockedBy::Database));
+    assert_eq!(report.stored.as_ref().map(|verdict| verdict.reason), Some(StoredReason::DatabaseUnavailable));
+    assert!(world.ownership.told().holding_a_batch.contains(&world.stream));
+    world.store.faults(|faults| faults.unavailable = false);
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ids(700));
+    assert_eq!(world.source.log().len(), 1, "one request");
+    assert!(world.ownership.told().holding_a_batch.is_empty());
+    let report = world.report();
+    assert_eq!(report.blocked_by, None);
+    assert_eq!(report.stored.as_ref().map(|verdict| verdict.reason), Some(StoredReason::AppendSucceeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_answer_was_lost_is_repeated_and_stored_once() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.lose_next = vec!["append", "append"]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ids(5));
+    let parts: Vec<_> = world.store.appends().iter().map(|append| append.part).collect();
+    assert_eq!(parts, [0, 0, 0], "the same append each time");
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].after.as_deref(), Some("5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_page_whose_closing_answer_was_lost_costs_no_deadline() {
+    let world = World::with_events(0);
+    world.store.faults(|faults| faults.lose_next = vec!["append"]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert!(gaps(&world)[0] < Duration::from_secs(1), "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_whose_answer_was_lost_is_given_back_before_the_next() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
+    let mut polling = world.adopted_by("a").await;
+    let begun = Instant::now();
+    polling.poll().await;
+    assert_eq!(world.store.asked("abort"), 1);
+    assert!(begun.elapsed() < Duration::from_secs(1), "not after the deadline of a request that was never sent");
+    assert_eq!(world.stored_ids(), ids(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_locked_row_is_asked_again_and_never_read_as_a_refusal() {
+    let world = World::with_events(500).asking_for(50);
+    world.store.faults(|faults| faults.lock = 0.5);
+    let mut polling = world.adopted_by("a").await;
+    while world.cursor() != "500" {
+        assert!(matches!(polling.poll().await, Pass::Again(_)));
+    }
+    assert_eq!(world.stored_ids(), ids(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_row_was_adopted_by_another_is_fenced_off_at_its_next_reservation() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    adopt_as(&world, "b").await;
+    assert_eq!(polling.poll().await, Pass::FencedOff);
+    assert!(world.source.log().is_empty(), "nothing was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_is_kept_as_long_as_nobody_has_reserved_since() {
+    let world = World::with_events(3);
+    world.source.next([Script::Slow(1, Duration::from_millis(500))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { (polling.poll().await, polling.poll().await) });
+    sleep(Duration::from_millis(800)).await;
+    adopt_as(&world, "b").await;
+    let (first, second) = passing.await.expect("no panic");
+    assert!(matches!(first, Pass::Again(_)));
+    assert_eq!(world.stored_ids(), ids(3), "the answer was kept");
+    assert_eq!(second, Pass::FencedOff);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
+    let world = World::with_events(300);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Slow(100, Duration::from_secs(2))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(500)).await;
+    // As after a freeze past the deadline: the row is taken over and reserved.
+    let fence = adopt_as(&world, "b").await;
+    world.store.row(&world.stream, |row| row.deadline = Some(Instant::now()));
+    sleep(Duration::from_millis(1)).await;
+    let cursor = world.store.row(&world.stream, |row| row.cursor.clone());
+    let reserve = Reserve {
+        stream: world.stream.clone(),
+        holder: Holder::new("b"),
+        fence,
+        cursor,
+        attempt: Attempt::random(),
+        send_within: Duration::from_millis(100),
+        in_flight: IN_FLIGHT,
+        min_interval: MIN_INTERVAL,
+        at_most_ahead: Duration::from_secs(1),
+    };
+    assert!(matches!(world.store.reserve(reserve).await, Ok(Answer::Applied(_))));
+    assert_eq!(passing.await.expect("no panic"), Pass::FencedOff);
+    assert_eq!(world.stored_ids(), ids(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_moved_without_us_means_adopting_again() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.row(&world.stream, |row| row.cursor = Cursor::Start);
+    assert_eq!(polling.poll().await, Pass::Readopt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_clock_that_jumps_forward_does_not_shorten_the_gap() {
+    let world = World::with_events(50).asking_for(10);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.row(&world.stream, |row| row.not_before = Instant::now());
+    polling.due = Instant::now();
+    polling.poll().await;
+    assert!(gaps(&world)[0] >= MIN_INTERVAL, "{:?}", gaps(&world));
+}
