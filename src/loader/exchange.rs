@@ -55,8 +55,8 @@ pub(super) struct Outcome {
     /// The page as it stood at its end.
     pub(super) page: Prefix,
     pub(super) finish: Finish,
-    /// Bytes the page held in memory.
-    pub(super) received: u64,
+    /// Bytes of memory that the page needed.
+    pub(super) size: u64,
     /// The attempt is still to be closed, so that the next request may start at this instant.
     pub(super) owed: Option<Instant>,
     /// When the row lets the next request start, if the attempt was closed.
@@ -183,13 +183,13 @@ impl Exchange<'_> {
     /// Commits what is left of the page, and closes the attempt where that is allowed: its response was read to the end,
     /// or it provably never left.
     async fn conclude(&self, end: End, intake: Intake, mut appender: Appender<'_>) -> Outcome {
-        let received = intake.received();
+        let size = intake.size();
         let mut page = intake.into_page();
         let outcome = |end, page, finish, row_opens: Option<Instant>, closes: Option<Instant>| Outcome {
             end,
             page,
             finish,
-            received,
+            size,
             owed: closes.filter(|_| row_opens.is_none()),
             row_opens,
         };
@@ -265,14 +265,17 @@ async fn read_page(
     };
     let first_byte = page.first_byte();
     intake.note_first_byte(first_byte);
+    let given_up =
+        |error| End::Failed(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
     loop {
-        intake.wait_for_room(share, context).await;
+        if let Err(error) = intake.wait_for_room(page.held(), share, context).await {
+            return given_up(error);
+        }
         match page.next().await {
             Ok(Some(items)) => {
                 if let Err((error, unusable)) = intake.push(items) {
                     context.count_retransported(Cause::Unusable, unusable);
-                    let progress = Progress::MayBeServed { first_byte: Some(first_byte) };
-                    return End::Failed(Failure { error, progress });
+                    return given_up(error);
                 }
             }
             Ok(None) => return End::Page { first_byte },

@@ -214,7 +214,7 @@ impl Poller {
             self.kind = outcome.page.kind();
         }
         self.progressive &= !outcome.page.is_out_of_order();
-        self.page_size.observe(outcome.received);
+        self.page_size.observe(outcome.size);
         self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
         self.note_evidence(&outcome.page);
         debug!(stream = %self.context.stream, cursor = %self.cursor, items = outcome.page.seen(), "polled");
@@ -278,7 +278,10 @@ impl Poller {
     fn ask_for_less(&mut self, error: &FetchError, progress: Progress, moved: bool) {
         let content = matches!(
             error,
-            FetchError::DecodeFailed { .. } | FetchError::MappingFailed { .. } | FetchError::ResponseTooLarge { .. }
+            FetchError::DecodeFailed { .. }
+                | FetchError::MappingFailed { .. }
+                | FetchError::ResponseTooLarge { .. }
+                | FetchError::LargerThanBudget { .. }
         );
         let cut = matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
         if self.progressive && self.settings.limit_is_sent && (content || cut) {
