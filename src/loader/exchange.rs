@@ -10,6 +10,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{Appender, Superseded},
@@ -70,6 +71,7 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl Exchange<'_> {
@@ -80,7 +82,7 @@ impl Exchange<'_> {
         fetcher: &mut dyn Fetcher,
         request: &PageRequest,
         page: Prefix,
-        mut share: Share,
+        share: Share,
     ) -> Outcome {
         let intake = Intake::new(page);
         let mut appender = Appender::new(self.context, self.attempt);
@@ -91,6 +93,8 @@ impl Exchange<'_> {
         let interval = self.context.guard().start(started, self.min_interval, grant.busy_until);
         let (given_up, for_how_long) = oneshot::channel();
         let work = async {
+            // Given back with the last commit: what follows a request that was given up may take long, and needs none.
+            let mut share = share;
             let reading = async {
                 let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share).await;
                 // Nobody waits for it when the exchange is over.
@@ -162,7 +166,8 @@ impl Exchange<'_> {
     }
 
     /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over; this process keeps to it in any case.
+    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it; a stop
+    /// ends it between two tries. This process keeps to it in any case.
     async fn give_up(&self, given_up_for: Option<Duration>) {
         let Some(by) = given_up_for else { return };
         let until = Instant::now() + by;
@@ -174,8 +179,12 @@ impl Exchange<'_> {
             let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
             match self.context.store().extend(extend).await {
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
-                Err(_) => sleep(EXTEND_RETRY).await,
+                answer => {
+                    let wait = if answer.is_ok() { LOCKED_RETRY } else { EXTEND_RETRY };
+                    if self.stop.run_until_cancelled(sleep(wait)).await.is_none() {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -330,15 +339,17 @@ async fn commit_rest(
     closes: Option<Instant>,
 ) -> Result<Option<Instant>, Superseded> {
     let out_of_order = page.is_out_of_order();
+    // Said again with each append, because the row may not have heard it.
+    let not_ascending = !page.flows();
     let mut row_opens = None;
     let nothing_left = !page.has_pending();
     while page.has_pending() {
         let batch = page.take();
         let closes = closes.filter(|_| !page.has_pending());
-        row_opens = appender.append(batch, out_of_order, closes).await?;
+        row_opens = appender.append(batch, not_ascending, closes).await?;
     }
     if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-        row_opens = appender.append_nothing(page.cursor(), out_of_order, closes).await;
+        row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
     }
     Ok(row_opens)
 }

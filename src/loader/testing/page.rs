@@ -15,6 +15,7 @@ pub(super) enum Wire {
     Items(Vec<Item>),
     End,
     Fails(FetchError),
+    FailsUnread(FetchError),
 }
 
 /// The bytes that pages hold back, of all sources that share this.

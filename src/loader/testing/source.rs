@@ -40,6 +40,8 @@ pub(in crate::loader) enum Script {
     Exactly(Vec<Event>),
     /// An error that is read to its end.
     Fails(FetchError),
+    /// An error whose body is too long to be read.
+    FailsUnread(FetchError),
     /// Serves without a byte until nobody listens.
     NeverAnswers,
     /// Takes the request for something that must come first.
@@ -238,12 +240,13 @@ impl Server {
         self.source.note(self.number, |served| served.first_byte = Some(now));
         let page = || self.source.page(request);
         let holds_back = matches!(script, Script::HeldBack(..));
-        if !matches!(script, Script::Prepares | Script::Fails(_)) {
+        if !matches!(script, Script::Prepares | Script::Fails(_) | Script::FailsUnread(_)) {
             self.send(Wire::Head { holds_back }).await?;
         }
         match script {
             Script::Prepares => return self.send(Wire::Prepared).await,
             Script::Fails(error) => return self.send(Wire::Fails(error)).await,
+            Script::FailsUnread(error) => return self.send(Wire::FailsUnread(error)).await,
             Script::Page => self.send_items(page(), usize::MAX, Duration::ZERO).await?,
             Script::Slow(chunk, pause) | Script::HeldBack(chunk, pause) => {
                 self.send_items(page(), chunk, pause).await?;
@@ -349,6 +352,9 @@ impl Fetcher for FakeFetcher {
                 Ok(Reply::Page(Box::new(FakePage::new(first_byte, answer, holds_back, kept))))
             }
             Some(Wire::Fails(error)) => Err(Failure { error, progress: Progress::ReadToEnd { first_byte } }),
+            Some(Wire::FailsUnread(error)) => {
+                Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } })
+            }
             _ => Err(cut(None)),
         }
     }
