@@ -132,3 +132,16 @@ async fn the_next_share_is_as_large_as_what_the_page_held_back() {
     };
     join!(polling.poll(), next);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_does_not_ascend_counts_as_a_whole_because_none_of_it_can_be_committed_before_its_end() {
+    let mut world = World::new();
+    world.buffer = Buffer::new(256 * KIB as u64);
+    let mut descending: Vec<_> = large_events(60).collect();
+    descending.reverse();
+    world.source.next([Script::Exactly(descending)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
+    assert_eq!(world.stored_ids(), Vec::<String>::new(), "and the cursor stays");
+}
