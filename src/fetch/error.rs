@@ -29,6 +29,18 @@ pub enum FetchError {
     TlsFailed { detail: String },
     #[error("the response is larger than {limit} bytes (`http.maxResponseBytes`)")]
     ResponseTooLarge { limit: u64 },
+    /// Found by the loader, not by an adapter.
+    #[error(
+        "the response needs more memory than the responses of all sources may hold: {budget} bytes (`--buffer-bytes`); lower \
+         `poll.batchSize`, or give the operator more memory and a larger budget"
+    )]
+    LargerThanBudget { budget: u64 },
+    /// Found by the loader, not by an adapter.
+    #[error(
+        "the response was given up because it and others waited for each other's memory, {budget} bytes in all \
+         (`--buffer-bytes`); it is asked for again when there is room"
+    )]
+    GaveWay { budget: u64 },
     #[error("cannot decode the response: {detail}")]
     DecodeFailed { detail: String },
     #[error("cannot map item {item} of the response: {detail}")]
@@ -53,7 +65,9 @@ impl FetchError {
             Self::ConnectionFailed { .. } | Self::PermitExpired => ReachableReason::ConnectionFailed,
             Self::Timeout { .. } => ReachableReason::Timeout,
             Self::TlsFailed { .. } => ReachableReason::TLSFailed,
-            Self::ResponseTooLarge { .. } => ReachableReason::ResponseTooLarge,
+            Self::ResponseTooLarge { .. } | Self::LargerThanBudget { .. } | Self::GaveWay { .. } => {
+                ReachableReason::ResponseTooLarge
+            }
             Self::DecodeFailed { .. } => ReachableReason::DecodeFailed,
             Self::MappingFailed { .. } => ReachableReason::MappingFailed,
             Self::CursorRejected { .. } => ReachableReason::CursorRejected,

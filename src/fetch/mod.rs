@@ -73,11 +73,15 @@ pub trait Page: Send {
     fn first_byte(&self) -> Instant;
 
     /// The next complete items, in the order of the response; `None` after the last, when the response was read to its
-    /// end. Items that came before a failure are returned before it.
+    /// end. Items that came before a failure are returned before it. Returns after each piece of the body, with no item
+    /// if none became complete, so that the caller can look at [`Page::held`] before more is read.
     ///
     /// # Errors
     /// A cut body, an item that cannot be used, a limit. The page is over then.
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure>;
+
+    /// Bytes the page itself keeps in memory between two calls of [`Page::next`]: a begun item, items held back.
+    fn held(&self) -> u64;
 }
 
 /// One item of a page.
@@ -94,6 +98,21 @@ impl Item {
             Self::Event(event) => &event.id,
             Self::SetAside(item) => &item.id,
         }
+    }
+
+    /// What it takes in memory, near enough: its texts, and what holds them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let texts = match self {
+            Self::Event(event) => {
+                event.id.as_str().len()
+                    + event.payload.len()
+                    + event.event_type.as_ref().map_or(0, String::len)
+                    + event.subject.as_ref().map_or(0, String::len)
+            }
+            Self::SetAside(item) => item.id.as_str().len() + item.item.len(),
+        };
+        (texts + size_of::<Self>()) as u64
     }
 }
 

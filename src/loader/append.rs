@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    context::{Cause, Context, LOCKED_RETRY},
+    context::{Cause, Context, LOCKED_RETRY, LOCKED_TRIES},
     prefix::Batch,
 };
 use crate::{
@@ -96,20 +96,24 @@ impl<'a> Appender<'a> {
             bytes: 0,
         };
         let mut append = self.statement(nothing, not_ascending);
-        append.close = next_start.map(close_at);
-        let asked = Instant::now();
-        match self.context.store().append(&append).await {
-            Ok(Answer::Applied(appended)) => {
-                self.applied(&append, &appended, asked.elapsed());
-                opens(&append)
-            }
-            // Refused: the row is not this attempt's any more, and there was nothing to lose. RESERVE will tell.
-            Ok(Answer::Locked | Answer::Refused(_)) => None,
-            Err(error) => {
-                self.context.reporter.database_unavailable(&error);
-                None
+        for _ in 0..LOCKED_TRIES {
+            append.close = next_start.map(close_at);
+            let asked = Instant::now();
+            match self.context.store().append(&append).await {
+                Ok(Answer::Applied(appended)) => {
+                    self.applied(&append, &appended, asked.elapsed());
+                    return opens(&append);
+                }
+                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+                // The row is not this attempt's any more, and there was nothing to lose. RESERVE will tell.
+                Ok(Answer::Refused(_)) => return None,
+                Err(error) => {
+                    self.context.reporter.database_unavailable(&error);
+                    return None;
+                }
             }
         }
+        None
     }
 
     fn statement(&self, batch: Batch, not_ascending: bool) -> Append {

@@ -2,19 +2,28 @@
 //!
 //! A source takes a share **before** RESERVE, so that it never asks for what it could not keep (P5). The share is what its
 //! recent pages needed, not `maxResponseBytes`: 10,000 idle sources poll on 16 KiB each. When a page turns out larger,
-//! the share grows if the budget has room. If not, the source reads no further until its own commits have freed what it
-//! holds, so memory stays bounded by the budget plus one decoded chunk per open response.
+//! the share grows if the budget has room. If not, the source reads no further until there is: its socket fills, and the
+//! sender waits. What counts is everything the response keeps, committable items and what the decoder holds back alike, so
+//! memory stays bounded by the budget plus one decoded piece of the body per open response.
 //!
-//! Why nobody waits for ever: before RESERVE a source holds nothing while it waits. During a response it waits only for
-//! its own commits, or, where those cannot come (a page that must be held whole, a database that is away), until
-//! `http.timeout` ends the response. Its next share is then as large as that page was, taken before RESERVE; and a stream
-//! known to need whole pages takes `maxResponseBytes` at once. So no circle of waiting sources outlives a timeout.
+//! Why nobody waits for ever:
+//! - Before RESERVE a source holds nothing while it waits.
+//! - A response whose items are committed as they come waits for those commits, which take no memory.
+//! - A response that nothing of its own can free (a page held whole, one large item) may wait for others that wait for it.
+//!   So a part of the budget, **the last eighth**, is in no share: it is given whole to one such response at a time, first
+//!   come first served, until that response ends. By default it is as large as `maxResponseBytes`, so that one is enough.
+//! - Where it is not enough, those that still wait for their turn **give way**, one after the other, to the one whose turn
+//!   it is: they are given up, and asked for again with a share as large as the page was, taken before RESERVE. So the one
+//!   whose turn it is waits for no circle, only for responses that go on by themselves or for a database that is away, and
+//!   no longer than `http.timeout`.
+//! - A page larger than the whole budget fails at once, and says so.
 
-use std::{mem, sync::Arc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::fetch::Item;
 
 /// The budget is counted in pieces of this size, so that any budget fits the semaphore.
 const PIECE: u64 = 1024;
@@ -25,6 +34,9 @@ const LEAST_SHARE: u64 = 16 * 1024;
 /// A share grows by at least this, to keep growing cheap.
 const LEAST_GROWTH: u64 = 256 * 1024;
 
+/// This part of the budget is the last resort of responses that cannot free memory by themselves.
+const LAST_PART: u32 = 8;
+
 /// The default of `--buffer-bytes`.
 pub const DEFAULT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
 
@@ -32,7 +44,26 @@ pub const DEFAULT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Buffer {
     pieces: Arc<Semaphore>,
-    total: u32,
+    /// How many `pieces` there are.
+    shared: u32,
+    last_part: Arc<Semaphore>,
+    /// How many pieces `last_part` has, which is taken whole.
+    last: u32,
+    /// The response that has the last part needs more: somebody in line is to give way.
+    give_way: Arc<AtomicBool>,
+}
+
+/// The part of the budget that one response at a time may have beside its share.
+#[derive(Debug)]
+pub(super) struct LastPart {
+    permit: OwnedSemaphorePermit,
+    give_way: Arc<AtomicBool>,
+}
+
+impl Drop for LastPart {
+    fn drop(&mut self) {
+        self.give_way.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What one response may hold. Gives its bytes back when dropped.
@@ -40,6 +71,7 @@ pub struct Buffer {
 pub(super) struct Share {
     buffer: Buffer,
     permit: OwnedSemaphorePermit,
+    last_part: Option<LastPart>,
 }
 
 impl Buffer {
@@ -47,38 +79,77 @@ impl Buffer {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let total = pieces(bytes.max(LEAST_SHARE));
-        Self { pieces: Arc::new(Semaphore::new(total as usize)), total }
+        let last = total / LAST_PART;
+        let shared = total - last;
+        let semaphore = |pieces: u32| Arc::new(Semaphore::new(pieces as usize));
+        Self { pieces: semaphore(shared), shared, last_part: semaphore(last), last, give_way: Arc::default() }
     }
 
     /// Bytes that no source holds.
     #[must_use]
     pub fn free(&self) -> u64 {
-        self.pieces.available_permits() as u64 * PIECE
+        (self.pieces.available_permits() + self.last_part.available_permits()) as u64 * PIECE
+    }
+
+    /// The whole budget.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.shared + self.last) * PIECE
     }
 
     /// Takes a share if there is room now and nobody waits for it.
     pub(super) fn try_take(&self, bytes: u64) -> Option<Share> {
         let permit = Arc::clone(&self.pieces).try_acquire_many_owned(self.clamped(bytes)).ok()?;
-        Some(Share { buffer: self.clone(), permit })
+        Some(Share { buffer: self.clone(), permit, last_part: None })
     }
 
-    /// Takes a share, first come first served. A share larger than the whole budget is cut to it.
+    /// Takes a share, first come first served. One larger than all that shares may have is cut to it.
     pub(super) async fn take(&self, bytes: u64) -> Share {
         let permit = Arc::clone(&self.pieces)
             .acquire_many_owned(self.clamped(bytes))
             .await
-            .expect("the semaphore of the buffer is never closed");
-        Share { buffer: self.clone(), permit }
+            .expect("the semaphores of the buffer are never closed");
+        Share { buffer: self.clone(), permit, last_part: None }
     }
 
     fn clamped(&self, bytes: u64) -> u32 {
-        pieces(bytes.max(LEAST_SHARE)).min(self.total)
+        pieces(bytes.max(LEAST_SHARE)).min(self.shared)
     }
 }
 
 impl Share {
     pub(super) fn bytes(&self) -> u64 {
-        self.permit.num_permits() as u64 * PIECE
+        let last = self.last_part.as_ref().map_or(0, |last| last.permit.num_permits());
+        (self.permit.num_permits() + last) as u64 * PIECE
+    }
+
+    pub(super) fn budget(&self) -> u64 {
+        self.buffer.bytes()
+    }
+
+    /// Waits in line for the last part of the budget.
+    pub(super) fn turn(&self) -> impl Future<Output = LastPart> + use<> {
+        let turn = Arc::clone(&self.buffer.last_part).acquire_many_owned(self.buffer.last);
+        let give_way = Arc::clone(&self.buffer.give_way);
+        async { LastPart { permit: turn.await.expect("the semaphores of the buffer are never closed"), give_way } }
+    }
+
+    /// Adds the last part. It comes back with the share.
+    pub(super) fn add(&mut self, last_part: LastPart) {
+        self.last_part = Some(last_part);
+    }
+
+    pub(super) fn has_last_part(&self) -> bool {
+        self.last_part.is_some()
+    }
+
+    /// Asks one of those in line for the last part, which this share has, to give way.
+    pub(super) fn ask_to_give_way(&self) {
+        self.buffer.give_way.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this share, in line for the last part, is the one to give way.
+    pub(super) fn is_to_give_way(&self) -> bool {
+        self.buffer.give_way.swap(false, Ordering::Relaxed)
     }
 
     /// Grows to hold `bytes` if the budget has room now. Never waits: a waiting holder could close a circle.
@@ -119,20 +190,6 @@ impl PageSize {
     }
 }
 
-/// What an item takes in memory, near enough: its texts, and what holds them.
-pub(super) fn bytes_of(item: &Item) -> u64 {
-    let bytes = match item {
-        Item::Event(event) => {
-            event.id.as_str().len()
-                + event.payload.len()
-                + event.event_type.as_ref().map_or(0, String::len)
-                + event.subject.as_ref().map_or(0, String::len)
-        }
-        Item::SetAside(item) => item.id.as_str().len() + item.item.len(),
-    };
-    (bytes + mem::size_of::<Item>()) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -145,15 +202,15 @@ mod tests {
     async fn ten_thousand_idle_sources_poll_a_few_at_a_time_within_the_default_budget() {
         let buffer = Buffer::new(DEFAULT_BUFFER_BYTES);
         let idle = PageSize::default();
-        let shares: Vec<_> = (0..8000).filter_map(|_| buffer.try_take(idle.expected(16 * MIB))).collect();
-        assert_eq!(shares.len(), 8000, "8000 may even be in flight at the same instant");
+        let shares: Vec<_> = (0..7000).filter_map(|_| buffer.try_take(idle.expected(16 * MIB))).collect();
+        assert_eq!(shares.len(), 7000, "7000 may even be in flight at the same instant");
     }
 
     #[tokio::test]
     async fn a_share_never_exceeds_the_budget_and_comes_back_when_dropped() {
         let buffer = Buffer::new(MIB);
         let everything = buffer.take(64 * MIB).await;
-        assert_eq!(everything.bytes(), MIB);
+        assert_eq!(everything.bytes(), MIB / 8 * 7, "the last part is in no share");
         assert!(buffer.try_take(1).is_none());
         drop(everything);
         assert_eq!(buffer.free(), MIB);
@@ -165,9 +222,29 @@ mod tests {
         let mut small = buffer.take(LEAST_SHARE).await;
         let other = buffer.take(MIB / 2).await;
         assert!(small.try_grow_to(MIB / 4));
-        assert!(!small.try_grow_to(MIB));
+        assert!(!small.try_grow_to(MIB / 2));
         drop(other);
-        assert!(small.try_grow_to(MIB));
+        assert!(small.try_grow_to(MIB / 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_part_goes_to_one_share_at_a_time_in_order_and_comes_back_with_it() {
+        let buffer = Buffer::new(MIB);
+        let mut first = buffer.take(MIB / 2).await;
+        let mut second = buffer.take(LEAST_SHARE).await;
+        let turn = first.turn().await;
+        first.add(turn);
+        assert_eq!(first.bytes(), MIB / 2 + MIB / 8);
+        let turn = tokio::spawn(async move {
+            let turn = second.turn().await;
+            second.add(turn);
+            second.bytes()
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!turn.is_finished(), "one at a time");
+        drop(first);
+        assert_eq!(turn.await.expect("it had its turn"), LEAST_SHARE + MIB / 8);
+        assert_eq!(buffer.free(), MIB);
     }
 
     #[tokio::test(start_paused = true)]
@@ -181,7 +258,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(buffer.try_take(LEAST_SHARE).is_none(), "the large one stands before us");
         drop(first);
-        assert_eq!(large.await.expect("it was served").bytes(), MIB);
+        assert_eq!(large.await.expect("it was served").bytes(), MIB / 8 * 7);
     }
 
     #[test]

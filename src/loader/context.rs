@@ -20,6 +20,9 @@ pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3);
 /// How soon a row whose lock somebody else holds is asked again: the length of a short transaction.
 pub(super) const LOCKED_RETRY: Duration = Duration::from_millis(10);
 
+/// How often a locked row is asked again for something that can wait.
+pub(super) const LOCKED_TRIES: u32 = 20;
+
 /// What all sources of the process share. Nothing in it blocks one source for another, but the byte budget, which is
 /// what it is for.
 pub(super) struct Shared {

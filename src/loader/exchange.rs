@@ -10,6 +10,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{Appender, Superseded},
@@ -62,8 +63,8 @@ pub(super) struct Outcome {
     /// The page as it stood at its end.
     pub(super) page: Prefix,
     pub(super) finish: Finish,
-    /// Bytes the page held in memory.
-    pub(super) received: u64,
+    /// Bytes of memory that the page needed.
+    pub(super) size: u64,
     /// The attempt is still to be closed, so that the next request may start at this instant.
     pub(super) owed: Option<Instant>,
     /// When the row lets the next request start, if the attempt was closed.
@@ -77,6 +78,7 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl Exchange<'_> {
@@ -87,7 +89,7 @@ impl Exchange<'_> {
         fetcher: &mut dyn Fetcher,
         request: &PageRequest,
         page: Prefix,
-        mut share: Share,
+        share: Share,
     ) -> Outcome {
         let intake = Intake::new(page);
         let mut appender = Appender::new(self.context, self.attempt);
@@ -99,6 +101,8 @@ impl Exchange<'_> {
         let interval = self.context.guard().start(started, self.min_interval, grant.busy_until);
         let (given_up, for_how_long) = oneshot::channel();
         let work = async {
+            // Given back with the last commit: what follows a request that was given up may take long, and needs none.
+            let mut share = share;
             let reading = async {
                 let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share, &lapse).await;
                 // Nobody waits for it when the exchange is over.
@@ -177,7 +181,8 @@ impl Exchange<'_> {
     }
 
     /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over; this process keeps to it in any case.
+    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it; a stop
+    /// ends it between two tries. This process keeps to it in any case.
     async fn give_up(&self, given_up_for: Option<Duration>) {
         let Some(by) = given_up_for else { return };
         let until = Instant::now() + by;
@@ -189,8 +194,12 @@ impl Exchange<'_> {
             let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
             match self.context.store().extend(extend).await {
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
-                Err(_) => sleep(EXTEND_RETRY).await,
+                answer => {
+                    let wait = if answer.is_ok() { LOCKED_RETRY } else { EXTEND_RETRY };
+                    if self.stop.run_until_cancelled(sleep(wait)).await.is_none() {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -198,13 +207,13 @@ impl Exchange<'_> {
     /// Commits what is left of the page, and closes the attempt where that is allowed: its response was read to the end,
     /// or it provably never left.
     async fn conclude(&self, end: End, intake: Intake, mut appender: Appender<'_>) -> Outcome {
-        let received = intake.received();
+        let size = intake.size();
         let mut page = intake.into_page();
         let outcome = |end, page, finish, row_opens: Option<Instant>, closes: Option<Instant>| Outcome {
             end,
             page,
             finish,
-            received,
+            size,
             owed: closes.filter(|_| row_opens.is_none()),
             row_opens,
         };
@@ -285,14 +294,17 @@ async fn read_page(
     };
     let first_byte = page.first_byte();
     intake.note_first_byte(first_byte);
+    let given_up =
+        |error| End::Failed(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
     loop {
-        intake.wait_for_room(share, context).await;
+        if let Err(error) = intake.wait_for_room(page.held(), share, context).await {
+            return given_up(error);
+        }
         match page.next().await {
             Ok(Some(items)) => {
                 if let Err((error, unusable)) = intake.push(items) {
                     context.count_retransported(Cause::Unusable, unusable);
-                    let progress = Progress::MayBeServed { first_byte: Some(first_byte) };
-                    return End::Failed(Failure { error, progress });
+                    return given_up(error);
                 }
             }
             Ok(None) => return End::Page { first_byte },
@@ -349,15 +361,17 @@ async fn commit_rest(
     closes: Option<Instant>,
 ) -> Result<Option<Instant>, Superseded> {
     let out_of_order = page.is_out_of_order();
+    // Said again with each append, because the row may not have heard it.
+    let not_ascending = !page.flows();
     let mut row_opens = None;
     let nothing_left = !page.has_pending();
     while page.has_pending() {
         let batch = page.take();
         let closes = closes.filter(|_| !page.has_pending());
-        row_opens = appender.append(batch, out_of_order, closes).await?;
+        row_opens = appender.append(batch, not_ascending, closes).await?;
     }
     if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-        row_opens = appender.append_nothing(page.cursor(), out_of_order, closes).await;
+        row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
     }
     Ok(row_opens)
 }

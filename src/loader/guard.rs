@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::permit::Attempt;
+
 /// What this process itself knows about its requests to one source, on its own monotonic clock.
 ///
 /// The row decides who may send. This is the second lock on the same door: a database clock that jumps forward, or a
@@ -13,6 +15,18 @@ pub(super) struct Guard {
     not_before: Option<Instant>,
     /// A request of ours may be served until then.
     busy_until: Option<Instant>,
+    /// An attempt that is to be closed before the next reservation.
+    owed: Option<Owed>,
+    /// The ids of the source were seen not to ascend; the row may not have heard of it.
+    out_of_order: bool,
+}
+
+/// An attempt that provably is not in flight, but may stand open in the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owed {
+    pub(super) attempt: Attempt,
+    /// Closing must not let anybody start before this.
+    pub(super) next_start: Instant,
 }
 
 impl Guard {
@@ -54,6 +68,27 @@ impl Guard {
 
     pub(super) fn not_before(&mut self, at: Instant) {
         self.not_before = self.not_before.max(Some(at));
+    }
+
+    /// Notes an attempt that is over and must be closed, with the wait that goes with it.
+    pub(super) fn owe(&mut self, owed: Owed) {
+        self.owed = Some(owed);
+    }
+
+    pub(super) fn owed(&self) -> Option<Owed> {
+        self.owed
+    }
+
+    pub(super) fn settled(&mut self) {
+        self.owed = None;
+    }
+
+    pub(super) fn saw_disorder(&mut self) {
+        self.out_of_order = true;
+    }
+
+    pub(super) fn is_out_of_order(&self) -> bool {
+        self.out_of_order
     }
 }
 

@@ -1,4 +1,5 @@
 use std::{
+    pin::pin,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +33,10 @@ const PREFIX_AGE: Duration = Duration::from_millis(50);
 /// How often a reader that may not hold more looks whether others have given memory back.
 const ROOM_RETRY: Duration = Duration::from_millis(20);
 
+/// How long the response whose turn it is waits for others to end before one of those in line gives way: longer than
+/// most commits take, and short beside the patience of a source whose answer is not read.
+const GIVE_WAY_AFTER: Duration = Duration::from_millis(500);
+
 /// Where the reader of a response and the committer of its prefixes meet.
 pub(super) struct Intake {
     page: Mutex<Prefix>,
@@ -40,6 +45,8 @@ pub(super) struct Intake {
     held: AtomicU64,
     /// Bytes of the whole page so far.
     received: AtomicU64,
+    /// The most that the response kept in memory at a time.
+    most_kept: AtomicU64,
     arrived: Notify,
     freed: Notify,
     /// The response has ended or was given up.
@@ -55,6 +62,7 @@ impl Intake {
             first_byte: OnceLock::new(),
             held: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            most_kept: AtomicU64::new(0),
             arrived: Notify::new(),
             freed: Notify::new(),
             over: CancellationToken::new(),
@@ -87,22 +95,73 @@ impl Intake {
         Ok(())
     }
 
-    /// Waits until the share holds what has arrived, by growing or by commits of this very page.
-    pub(super) async fn wait_for_room(&self, share: &mut Share, context: &Context) {
-        let mut waits = false;
-        while !share.try_grow_to(self.held.load(Ordering::Relaxed)) {
-            if !waits {
-                waits = true;
-                context.reporter.blocked_by(Some(BlockedBy::Memory));
-            }
+    /// Waits until the share holds what has arrived and what the reader itself keeps (`kept`), by growing or by commits of
+    /// this very page.
+    ///
+    /// # Errors
+    /// The response needs more than the whole budget.
+    pub(super) async fn wait_for_room(
+        &self,
+        kept: u64,
+        share: &mut Share,
+        context: &Context,
+    ) -> Result<(), FetchError> {
+        if self.has_room(kept, share) {
+            return Ok(());
+        }
+        context.reporter.blocked_by(Some(BlockedBy::Memory));
+        let room = self.room(kept, share).await;
+        context.reporter.blocked_by(None);
+        room
+    }
+
+    async fn room(&self, kept: u64, share: &mut Share) -> Result<(), FetchError> {
+        while self.frees_room() {
             select! {
                 () = self.freed.notified() => {}
                 () = sleep(ROOM_RETRY) => {}
             }
+            if self.has_room(kept, share) {
+                return Ok(());
+            }
         }
-        if waits {
-            context.reporter.blocked_by(None);
+        let (needed, budget) = (self.needed(kept), share.budget());
+        if needed > budget {
+            return Err(FetchError::LargerThanBudget { budget });
         }
+        // What others give back may be enough; else this response, in its turn, gets the part that is kept for such; and
+        // if that is not enough either, those whose turn has not come give way.
+        let since = Instant::now();
+        let mut turn = pin!(share.turn());
+        loop {
+            select! {
+                last_part = &mut turn, if !share.has_last_part() => share.add(last_part),
+                () = sleep(ROOM_RETRY) => {}
+            }
+            if self.has_room(kept, share) {
+                return Ok(());
+            }
+            match share.has_last_part() {
+                true if since.elapsed() > GIVE_WAY_AFTER => share.ask_to_give_way(),
+                false if share.is_to_give_way() => return Err(FetchError::GaveWay { budget }),
+                _ => {}
+            }
+        }
+    }
+
+    fn has_room(&self, kept: u64, share: &mut Share) -> bool {
+        share.try_grow_to(self.needed(kept))
+    }
+
+    fn needed(&self, kept: u64) -> u64 {
+        let needed = kept + self.held.load(Ordering::Relaxed);
+        self.most_kept.fetch_max(needed, Ordering::Relaxed);
+        needed
+    }
+
+    /// Whether commits of this very page will free some of what is held.
+    fn frees_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0 && self.page().flows()
     }
 
     /// The next prefix to commit while the response goes on; `None` when it is over.
@@ -160,8 +219,9 @@ impl Intake {
         self.row.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+    /// Bytes that a share for this page should have had.
+    pub(super) fn size(&self) -> u64 {
+        self.received.load(Ordering::Relaxed).max(self.most_kept.load(Ordering::Relaxed))
     }
 
     pub(super) fn into_page(self) -> Prefix {
@@ -172,3 +232,6 @@ impl Intake {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

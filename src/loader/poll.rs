@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -10,6 +10,7 @@ use super::{
     buffer::{PageSize, Share},
     context::Context,
     exchange::{End, Exchange, Outcome},
+    guard::Owed,
     pace::{Fill, Pace},
     prefix::Prefix,
     report::BlockedBy,
@@ -81,7 +82,7 @@ impl Poller {
             page_size: PageSize::default(),
             cursor: adopted.cursor.clone(),
             kind: adopted.id_kind,
-            progressive: adopted.progressive,
+            progressive: adopted.progressive && !context.guard().is_out_of_order(),
             context,
             fetcher,
             settings,
@@ -122,6 +123,10 @@ impl Poller {
 
     /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
     async fn grant(&mut self, stop: &CancellationToken) -> Result<(Grant, Share), Pass> {
+        // Before the guard is asked: what an earlier task of this process owes may be the very wait it asks for.
+        if !self.reservations.settle(&self.context).await {
+            return Err(Pass::Again(Instant::now() + self.reservations.retry_in()));
+        }
         check_guard(&self.context)?;
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let ahead = self.pace.is_saturated();
@@ -130,7 +135,7 @@ impl Poller {
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
         if stop.is_cancelled() {
-            self.close(grant.attempt, grant.permit.opens()).await;
+            self.close(grant.attempt, grant.permit.opens(), stop).await;
             return Err(Pass::Stopped);
         }
         if let Some(won) = self.won.take() {
@@ -141,9 +146,9 @@ impl Poller {
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {
         let attempt = grant.attempt;
-        let outcome = self.exchange(grant, share).await;
+        let outcome = self.exchange(grant, share, stop).await;
         if let Some(next_start) = outcome.owed {
-            self.close(attempt, next_start).await;
+            self.close(attempt, next_start, stop).await;
         }
         let pass = self.judge(outcome);
         if self.pace.is_saturated() {
@@ -154,10 +159,22 @@ impl Poller {
         pass
     }
 
-    /// ABORT of an attempt that is not in flight; if the row does not answer, before the next reservation.
-    async fn close(&mut self, attempt: Attempt, next_start: Instant) {
-        self.reservations.owe(attempt, next_start);
-        self.reservations.settle(&self.context).await;
+    /// ABORT of an attempt that is not in flight; if the row does not answer, before the next reservation. A wait that the
+    /// source asked for must hold for every replica, so as long as it lasts the row is asked again, but for a stop.
+    async fn close(&mut self, attempt: Attempt, next_start: Instant, stop: &CancellationToken) {
+        self.context.guard().owe(Owed { attempt, next_start });
+        let mut failed = false;
+        while !self.reservations.settle(&self.context).await {
+            failed = true;
+            let left = next_start.saturating_duration_since(Instant::now());
+            let retry = sleep(self.reservations.retry_in().min(left));
+            if left.is_zero() || stop.run_until_cancelled(retry).await.is_none() {
+                return;
+            }
+        }
+        if failed {
+            self.context.reporter.database_answers();
+        }
     }
 
     async fn prepare(&mut self) -> Result<Share, Pass> {
@@ -192,7 +209,7 @@ impl Poller {
         Ok(share)
     }
 
-    async fn exchange(&mut self, grant: Grant, share: Share) -> Outcome {
+    async fn exchange(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Outcome {
         let limit = self.pace.limit();
         let sent_limit = self.settings.limit_is_sent.then_some(limit);
         let page = Prefix::new(self.cursor.clone(), self.kind, sent_limit, self.progressive);
@@ -202,6 +219,7 @@ impl Poller {
             min_interval: self.settings.min_interval,
             attempt: grant.attempt,
             opens: grant.permit.opens(),
+            stop,
         };
         self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());
         exchange.run(grant, &mut *self.fetcher, &request, page, share).await
@@ -213,8 +231,11 @@ impl Poller {
         if moved {
             self.kind = outcome.page.kind();
         }
-        self.progressive &= !outcome.page.is_out_of_order();
-        self.page_size.observe(outcome.received);
+        if outcome.page.is_out_of_order() {
+            self.progressive = false;
+            self.context.guard().saw_disorder();
+        }
+        self.page_size.observe(outcome.size);
         self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
         self.note_evidence(&outcome.page);
         debug!(stream = %self.context.stream, cursor = %self.cursor, items = outcome.page.seen(), "polled");
@@ -282,7 +303,10 @@ impl Poller {
     fn ask_for_less(&mut self, error: &FetchError, progress: Progress, moved: bool) {
         let content = matches!(
             error,
-            FetchError::DecodeFailed { .. } | FetchError::MappingFailed { .. } | FetchError::ResponseTooLarge { .. }
+            FetchError::DecodeFailed { .. }
+                | FetchError::MappingFailed { .. }
+                | FetchError::ResponseTooLarge { .. }
+                | FetchError::LargerThanBudget { .. }
         );
         let cut = matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
         if self.progressive && self.settings.limit_is_sent && (content || cut) {

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{buffer::bytes_of, pace::Fill};
+use super::pace::Fill;
 use crate::{
     event::{Cursor, Event, EventId, IdKind, SetAside, SetAsideReason},
     fetch::{FetchError, Item},
@@ -176,7 +176,7 @@ impl Prefix {
     }
 
     fn hold(&mut self, item: Item) -> u64 {
-        let bytes = bytes_of(&item);
+        let bytes = item.bytes();
         if self.kind == Some(IdKind::Opaque) {
             self.page_ids.insert(item.id().clone());
         }
@@ -186,8 +186,12 @@ impl Prefix {
 
     /// How many items may be committed now.
     pub(super) fn ready(&self) -> usize {
-        let open = self.finished || (self.progressive && self.disorder.is_none());
-        if open { self.pending.len() } else { 0 }
+        if self.finished || self.flows() { self.pending.len() } else { 0 }
+    }
+
+    /// Whether items may be committed while the page goes on.
+    pub(super) fn flows(&self) -> bool {
+        self.progressive && self.disorder.is_none()
     }
 
     /// Takes the next batch that may be committed; empty when there is none.
@@ -196,7 +200,7 @@ impl Prefix {
         let (mut events, mut set_aside, mut bytes) = (Vec::new(), Vec::new(), 0);
         for _ in 0..self.ready().min(MOST_EVENTS) {
             let Some(item) = self.pending.pop_front() else { break };
-            bytes += bytes_of(&item);
+            bytes += item.bytes();
             self.pass(item.id());
             match item {
                 Item::Event(event) => events.push(event),

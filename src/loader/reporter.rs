@@ -100,9 +100,12 @@ impl Reporter {
     /// A poll failed; the next one comes after `wait`.
     pub(super) fn failed(&self, error: &FetchError, failures: u32, wait: Duration) {
         let reason = error.reason();
+        // Whole seconds: nobody reads milliseconds of a sample.
+        let next_try = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        let message = format!("{error}; next try in {}", crate::api::Duration::from(next_try));
         let turned = self.turn(|report| {
             report.consecutive_failures = failures;
-            turn(&mut report.reachable, reason, error.to_string())
+            turn(&mut report.reachable, reason, message)
         });
         if turned {
             warn!(stream = %self.stream, %reason, %error, retry_in = ?wait, "poll failed");
@@ -157,5 +160,34 @@ impl Reporter {
             turned
         });
         turned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        loader::{report::Reports, testing::World},
+        ownership::Holding,
+    };
+
+    #[test]
+    fn a_failure_names_its_next_try_in_whole_seconds_and_only_a_new_reason_is_news() {
+        let world = World::new();
+        let holding: Holding = world.holding("a");
+        let reports = Reports::default();
+        let reporter =
+            Reporter::new(world.stream.clone(), reports.open(&world.stream, Report::of(holding, 1, "uid".to_owned())));
+        let error = FetchError::ServerError { status: 503, retry_after: None };
+        let message = |reports: &Reports| {
+            let report = reports.get(&world.stream).expect("the report");
+            report.reachable.as_ref().map(|verdict| verdict.message.clone()).expect("a verdict")
+        };
+        reporter.failed(&error, 1, Duration::from_millis(700));
+        assert_eq!(message(&reports), "the source answered 503; next try in 1s");
+        let changes = reports.changes();
+        reporter.failed(&error, 9, Duration::from_millis(90_001));
+        assert_eq!(message(&reports), "the source answered 503; next try in 1m31s");
+        assert!(!changes.has_changed().expect("the reports live"), "counters carry it, at their own pace");
     }
 }

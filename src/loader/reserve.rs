@@ -4,7 +4,8 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::{
-    context::{Context, IN_FLIGHT, LOCKED_RETRY},
+    context::{Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
+    guard::Owed,
     poll::Pass,
 };
 use crate::{
@@ -20,9 +21,6 @@ pub(super) const LEAD: Duration = Duration::from_millis(40);
 /// The slot may lie a little further ahead than the lead: the row counts from its commit, we from its answer.
 const AT_MOST_AHEAD: Duration = Duration::from_millis(60);
 
-/// How often a locked row is asked again in one pass.
-const LOCKED_TRIES: u32 = 20;
-
 /// Between two reservations while the database is away.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -31,17 +29,7 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Reservations {
     fence: Fence,
     min_interval: Duration,
-    /// An attempt that is to be closed before the next reservation.
-    owed: Option<Owed>,
     failures: u32,
-}
-
-/// An attempt that provably is not in flight, but may stand open in the row.
-#[derive(Debug, Clone, Copy)]
-struct Owed {
-    attempt: Attempt,
-    /// Closing must not let anybody start before this.
-    next_start: Instant,
 }
 
 /// A granted reservation.
@@ -65,7 +53,7 @@ pub(super) fn check_guard(context: &Context) -> Result<(), Pass> {
 
 impl Reservations {
     pub(super) fn new(fence: Fence, min_interval: Duration) -> Self {
-        Self { fence, min_interval, owed: None, failures: 0 }
+        Self { fence, min_interval, failures: 0 }
     }
 
     /// Asks for the right to send one request. `ahead` tells that the source is saturated: then a slot a little ahead
@@ -74,9 +62,6 @@ impl Reservations {
     /// # Errors
     /// What the pass comes to without a request.
     pub(super) async fn reserve(&mut self, context: &Context, cursor: &Cursor, ahead: bool) -> Result<Grant, Pass> {
-        if !self.settle(context).await {
-            return Err(Pass::Again(Instant::now() + self.retry_in()));
-        }
         for _ in 0..LOCKED_TRIES {
             let send_within = context.shared.send_limit.current();
             let reserve = Reserve {
@@ -108,7 +93,7 @@ impl Reservations {
                 Ok(Answer::Refused(row)) => return Err(self.refused(context, cursor, row)),
                 Err(error) => {
                     // It may have been granted: then nothing was sent for it. The slot was at most this far ahead.
-                    self.owe(attempt, answered + AT_MOST_AHEAD);
+                    context.guard().owe(Owed { attempt, next_start: answered + AT_MOST_AHEAD });
                     context.reporter.database_unavailable(&error);
                     self.failures = self.failures.saturating_add(1);
                     return Err(Pass::Again(Instant::now() + self.retry_in()));
@@ -139,36 +124,36 @@ impl Reservations {
         row.fence == self.fence && row.holder.as_ref() == Some(&context.holder)
     }
 
-    /// Notes an attempt that is over and must be closed.
-    pub(super) fn owe(&mut self, attempt: Attempt, next_start: Instant) {
-        self.owed = Some(Owed { attempt, next_start });
-    }
-
-    /// ABORT of what is owed. Returns false when it is still owed: the row was locked or the database is away.
+    /// ABORT of what is owed. Returns false when it is still owed: the row was locked or the database is away. What is
+    /// owed outlives an adoption, which does not close an attempt either.
     pub(super) async fn settle(&mut self, context: &Context) -> bool {
-        let Some(owed) = self.owed else { return true };
-        let abort = Abort {
-            stream: context.stream.clone(),
-            attempt: owed.attempt,
-            close: Close { next_start_in: owed.next_start.saturating_duration_since(Instant::now()) },
-        };
-        match context.store().abort(abort).await {
-            // Refused: the attempt is not the row's, so there is nothing to close.
-            Ok(Answer::Applied(()) | Answer::Refused(_)) => {
-                self.owed = None;
-                self.failures = 0;
-                true
-            }
-            Ok(Answer::Locked) => false,
-            Err(error) => {
-                context.reporter.database_unavailable(&error);
-                self.failures = self.failures.saturating_add(1);
-                false
+        let Some(owed) = context.guard().owed() else { return true };
+        for _ in 0..LOCKED_TRIES {
+            let abort = Abort {
+                stream: context.stream.clone(),
+                attempt: owed.attempt,
+                close: Close { next_start_in: owed.next_start.saturating_duration_since(Instant::now()) },
+            };
+            match context.store().abort(abort).await {
+                // Refused: the attempt is not the row's, so there is nothing to close.
+                Ok(Answer::Applied(()) | Answer::Refused(_)) => {
+                    context.guard().settled();
+                    self.failures = 0;
+                    return true;
+                }
+                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+                Err(error) => {
+                    context.reporter.database_unavailable(&error);
+                    self.failures = self.failures.saturating_add(1);
+                    return false;
+                }
             }
         }
+        false
     }
 
-    fn retry_in(&self) -> Duration {
+    /// Between two tries while the database is away.
+    pub(super) fn retry_in(&self) -> Duration {
         match self.failures {
             0 => LOCKED_RETRY,
             failures => FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY),

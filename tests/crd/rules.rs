@@ -317,6 +317,18 @@ const CONNECTION_HEADERS: [&str; 13] = [
     "hOST",
 ];
 
+const HEADERS_THAT_CHANGE_THE_ANSWER: [&str; 9] = [
+    "Expect",
+    "Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "IF-RANGE",
+    "Headgate-Attempt",
+    "headgate-replica",
+];
+
 fn auth_rules() -> Vec<RuleCase> {
     let header = |name: &str| http(json!({"headers": headers(&[name])}));
     let value = |value: &str| http(json!({"headers": [{"name": "X-Tenant", "value": value}]}));
@@ -328,7 +340,18 @@ fn auth_rules() -> Vec<RuleCase> {
         names = names.rejects(header(name));
         auth_names = auth_names.rejects(auth(header_auth(name)));
     }
+    let mut plain = RuleCase::at(".spec.http.headers", "a plain request for a page")
+        .accepts(header("Iffy"))
+        .accepts(header("X-Range"));
+    let mut auth_plain = RuleCase::at(".spec.http.auth.header.name", "a plain request for a page")
+        .accepts(auth(header_auth("X-Headgate-Key")));
+    for name in HEADERS_THAT_CHANGE_THE_ANSWER {
+        plain = plain.rejects(header(name));
+        auth_plain = auth_plain.rejects(auth(header_auth(name)));
+    }
     vec![
+        plain.saying("spec.http.headers", "Expect, Range, If-*, Headgate-*; remove it"),
+        auth_plain.saying("spec.http.auth.header.name", "Expect, Range, If-*, Headgate-*; choose another `name`"),
         names.saying("spec.http.headers", "must not name a header that belongs to the connection"),
         auth_names.saying("spec.http.auth.header.name", "must not be a header that belongs to the connection"),
         RuleCase::at(".spec.http.headers", "a header name")

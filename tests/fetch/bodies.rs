@@ -66,7 +66,10 @@ async fn items_are_handed_out_while_the_body_streams() {
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     connect(&mut fetcher).await;
     let mut page = send(&mut fetcher).await.expect("the head");
-    let first = page.next().await.expect("no failure yet").expect("items");
+    let mut first = Vec::new();
+    while first.is_empty() {
+        first = page.next().await.expect("no failure yet").expect("not the end");
+    }
     assert_eq!(first[0].id().as_str(), "1");
 }
 
@@ -264,4 +267,53 @@ async fn lines_are_read_as_they_come() {
     let mut fetcher = fetcher(json!({ "url": source.url(), "decode": { "format": "NDJSON" } })).await;
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1", "2"]);
     assert!(source.requests()[0].header("accept").is_some_and(|accept| accept.starts_with("application/x-ndjson")));
+}
+
+/// The head of an object without `itemsPath`, and so many items of a kilobyte.
+fn begun_object(items: usize) -> String {
+    let item = format!(r#"{{"id":1,"text":"{}"}}"#, "x".repeat(1000));
+    format!(r#"{{"data":[{}"#, vec![item; items].join(","))
+}
+
+#[tokio::test]
+async fn a_page_that_must_be_held_back_shows_what_it_holds_before_it_reads_on() {
+    let source = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n").await?;
+        talk.say(begun_object(1000)).await?;
+        talk.hold().await
+    })
+    .await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let mut held = 0;
+    while held < 900_000 {
+        let items = page.next().await.expect("no failure yet").expect("not the end");
+        assert!(items.is_empty(), "an object hands nothing out before its end");
+        assert!(page.held() <= held + 256 * 1024, "from {held} to {} bytes in one piece", page.held());
+        held = page.held();
+    }
+}
+
+#[tokio::test]
+async fn a_gzip_bomb_is_inflated_in_portions_and_no_further_than_the_limit() {
+    // Some 40 KiB that hold 8 MiB.
+    let bomb = gzip(&begun_object(8000));
+    let source = answering(gzipped(&bomb)).await;
+    let mut fetcher = fetcher(json!({ "url": source.url(), "maxResponseBytes": 4 << 20 })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let mut held = 0;
+    let failure = loop {
+        match page.next().await {
+            Ok(items) => assert!(items.expect("not the end").is_empty()),
+            Err(failure) => break failure,
+        }
+        // A portion, or one kilobyte of deflate, which is at most a megabyte; and what the items take beside their text.
+        assert!(page.held() <= held + (5 << 18), "from {held} to {} bytes in one portion", page.held());
+        held = page.held();
+    };
+    assert!(held > 3 << 20, "it was read up to the limit: {held} bytes");
+    assert_eq!(failure.error, FetchError::ResponseTooLarge { limit: 4 << 20 });
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     raw::Source,
-    world::{Vault, fetcher_with, from_start, open, permit},
+    world::{Vault, fetcher_with, from_start, open, permit, read},
 };
 
 const MARKER: &str = "hunter2";
@@ -87,9 +87,9 @@ async fn no_secret_is_ever_shown() {
                     continue;
                 }
                 match fetcher.send(permit(), &from_start()).await {
-                    Ok(headgate::fetch::Reply::Page(mut page)) => match page.next().await {
-                        Ok(items) => shown.push(format!("{items:?}")),
-                        Err(failure) => shown.push(format!("{failure} {failure:?}")),
+                    Ok(headgate::fetch::Reply::Page(mut page)) => match read(&mut page).await {
+                        (ids, Ok(())) => shown.push(format!("{ids:?}")),
+                        (_, Err(failure)) => shown.push(format!("{failure} {failure:?}")),
                     },
                     Ok(headgate::fetch::Reply::Prepared { .. }) => {}
                     Err(failure) => shown.push(format!("{failure} {failure:?}")),

@@ -22,6 +22,15 @@ pub(super) fn sendable_by_users(name: &str) -> String {
     )
 }
 
+/// CEL: whether a header leaves a request what it is, a plain request for a page. Conditions and ranges would turn the
+/// answer into something else than a page, and Headgate's own headers tell the source who asks.
+pub(super) fn leaves_the_request_plain(name: &str) -> String {
+    format!(
+        "!({name}.lowerAscii() in ['expect', 'range']) && !{name}.lowerAscii().startsWith('if-') \
+         && !{name}.lowerAscii().startsWith('headgate-')"
+    )
+}
+
 /// One key of a Secret in the namespace of this object.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct SecretKeyRef {
@@ -93,7 +102,10 @@ pub struct HeaderAuth {
             .message("must be a header name: letters, digits and !#$%&'*+-.^_`|~"),
         validation = Rule::new(sendable_by_users("self"))
             .message("must not be a header that belongs to the connection: Host, Connection, Keep-Alive, Proxy-*, TE, \
-                      Trailer, Transfer-Encoding, Upgrade, Content-Length, Accept-Encoding")
+                      Trailer, Transfer-Encoding, Upgrade, Content-Length, Accept-Encoding"),
+        validation = Rule::new(leaves_the_request_plain("self"))
+            .message("must not be a header that makes the answer something else than a page, or that Headgate sets: \
+                      Expect, Range, If-*, Headgate-*; choose another `name`")
     )]
     pub name: String,
     /// The key of a Secret that holds the value. Required.

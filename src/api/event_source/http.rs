@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     JSON_PATH,
-    auth::{Auth, HEADER_NAME, SecretKeyRef, Tls, sendable_by_users},
+    auth::{Auth, HEADER_NAME, SecretKeyRef, Tls, leaves_the_request_plain, sendable_by_users},
 };
 use crate::api::Duration;
 
@@ -88,6 +88,9 @@ pub struct Http {
         validation = Rule::new(format!("self.all(h, {})", sendable_by_users("h.name")))
             .message("must not name a header that belongs to the connection: Host, Connection, Keep-Alive, Proxy-*, TE, \
                       Trailer, Transfer-Encoding, Upgrade, Content-Length, Accept-Encoding"),
+        validation = Rule::new(format!("self.all(h, {})", leaves_the_request_plain("h.name")))
+            .message("must not name a header that makes the answer something else than a page, or that Headgate sets: \
+                      Expect, Range, If-*, Headgate-*; remove it"),
         validation = Rule::new("self.all(h, self.exists_one(g, g.name.lowerAscii() == h.name.lowerAscii()))")
             .message("each `name` must occur once, whatever its case"),
         validation = Rule::new(r"self.all(h, !has(h.value) || h.value.matches('^[\\t\\x20-\\x7e]*$'))")
@@ -119,8 +122,8 @@ pub struct Http {
     /// How a response body becomes items. Default: {format: JSON}.
     #[serde(default)]
     pub decode: Decode,
-    /// Limit of a whole request, from the connection to the last byte of the response. A duration from 100ms to 10m.
-    /// Default: 30s.
+    /// Limit of a whole request, from sending it to the last byte of the response. The same limit applies, before that,
+    /// to connecting (name, TCP, proxy, TLS). A duration from 100ms to 10m. Default: 30s.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
     /// Largest response body, after decompression; it bounds the memory of this source. Bytes; 1024 to 268435456 (256

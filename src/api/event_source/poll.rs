@@ -45,7 +45,10 @@ pub struct Poll {
     /// `minInterval` to 24h. Default: 5m.
     #[serde(default = "default_max_error_interval")]
     pub max_error_interval: Duration,
-    /// Most events asked for in one request, sent in `http.limitParam`. Events; 1 to 10000. Default: 1000.
+    /// Most events asked for in one request, sent in `http.limitParam`. A source that does not sort its answers by id must
+    /// not send fewer than this while it has more: a shorter page of such a source is taken for everything there is, and
+    /// smaller ids that it left out are never asked for. Set it to the source's own limit or below. Events; 1 to 10000.
+    /// Default: 1000.
     #[serde(default = "default_batch_size")]
     #[schemars(range(min = 1, max = 10_000))]
     pub batch_size: i32,

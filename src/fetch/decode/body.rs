@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    BOM,
+    BOM, MOST_KEPT,
     cut::{Cut, is_space},
     decode_failed,
     items::Items,
@@ -164,6 +164,7 @@ impl Body {
             }
         };
         pending.clear();
+        pending.shrink_to(MOST_KEPT);
         self.pending = pending;
         passed
     }
@@ -318,7 +319,6 @@ impl Body {
         decode_failed(at, &what)
     }
 
-    #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {
         self.pending.capacity()
     }

@@ -18,13 +18,15 @@ pub(super) struct Items {
     /// Items seen so far, so that errors count from 1.
     seen: usize,
     pub(super) ready: Vec<Item>,
+    /// What `ready` takes in memory.
+    pub(super) ready_bytes: u64,
     /// The first item that could not be used; nothing after it is taken.
     pub(super) failed: Option<FetchError>,
 }
 
 impl Items {
     pub(super) fn new(mapping: Arc<ItemMapping>, format: Format) -> Self {
-        Self { mapping, format, seen: 0, ready: Vec::new(), failed: None }
+        Self { mapping, format, seen: 0, ready: Vec::new(), ready_bytes: 0, failed: None }
     }
 
     /// The number of the item that comes next.
@@ -39,9 +41,17 @@ impl Items {
             return;
         }
         match self.mapping.item(bytes) {
-            Ok(item) => self.ready.push(item),
+            Ok(item) => {
+                self.ready_bytes += item.bytes();
+                self.ready.push(item);
+            }
             Err(error) => self.failed = Some(self.explain(start, error)),
         }
+    }
+
+    pub(super) fn take_ready(&mut self) -> Vec<Item> {
+        self.ready_bytes = 0;
+        std::mem::take(&mut self.ready)
     }
 
     fn explain(&self, start: usize, error: ItemError) -> FetchError {

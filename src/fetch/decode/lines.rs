@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-use super::{BOM, cut::is_space, items::Items};
+use super::{BOM, MOST_KEPT, cut::is_space, items::Items};
 
 /// Cuts a body into its lines. Blank lines are none, CRLF ends a line too, and the last one needs no end.
 #[derive(Default)]
@@ -37,9 +37,9 @@ impl Lines {
         take(self.start, &self.pending, items);
         self.start += self.pending.len();
         self.pending.clear();
+        self.pending.shrink_to(MOST_KEPT);
     }
 
-    #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {
         self.pending.capacity()
     }

@@ -1,7 +1,8 @@
 //! Turns the bytes of a response into events while they stream. No IO, no clock.
 //!
 //! A body is cut into items byte-exactly as soon as each is complete (`body` for JSON, `lines` for NDJSON); each item
-//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item.
+//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item, or by the whole
+//! body where items are held back; `held` tells how much it is.
 //!
 //! What was decided here, beside DESIGN 1, 4, 5 and 7:
 //!
@@ -40,6 +41,9 @@ mod tree;
 
 /// The byte order mark, which RFC 8259 lets a reader ignore at the start.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// The room of a begun item that is kept for the next one. The rest of a large one is given back.
+const MOST_KEPT: usize = 64 * 1024;
 
 /// How one source's responses are read. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -137,11 +141,21 @@ impl PageDecoder {
     }
 
     fn hand_out(&mut self) -> Result<Vec<Item>, FetchError> {
-        let items = if self.holds_back() { Vec::new() } else { std::mem::take(&mut self.items.ready) };
+        let items = if self.holds_back() { Vec::new() } else { self.items.take_ready() };
         match &self.failed {
             Some(error) if items.is_empty() => Err(error.clone()),
             _ => Ok(items),
         }
+    }
+
+    /// Bytes kept between two pushes: a begun item, and the items that are held back.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let begun = match &self.shape {
+            Shape::Json(body) => body.held_bytes(),
+            Shape::Lines(lines) => lines.held_bytes(),
+        };
+        self.items.ready_bytes + begun as u64
     }
 
     fn holds_back(&self) -> bool {

@@ -2,14 +2,18 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
 use crate::fetch::FetchError;
 
 /// Compressed bytes taken at a time. Deflate grows by 1,032 at most, so one piece brings about a megabyte before the limit
-/// is looked at.
+/// and the budget are looked at.
 const PIECE: usize = 1024;
+
+/// Decoded bytes after which [`Inflate::push`] returns: as many as an uncompressed piece from the network brings.
+const PORTION: u64 = 64 * 1024;
 
 /// Decompresses a body and counts it, compressed and decompressed, against `http.maxResponseBytes`.
 pub(super) struct Inflate {
@@ -40,40 +44,41 @@ impl Inflate {
         Ok(Self { coding, limit, received: 0, decoded: 0 })
     }
 
-    /// Decompresses `bytes` and hands the result to `take`, piece by piece, up to the limit.
+    /// Decompresses a portion of `unread` and hands the result to `take`, up to the limit. The rest of `unread` stays for
+    /// the next call: a few kilobytes may hold many megabytes, and the budget is looked at in between.
     ///
     /// # Errors
     /// [`FetchError::ResponseTooLarge`] when the limit was reached; all before it was handed on.
     pub(super) fn push(
         &mut self,
-        bytes: &[u8],
+        unread: &mut Bytes,
         mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
     ) -> Result<(), FetchError> {
-        self.received += bytes.len() as u64;
-        match &mut self.coding {
-            Coding::Identity => {
-                let room = room(self.limit, self.decoded);
-                self.decoded += bytes.len() as u64;
-                take(&bytes[..bytes.len().min(room)])?;
-            }
-            Coding::Gzip(gzip) => {
-                for piece in bytes.chunks(PIECE) {
-                    gzip.write_all(piece)
+        let portion = self.decoded + PORTION;
+        while !unread.is_empty() && self.decoded < portion {
+            let room = room(self.limit, self.decoded);
+            match &mut self.coding {
+                Coding::Identity => {
+                    let piece = std::mem::take(unread);
+                    self.received += piece.len() as u64;
+                    self.decoded += piece.len() as u64;
+                    take(&piece[..piece.len().min(room)])?;
+                }
+                Coding::Gzip(gzip) => {
+                    let piece = unread.split_to(unread.len().min(PIECE));
+                    self.received += piece.len() as u64;
+                    gzip.write_all(&piece)
                         .and_then(|()| gzip.flush())
                         .map_err(|_| decode_failed("its gzip data is corrupt"))?;
-                    let room = room(self.limit, self.decoded);
                     let decoded = gzip.get_mut();
                     self.decoded += decoded.len() as u64;
                     take(&decoded[..decoded.len().min(room)])?;
                     decoded.clear();
-                    if self.decoded > self.limit {
-                        break;
-                    }
                 }
             }
-        }
-        if self.decoded > self.limit || self.received > self.limit {
-            return Err(FetchError::ResponseTooLarge { limit: self.limit });
+            if self.decoded > self.limit || self.received > self.limit {
+                return Err(FetchError::ResponseTooLarge { limit: self.limit });
+            }
         }
         Ok(())
     }

@@ -66,6 +66,8 @@ impl Answered {
 pub(super) struct HttpPage {
     first_byte: Instant,
     reading: Reading,
+    /// What came from the network and is not decoded yet.
+    unread: Bytes,
     inflate: Inflate,
     decoder: PageDecoder,
     stand: Stand,
@@ -86,13 +88,13 @@ type Awaited = Result<Option<hyper::Result<Bytes>>, Elapsed>;
 impl HttpPage {
     pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, stand: Stand) -> Self {
         let first_byte = answered.first_byte;
-        Self { first_byte, reading: Reading::Streaming(answered), inflate, decoder, stand }
+        Self { first_byte, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, stand }
     }
 
-    /// Takes what came of waiting for a piece, and decodes it.
-    fn receive(&mut self, awaited: Awaited) -> Result<Vec<Item>, Failure> {
+    /// Takes what came of waiting for a piece.
+    fn receive(&mut self, awaited: Awaited) -> Result<(), Failure> {
         let Reading::Streaming(answered) = std::mem::replace(&mut self.reading, Reading::Ended) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let first_byte = Some(self.first_byte);
         match awaited {
@@ -104,23 +106,33 @@ impl HttpPage {
                 Err(self.over(explain(&answered.connection.endpoint, &error), Progress::MayBeServed { first_byte }))
             }
             Ok(Some(Ok(piece))) => {
-                let mut items = Vec::new();
-                let decoder = &mut self.decoder;
-                let outcome = self.inflate.push(&piece, |bytes| push(decoder, bytes, &mut items));
-                self.reading = match outcome {
-                    Ok(()) => Reading::Streaming(answered),
-                    Err(error) => Reading::Spoiled(answered, error),
-                };
-                Ok(items)
+                self.unread = piece;
+                self.reading = Reading::Streaming(answered);
+                Ok(())
             }
             Ok(None) => {
                 self.stand.put(answered.connection);
                 match self.inflate.finish() {
-                    Ok(()) => Ok(Vec::new()),
+                    Ok(()) => Ok(()),
                     Err(error) => Err(self.over(error, Progress::ReadToEnd { first_byte: self.first_byte })),
                 }
             }
         }
+    }
+
+    /// Decodes a portion of what came.
+    fn decode(&mut self) -> Vec<Item> {
+        let mut items = Vec::new();
+        let decoder = &mut self.decoder;
+        let outcome = self.inflate.push(&mut self.unread, |bytes| push(decoder, bytes, &mut items));
+        if let Err(error) = outcome {
+            self.unread = Bytes::new();
+            self.reading = match std::mem::replace(&mut self.reading, Reading::Ended) {
+                Reading::Streaming(answered) => Reading::Spoiled(answered, error),
+                other => other,
+            };
+        }
+        items
     }
 
     /// Ends the page for an error behind which its response still goes on.
@@ -162,34 +174,34 @@ impl Page for HttpPage {
 
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         loop {
-            let items = match &mut self.reading {
+            match &mut self.reading {
                 Reading::Over(outcome) => return outcome.clone().map(|()| None),
-                Reading::Spoiled(..) => {
-                    self.give_up().await?;
-                    continue;
-                }
+                Reading::Spoiled(..) => self.give_up().await?,
                 Reading::Ended => match self.decoder.finish() {
+                    Ok(items) if items.is_empty() => self.reading = Reading::Over(Ok(())),
                     // An error may follow these items; it shows when the decoder is asked again.
-                    Ok(items) => {
-                        if items.is_empty() {
-                            self.reading = Reading::Over(Ok(()));
-                        }
-                        items
-                    }
+                    Ok(items) => return Ok(Some(items)),
                     Err(error) => {
                         return Err(self.over(error, Progress::ReadToEnd { first_byte: self.first_byte }));
                     }
                 },
                 Reading::Streaming(answered) => {
-                    let piece = answered.connection.piece(&mut answered.body);
-                    let awaited = timeout_at(answered.until, piece).await;
-                    self.receive(awaited)?
+                    if self.unread.is_empty() {
+                        let piece = answered.connection.piece(&mut answered.body);
+                        let awaited = timeout_at(answered.until, piece).await;
+                        self.receive(awaited)?;
+                    }
+                    let items = self.decode();
+                    if !items.is_empty() || matches!(self.reading, Reading::Streaming(_)) {
+                        return Ok(Some(items));
+                    }
                 }
-            };
-            if !items.is_empty() {
-                return Ok(Some(items));
             }
         }
+    }
+
+    fn held(&self) -> u64 {
+        self.decoder.held() + self.unread.len() as u64
     }
 }
 
@@ -206,5 +218,9 @@ impl Page for NoItems {
 
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         Ok(None)
+    }
+
+    fn held(&self) -> u64 {
+        0
     }
 }

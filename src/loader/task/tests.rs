@@ -277,3 +277,66 @@ async fn the_first_poll_after_a_takeover_waits_for_what_is_left_of_the_deadline(
     assert_eq!(log[1].after.as_deref(), Some("100"), "the committed prefix does not travel again");
     next.stop().await;
 }
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn asks_to_wait_an_hour() -> FetchError {
+    FetchError::RateLimited { status: 429, retry_after: Some(HOUR) }
+}
+
+/// The database goes away when the first request has been granted, before its answer is there.
+async fn lose_the_database_after_the_first_reserve(world: &World) {
+    while world.store.asked("reserve") == 0 {
+        sleep(Duration::from_micros(100)).await;
+    }
+    world.store.faults(|faults| faults.unavailable = true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_extension_of_a_long_wait_in_an_outage_which_holds_no_memory_before() {
+    let world = World::with_events(3);
+    world.source.next([Script::FailsUnread(asks_to_wait_an_hour())]);
+    let free = world.buffer.free();
+    let running = start(&world);
+    lose_the_database_after_the_first_reserve(&world).await;
+    until("extended in vain", || world.store.asked("extend") > 10).await;
+    assert_eq!(world.buffer.free(), free, "the memory was given back");
+    let stopped = Instant::now();
+    running.stop().await;
+    assert!(stopped.elapsed() < Duration::from_millis(500), "{:?}", stopped.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_source_asked_to_wait_reaches_the_row_after_an_outage() {
+    let world = World::with_events(3);
+    world.source.next([Script::Fails(asks_to_wait_an_hour())]);
+    let running = start(&world);
+    lose_the_database_after_the_first_reserve(&world).await;
+    until("the attempt was to be closed", || world.store.asked("abort") > 0).await;
+    running.change(|source| source.generation += 1);
+    sleep(Duration::from_secs(10)).await;
+    world.store.faults(|faults| faults.unavailable = false);
+    sleep(Duration::from_secs(10)).await;
+    let starts_in = world.store.row(&world.stream, |row| {
+        assert_eq!(row.attempt, None, "the attempt is closed");
+        row.not_before.saturating_duration_since(Instant::now())
+    });
+    assert!(starts_in > HOUR / 10 * 9, "another replica would ask in {starts_in:?}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_ids_do_not_ascend_reaches_the_row_after_an_outage_that_ends_in_another_adoption() {
+    let world = World::with_events(0).asking_for(3);
+    let unsorted = || Script::Exactly([3, 1, 2].map(number).to_vec());
+    world.source.next([unsorted(), Script::Exactly(vec![number(1)])]);
+    let running = start(&world);
+    lose_the_database_after_the_first_reserve(&world).await;
+    until("the page was to be closed", || world.store.asked("append") > 0).await;
+    running.change(|source| source.generation += 1);
+    sleep(Duration::from_secs(10)).await;
+    world.store.faults(|faults| faults.unavailable = false);
+    until("the next page is stored", || world.cursor() == "1").await;
+    assert!(!world.store.row(&world.stream, |row| row.progressive), "the row knows it");
+    running.stop().await;
+}

@@ -12,11 +12,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::freeze::Frost;
+use super::{
+    freeze::Frost,
+    page::{FakePage, Kept, Wire, cut},
+};
 use crate::{
     api::Source,
     event::{Cursor, Event, EventId, IdKind},
-    fetch::{Failure, FetchError, Fetcher, Item, OpenError, Page, PageRequest, Progress, Reply, Transports},
+    fetch::{Failure, FetchError, Fetcher, Item, OpenError, PageRequest, Progress, Reply, Transports},
     permit::Permit,
 };
 
@@ -27,6 +30,8 @@ pub(in crate::loader) enum Script {
     Page,
     /// Answers as asked, this many items at a time, with a pause between.
     Slow(usize, Duration),
+    /// As `Slow`, in a body whose items the page holds back until its end.
+    HeldBack(usize, Duration),
     /// Sends this many items and cuts the connection.
     Cut(usize),
     /// Sends this many items, then one that cannot be mapped, and reads to the end.
@@ -35,6 +40,8 @@ pub(in crate::loader) enum Script {
     Exactly(Vec<Event>),
     /// An error that is read to its end.
     Fails(FetchError),
+    /// An error whose body is too long to be read.
+    FailsUnread(FetchError),
     /// Serves without a byte until nobody listens.
     NeverAnswers,
     /// Takes the request for something that must come first.
@@ -87,6 +94,7 @@ pub(in crate::loader) struct FakeSource {
     pub(in crate::loader) timeout: Duration,
     /// How soon the source notices that a peer has closed the connection.
     pub(in crate::loader) notices_a_reset_after: Duration,
+    pub(in crate::loader) kept: Arc<Kept>,
 }
 
 /// The source gives a silent or dead peer up after this, twice at most: while it works and while it writes. Together less
@@ -108,7 +116,12 @@ impl FakeSource {
             rotated: false,
             rng: StdRng::seed_from_u64(seed),
         };
-        Self { inner: Arc::new(Mutex::new(inner)), timeout: Duration::from_secs(5), notices_a_reset_after: PATIENCE }
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            timeout: Duration::from_secs(5),
+            notices_a_reset_after: PATIENCE,
+            kept: Arc::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -209,14 +222,6 @@ impl FakeSource {
     }
 }
 
-enum Wire {
-    Prepared,
-    Head,
-    Items(Vec<Item>),
-    End,
-    Fails(FetchError),
-}
-
 /// The source's side of one request.
 struct Server {
     source: FakeSource,
@@ -241,11 +246,18 @@ impl Server {
         let now = Instant::now();
         self.source.note(self.number, |served| served.first_byte = Some(now));
         let page = || self.source.page(request);
+        let holds_back = matches!(script, Script::HeldBack(..));
+        if !matches!(script, Script::Prepares | Script::Fails(_) | Script::FailsUnread(_)) {
+            self.send(Wire::Head { holds_back }).await?;
+        }
         match script {
             Script::Prepares => return self.send(Wire::Prepared).await,
             Script::Fails(error) => return self.send(Wire::Fails(error)).await,
+            Script::FailsUnread(error) => return self.send(Wire::FailsUnread(error)).await,
             Script::Page => self.send_items(page(), usize::MAX, Duration::ZERO).await?,
-            Script::Slow(chunk, pause) => self.send_items(page(), chunk, pause).await?,
+            Script::Slow(chunk, pause) | Script::HeldBack(chunk, pause) => {
+                self.send_items(page(), chunk, pause).await?;
+            }
             Script::Exactly(events) => {
                 self.send_items(events.into_iter().map(Item::Event).collect(), usize::MAX, Duration::ZERO).await?;
             }
@@ -265,7 +277,6 @@ impl Server {
     }
 
     async fn send_items(&self, items: Vec<Item>, chunk: usize, pause: Duration) -> Option<()> {
-        self.send(Wire::Head).await?;
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
             let chunk: Vec<_> = items.by_ref().take(chunk).collect();
@@ -343,8 +354,14 @@ impl Fetcher for FakeFetcher {
         let first_byte = Instant::now();
         match first {
             Some(Wire::Prepared) => Ok(Reply::Prepared { first_byte }),
-            Some(Wire::Head) => Ok(Reply::Page(Box::new(FakePage { first_byte, answer }))),
+            Some(Wire::Head { holds_back }) => {
+                let kept = Arc::clone(&self.source.kept);
+                Ok(Reply::Page(Box::new(FakePage::new(first_byte, answer, holds_back, kept))))
+            }
             Some(Wire::Fails(error)) => Err(Failure { error, progress: Progress::ReadToEnd { first_byte } }),
+            Some(Wire::FailsUnread(error)) => {
+                Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } })
+            }
             _ => Err(cut(None)),
         }
     }
@@ -360,34 +377,6 @@ impl Fetcher for FakeFetcher {
 
     fn timeout(&self) -> Duration {
         self.source.timeout
-    }
-}
-
-fn cut(first_byte: Option<Instant>) -> Failure {
-    let error = FetchError::ConnectionFailed { detail: "the body was cut".to_owned() };
-    Failure { error, progress: Progress::MayBeServed { first_byte } }
-}
-
-struct FakePage {
-    first_byte: Instant,
-    answer: mpsc::Receiver<Wire>,
-}
-
-#[async_trait]
-impl Page for FakePage {
-    fn first_byte(&self) -> Instant {
-        self.first_byte
-    }
-
-    async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
-        match self.answer.recv().await {
-            Some(Wire::Items(items)) => Ok(Some(items)),
-            Some(Wire::End) => Ok(None),
-            Some(Wire::Fails(error)) => {
-                Err(Failure { error, progress: Progress::ReadToEnd { first_byte: self.first_byte } })
-            }
-            _ => Err(cut(Some(self.first_byte))),
-        }
     }
 }
 
