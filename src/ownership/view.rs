@@ -186,7 +186,7 @@ impl View {
                 Change::Ended { last: known, certificate: Some(lease) }
             }
             Some(known) if lease.holder.is_some() => {
-                let flags = |lease: &MemberLease| (lease.state.draining, lease.state.database_lost);
+                let flags = |lease: &MemberLease| (lease.state.draining, lease.state.has_database());
                 Change::Renewed { altered: flags(&known) != flags(&lease), lease }
             }
             None if lease.holder.is_some() => Change::Joined(lease),
