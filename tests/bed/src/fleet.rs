@@ -78,6 +78,11 @@ struct SourceRows {
     sources: Vec<SourceRow>,
 }
 
+#[derive(Deserialize)]
+struct Readiness {
+    pending: BTreeMap<String, String>,
+}
+
 impl Fleet {
     /// A fleet without replicas. Those that an earlier run left in this place are found by [`Fleet::adopt`].
     ///
@@ -114,6 +119,14 @@ impl Fleet {
     /// # Errors
     /// When it runs already, or cannot be started.
     pub fn start(&mut self, name: &str) -> Result<()> {
+        self.start_with(name, &[])
+    }
+
+    /// Starts a replica with variables of its own, which win over those of all.
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn start_with(&mut self, name: &str, environment: &[(&str, &str)]) -> Result<()> {
         ensure!(!self.is_running(name), "{name} runs already");
         let admin_port = free_port()?;
         self.place.remember(&Self::port_file(name), &admin_port)?;
@@ -128,6 +141,9 @@ impl Fleet {
             .env("HEADGATE_ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
             .env("HEADGATE_LOG_FORMAT", "text");
         for (key, value) in &self.setting.environment {
+            launch = launch.env(key, value);
+        }
+        for (key, value) in environment {
             launch = launch.env(key, value);
         }
         self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port });
@@ -169,6 +185,37 @@ impl Fleet {
             Ok(())
         };
         tokio::time::timeout(READY_WITHIN, ready).await.unwrap_or_else(|_| Err(replica.process.failure()))
+    }
+
+    /// What a replica says it waits for, by part; empty when it is ready.
+    ///
+    /// # Errors
+    /// When it does not answer yet, or says something else than its status.
+    pub async fn pending(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        let answer = self.http.get(self.replica(name)?.url("/readyz")).send().await?;
+        let ready = answer.status().is_success();
+        let readiness: Readiness = answer.json().await?;
+        ensure!(ready == readiness.pending.is_empty(), "/readyz of {name} does not say what its status says");
+        Ok(readiness.pending)
+    }
+
+    /// Whether a replica says that it lives.
+    pub async fn lives(&self, name: &str) -> bool {
+        let Ok(replica) = self.replica(name) else { return false };
+        self.http.get(replica.url("/livez")).send().await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Waits for the end of a replica that ends by itself. Returns its exit code and the last line it wrote.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub async fn failed(&self, name: &str, patience: Duration) -> Result<(Option<i32>, String)> {
+        let process = &self.replica(name)?.process;
+        if tokio::time::timeout(patience, process.ended()).await.is_err() {
+            return Err(process.failure().context(format!("{name} did not end within {patience:?}")));
+        }
+        let last = process.log_tail().lines().last().unwrap_or_default().to_owned();
+        Ok((process.exit_status().and_then(|status| status.code()), last))
     }
 
     /// SIGKILL.
