@@ -332,6 +332,22 @@ async fn a_new_replica_whose_database_never_answered_takes_nothing_while_another
     cluster.assert_no_living_holder_was_robbed();
 }
 
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn rows_of_the_dead_are_fenced_off_whoever_declared_them(#[values(1, 2, 3, 4, 5, 6, 7, 8)] seed: u64) {
+    let mut cluster = cluster_of(&["b", "c"], 60, seed).await;
+    cluster.start_without_database("a");
+    cluster.start_without_database("d");
+    sleep(10 * SECOND).await;
+    let dead = cluster.member_of("b").unwrap().holder.unwrap();
+    cluster.kill("b");
+    cluster
+        .until(15 * SECOND, "settled and fenced off", |cluster| {
+            cluster.is_settled() && cluster.gate.fenced.lock().unwrap().contains(&dead)
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn replicas_that_start_before_their_database_hold_all_sources_and_move_none_when_it_comes() {
     let mut cluster = Cluster::of(60, 1);
