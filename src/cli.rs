@@ -42,6 +42,10 @@ pub struct DatabaseArgs {
     /// PostgreSQL, as `postgres://user:password@host:port/database?sslmode=…`.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: SecretString,
+    /// The same database without a pooler in transaction mode between, for migrations, whose lock belongs to a session.
+    /// [default: --database-url]
+    #[arg(long, env = "MIGRATE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub migrate_database_url: Option<SecretString>,
     /// Connections to the database that one replica opens at most.
     #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(2..=200))]
@@ -190,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_database_url_is_never_shown() {
-        let line = ["headgate", "migrate", "--database-url", "postgres://me:marker@localhost/x"];
+        let url = "postgres://me:marker@localhost/x";
+        let line = ["headgate", "migrate", "--database-url", url, "--migrate-database-url", url];
         assert!(!format!("{:?}", Cli::try_parse_from(line).unwrap()).contains("marker"));
     }
 }

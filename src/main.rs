@@ -8,7 +8,7 @@ use headgate::{
     api,
     cli::{Cli, Command},
     operator,
-    telemetry::logs,
+    telemetry::{cause::in_one_line, logs},
 };
 
 /// Many small allocations of short life on many threads; it needs no settings, also in a static binary.
@@ -21,8 +21,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, the causes after the failed action.
-            let _ = writeln!(std::io::stderr(), "headgate: {error:#}");
+            let _ = writeln!(std::io::stderr(), "headgate: {}", in_one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

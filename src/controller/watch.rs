@@ -56,7 +56,9 @@ impl WatchState {
     pub fn pending(self) -> Option<&'static str> {
         match self {
             Self::Listing => Some("the first list of EventSources is under way"),
-            Self::CrdMissing => Some("the CRD eventsources.headgate.dev is not installed"),
+            Self::CrdMissing => {
+                Some("the CRD eventsources.headgate.dev is not installed (headgate crd | kubectl apply -f -)")
+            }
             Self::ApiServerUnavailable => Some("the API server does not answer"),
             Self::Watching => None,
         }

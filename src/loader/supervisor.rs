@@ -368,7 +368,7 @@ async fn watch_database(shared: &Shared, health: &Health) {
                 health.works(Part::Database);
                 shared.ownership.database_answered();
             }
-            Err(error) => health.waits(Part::Database, error.to_string()),
+            Err(error) => health.fails(Part::Database, &error),
         }
         sleep(PING_EVERY).await;
     }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio_util::sync::CancellationToken;
 
 use super::OperatorError;
 use crate::telemetry::health::{Health, Part};
+
+/// The longest pause: how late a part that came back is noticed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a failed step means.
 pub(super) enum Failed {
@@ -16,26 +18,21 @@ pub(super) enum Failed {
     GiveUp(OperatorError),
 }
 
-/// Repeats a step until it works, and says in `/readyz` what it waits for.
+/// Repeats a step until it works, and says in `/readyz` what it waits for. It may be dropped at any time.
 ///
 /// # Errors
-/// When the step gives up, or the process is told to end.
+/// When the step gives up.
 pub(super) async fn until_it_works<T>(
     part: Part,
     health: &Health,
-    stop: &CancellationToken,
     mut step: impl AsyncFnMut() -> Result<T, Failed>,
 ) -> Result<T, OperatorError> {
-    let pauses = || {
-        let (least, most) = (Duration::from_millis(200), Duration::from_secs(5));
-        ExponentialBuilder::default()
-            .with_min_delay(least)
-            .with_max_delay(most)
-            .with_jitter()
-            .without_max_times()
-            .build()
-    };
-    let mut pauses = pauses();
+    let mut pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build();
     loop {
         match step().await {
             Ok(done) => {
@@ -45,9 +42,6 @@ pub(super) async fn until_it_works<T>(
             Err(Failed::GiveUp(error)) => return Err(error),
             Err(Failed::Wait(why)) => health.waits(part, why),
         }
-        let pause = pauses.next().unwrap_or(Duration::from_secs(5));
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return Err(OperatorError::ToldToEnd);
-        }
+        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }

@@ -26,8 +26,9 @@ impl DatabaseWatch {
     }
 
     /// Looks again: when my database last answered, and whether another member's works. Returns whether mine is lost.
-    pub fn look(&mut self, answered: Instant, another_works: bool, now: Instant) -> bool {
-        self.answered = std::cmp::max(self.answered, answered);
+    /// One that never answered counts as silent since the beginning.
+    pub fn look(&mut self, answered: Option<Instant>, another_works: bool, now: Instant) -> bool {
+        self.answered = answered.map_or(self.answered, |answered| self.answered.max(answered));
         if self.silence(now) < WORKS_WITHIN {
             (self.alone_since, self.lost) = (None, false);
         } else if !another_works {
@@ -66,7 +67,7 @@ mod tests {
             if mine {
                 answered = *now;
             }
-            lost = watch.look(answered, others, *now);
+            lost = watch.look(Some(answered), others, *now);
         }
         lost
     }

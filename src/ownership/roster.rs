@@ -25,16 +25,16 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Counts. A draining member takes nothing, nor does one whose database is lost; when all who stay have lost it,
-    /// it makes no difference and they take.
+    /// Counts. A draining member takes nothing, nor does one whose database is lost or has never answered it; when that
+    /// is so for all who stay, it makes no difference and they take.
     #[must_use]
     pub fn count(view: &View, streams: Vec<StreamName>, is_stuck: impl Fn(&Holder) -> bool) -> Self {
         let live = || view.members().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
         let staying = || live().filter(|(lease, _)| !lease.state.draining);
-        let any_database = staying().any(|(lease, _)| !lease.state.database_lost);
+        let any_database = staying().any(|(lease, _)| lease.state.has_database());
         let newest = newest_template(live().map(|(lease, _)| lease));
         let mut takers: Vec<(&Holder, Seat)> = staying()
-            .filter(|(lease, _)| !any_database || !lease.state.database_lost)
+            .filter(|(lease, _)| !any_database || lease.state.has_database())
             .map(|(lease, holder)| {
                 let seat = Seat {
                     member: Key::of(&lease.pod),
@@ -115,6 +115,7 @@ mod tests {
     impl Cluster {
         fn member(mut self, pod: &str, template: &str, began: i64, alter: impl Fn(&mut MemberLease)) -> Self {
             let mut member = MemberLease::begin(pod, 1, template, Duration::from_secs(5));
+            member.state.database_silent = Some(Duration::ZERO);
             alter(&mut member);
             let mut lease = member.write(Timestamp::UNIX_EPOCH);
             lease.metadata.creation_timestamp = Some(Time(Timestamp::from_second(began).unwrap()));
@@ -175,6 +176,7 @@ mod tests {
             .member("a", "", 0, |_| {})
             .member("b", "", 0, |lease| lease.state.draining = true)
             .member("c", "", 0, |lease| lease.state.database_lost = true)
+            .member("d", "", 0, |lease| lease.state.database_silent = None)
             .counted();
         assert_eq!(pods(&roster, |_| true), ["a"]);
     }
@@ -184,8 +186,9 @@ mod tests {
         let roster = Cluster::default()
             .member("a", "", 0, |lease| lease.state.database_lost = true)
             .member("b", "", 0, |lease| lease.state.draining = true)
+            .member("c", "", 0, |lease| lease.state.database_silent = None)
             .counted();
-        assert_eq!(pods(&roster, |_| true), ["a"]);
+        assert_eq!(pods(&roster, |_| true), ["a", "c"]);
     }
 
     #[test]

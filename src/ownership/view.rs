@@ -140,11 +140,16 @@ impl View {
         self.live.contains_key(holder)
     }
 
-    /// The member that does what one of them has to do.
+    /// The member that does what one of them has to do: it stays, and has a database, if there is such a one.
     #[must_use]
     pub fn first_member(&self) -> Option<&Holder> {
         let live = || self.members.values().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
-        live().find(|(lease, _)| !lease.state.draining).or_else(|| live().next()).map(|(_, holder)| holder)
+        let stays = |lease: &MemberLease| !lease.state.draining;
+        live()
+            .find(|(lease, _)| stays(lease) && lease.state.has_database())
+            .or_else(|| live().find(|(lease, _)| stays(lease)))
+            .or_else(|| live().next())
+            .map(|(_, holder)| holder)
     }
 
     fn apply_source(&mut self, lease: SourceLease) -> Option<Change> {
@@ -186,7 +191,7 @@ impl View {
                 Change::Ended { last: known, certificate: Some(lease) }
             }
             Some(known) if lease.holder.is_some() => {
-                let flags = |lease: &MemberLease| (lease.state.draining, lease.state.database_lost);
+                let flags = |lease: &MemberLease| (lease.state.draining, lease.state.has_database());
                 Change::Renewed { altered: flags(&known) != flags(&lease), lease }
             }
             None if lease.holder.is_some() => Change::Joined(lease),

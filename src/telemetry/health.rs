@@ -2,8 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use super::cause::in_one_line;
 
 /// A part whose absence keeps a replica from doing its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +62,11 @@ impl Health {
         if before.as_ref() != Some(&why) {
             tracing::warn!(part = part.as_str(), why, "waiting");
         }
+    }
+
+    /// This part failed and is waited for; says so with all causes, as [`Health::waits`].
+    pub fn fails(&self, part: Part, error: &dyn Error) {
+        self.waits(part, in_one_line(error));
     }
 
     /// This part works; says so in the log when that is news.

@@ -5,4 +5,5 @@ mod chaos;
 mod handover;
 mod isolation;
 mod outage;
+mod start;
 mod world;

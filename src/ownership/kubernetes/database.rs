@@ -18,6 +18,7 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct DatabaseClock {
     began: Instant,
+    /// Milliseconds since then, and one: zero is never.
     answered_ms: AtomicU64,
 }
 
@@ -27,17 +28,26 @@ impl DatabaseClock {
     }
 
     pub(super) fn answered_at(&self, now: Instant) {
-        let since = u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.fetch_max(since, Ordering::Relaxed);
+        let since = u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX - 1);
+        self.answered_ms.fetch_max(since + 1, Ordering::Relaxed);
     }
 
-    pub(super) fn answered(&self) -> Instant {
-        self.began + Duration::from_millis(self.answered_ms.load(Ordering::Relaxed))
+    pub(super) fn answered(&self) -> Option<Instant> {
+        let since = self.answered_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(since))
     }
 
-    pub(super) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.answered())
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.answered().map(|answered| now.saturating_duration_since(answered))
     }
+}
+
+/// The asking of an idle replica.
+#[derive(Debug, Default)]
+pub(super) struct Ping {
+    is_under_way: bool,
+    /// Whatever came of it.
+    pub(super) has_ended_once: bool,
 }
 
 impl Replica {
@@ -46,7 +56,7 @@ impl Replica {
         let another_works = self.view.members().any(|lease| {
             lease.holder.is_some()
                 && lease.holder != self.me
-                && lease.state.database_silent < WORKS_WITHIN
+                && lease.state.database_silent.is_some_and(|silent| silent < WORKS_WITHIN)
                 && self.membership.silence(&lease.name, now) < self.config.late_after()
         });
         let was_lost = self.database.is_lost();
@@ -56,8 +66,8 @@ impl Replica {
             self.outlets.wish.send_modify(|wish| wish.database_lost = lost);
             self.dirty = true;
         }
-        if now - answered >= PING_EVERY && !self.pinging {
-            self.pinging = true;
+        if answered.is_none_or(|answered| now - answered >= PING_EVERY) && !self.ping.is_under_way {
+            self.ping.is_under_way = true;
             let gate = self.gate.clone();
             let ping = async move {
                 let answer = tokio::time::timeout(PING_EVERY, gate.ping()).await;
@@ -68,7 +78,7 @@ impl Replica {
     }
 
     pub(super) fn on_pinged(&mut self, answered: bool) {
-        self.pinging = false;
+        self.ping = Ping { is_under_way: false, has_ended_once: true };
         if answered {
             self.database_clock.answered_at(Instant::now());
         }

@@ -67,9 +67,10 @@ impl Replica {
             .filter_map(|lease| Some((lease.name.clone(), lease.death.clone()?)))
             .collect();
         for (name, death) in certificates {
-            // Whoever declared it dead; when that one has died too, the first of those who live.
+            // Whoever declared it dead; when that one has died too, or cannot, the first of those who live.
             let declared_by_me = self.me.as_ref() == Some(&death.declared_by);
-            if declared_by_me || (!self.view.is_live(&death.declared_by) && self.is_first()) {
+            let witness_can = self.view.live(&death.declared_by).is_some_and(|lease| lease.state.has_database());
+            if declared_by_me || (!witness_can && self.is_first()) {
                 self.burying.insert(name.clone());
                 self.fence_off(death.of, Some(name));
             }

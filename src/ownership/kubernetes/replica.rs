@@ -20,7 +20,7 @@ use super::{
     Config, OwnershipView, Stage,
     claims::Claimed,
     client::{LeaseApi, LeaseError},
-    database::DatabaseClock,
+    database::{DatabaseClock, Ping},
     deaths::Duty,
     member::{Part, Sign, Wish},
 };
@@ -105,7 +105,7 @@ pub(super) struct Replica {
     pub(super) last_signs: HashMap<Holder, Instant>,
     pub(super) joined_before: bool,
     pub(super) dirty: bool,
-    pub(super) pinging: bool,
+    pub(super) ping: Ping,
     last_event: Instant,
     next_sweep: Instant,
 }
@@ -150,7 +150,7 @@ impl Replica {
             last_signs: HashMap::new(),
             joined_before: false,
             dirty: true,
-            pinging: false,
+            ping: Ping::default(),
             last_event: now,
             next_sweep: now + SWEEP_EVERY,
         }
@@ -279,7 +279,8 @@ impl Replica {
     }
 
     fn tick(&mut self, now: Instant) {
-        if self.view.is_synced() && self.desired.is_complete() {
+        // My first word to the others says whether my database works: a replica that cannot load must not attract sources.
+        if self.view.is_synced() && self.desired.is_complete() && self.ping.has_ended_once {
             self.take_part(Part::Joined);
         }
         self.look_at_database(now);

@@ -44,8 +44,17 @@ pub struct MemberState {
     pub draining: bool,
     /// Its database failed for so long while another's worked: it takes nothing and hands off what it can.
     pub database_lost: bool,
-    /// How long before this renewal its database last answered. A duration, so that no two clocks are compared.
-    pub database_silent: Duration,
+    /// How long before this renewal its database last answered. A duration, so that no two clocks are compared. None: it
+    /// has not answered this incarnation yet.
+    pub database_silent: Option<Duration>,
+}
+
+impl MemberState {
+    /// Whether its database can be relied on: it has answered, and is not lost.
+    #[must_use]
+    pub fn has_database(&self) -> bool {
+        self.database_silent.is_some() && !self.database_lost
+    }
 }
 
 /// The death certificate of an incarnation.
@@ -92,7 +101,7 @@ impl MemberLease {
     #[must_use]
     pub fn read(lease: &Lease) -> Option<Self> {
         let flag = |key| annotation(lease, key) == Some("true");
-        let silent = annotation(lease, DATABASE_SILENT).and_then(|text| text.parse().ok()).unwrap_or_default();
+        let silent = annotation(lease, DATABASE_SILENT).and_then(|text| text.parse().ok());
         let duration = lease.spec.as_ref()?.lease_duration_seconds?;
         let death = annotation(lease, DEAD_HOLDER).zip(annotation(lease, DECLARED_DEAD_BY));
         Some(Self {
@@ -104,7 +113,7 @@ impl MemberLease {
             state: MemberState {
                 draining: flag(DRAINING),
                 database_lost: flag(DATABASE_LOST),
-                database_silent: Duration::from_millis(silent),
+                database_silent: silent.map(Duration::from_millis),
             },
             duration: Duration::from_secs(u64::try_from(duration).ok()?),
             created: lease.metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -115,10 +124,10 @@ impl MemberLease {
     /// The Lease to write. `renewed` is for people; no replica judges by it.
     #[must_use]
     pub fn write(&self, renewed: Timestamp) -> Lease {
-        let mut annotations = BTreeMap::from([
-            (POD.to_owned(), self.pod.to_string()),
-            (DATABASE_SILENT.to_owned(), self.state.database_silent.as_millis().to_string()),
-        ]);
+        let mut annotations = BTreeMap::from([(POD.to_owned(), self.pod.to_string())]);
+        if let Some(silent) = self.state.database_silent {
+            annotations.insert(DATABASE_SILENT.to_owned(), silent.as_millis().to_string());
+        }
         if !self.template.is_empty() {
             annotations.insert(POD_TEMPLATE.to_owned(), self.template.to_string());
         }

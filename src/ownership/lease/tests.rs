@@ -51,9 +51,12 @@ fn a_source_lease_whose_labels_were_changed_by_hand_is_not_taken_for_another_sou
 #[test]
 fn a_member_lease_reads_back_as_it_was_written() {
     let mut member = MemberLease::begin("headgate-7d9c6b5f4-x2x9k", 0x1a2b, "7d9c6b5f4", Duration::from_secs(5));
-    member.state = MemberState { draining: true, database_lost: true, database_silent: Duration::from_millis(11_250) };
+    let silent = Duration::from_millis(11_250);
+    member.state = MemberState { draining: true, database_lost: true, database_silent: Some(silent) };
     assert_eq!(&*member.name, "headgate-member-headgate-7d9c6b5f4-x2x9k-00001a2b");
-    assert_eq!(read(&member.write(at())), Seen::Member(member));
+    assert_eq!(read(&member.write(at())), Seen::Member(member.clone()));
+    member.state = MemberState::default();
+    assert_eq!(read(&member.write(at())), Seen::Member(member), "a database that never answered");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{
 use crate::store::StoreError;
 
 const SCHEMA: &str = "headgate";
+const APPLICATION: &str = "headgate-migrate";
 const TABLE: &str = "headgate.migration";
 
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +32,21 @@ pub enum MigrateError {
 /// # Errors
 /// [`MigrateError::Store`] with [`StoreError::Unavailable`] while the database is down: ask again later.
 pub async fn migrate(url: &str) -> Result<(), MigrateError> {
-    run(&session::options(url, "headgate-migrate")?).await
+    run(&session::options(url, APPLICATION)?).await
+}
+
+/// Whether a URL can be read, so that a wrong one is found before anything is started.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_url(url: &str) -> Result<(), InvalidUrl> {
+    session::options(url, APPLICATION).map(drop)
 }
 
 async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     let action = "migrate the schema";
     let failed = |error| MigrateError::Store(store_error(action, error));
-    let mut connection = PgConnection::connect_with(options).await.map_err(failed)?;
+    let mut connection = session::within_limit(action, PgConnection::connect_with(options)).await?;
     // CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it exists.
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
         .bind(SCHEMA)

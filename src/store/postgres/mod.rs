@@ -31,7 +31,7 @@ use sqlx::PgPool;
 
 pub use self::{
     installation::InstallationError,
-    migrate::{MigrateError, migrate},
+    migrate::{MigrateError, check_url, migrate},
     partitions::Upkeep,
     session::InvalidUrl,
 };

@@ -78,6 +78,11 @@ struct SourceRows {
     sources: Vec<SourceRow>,
 }
 
+#[derive(Deserialize)]
+struct Readiness {
+    pending: BTreeMap<String, String>,
+}
+
 impl Fleet {
     /// A fleet without replicas. Those that an earlier run left in this place are found by [`Fleet::adopt`].
     ///
@@ -175,6 +180,37 @@ impl Fleet {
             answer.is_ok_and(|answer| answer.status().is_success())
         };
         replica.process.ready(READY_WITHIN, says_so).await
+    }
+
+    /// What a replica says it waits for, by part; empty when it is ready.
+    ///
+    /// # Errors
+    /// When it does not answer yet, or says something else than its status.
+    pub async fn pending(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        let answer = self.http.get(self.replica(name)?.url("/readyz")).send().await?;
+        let ready = answer.status().is_success();
+        let readiness: Readiness = answer.json().await?;
+        ensure!(ready == readiness.pending.is_empty(), "/readyz of {name} does not say what its status says");
+        Ok(readiness.pending)
+    }
+
+    /// Whether a replica says that it lives.
+    pub async fn lives(&self, name: &str) -> bool {
+        let Ok(replica) = self.replica(name) else { return false };
+        self.http.get(replica.url("/livez")).send().await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Waits for the end of a replica that ends by itself. Returns its exit code and the last line it wrote.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub async fn failed(&self, name: &str, patience: Duration) -> Result<(Option<i32>, String)> {
+        let process = &self.replica(name)?.process;
+        if tokio::time::timeout(patience, process.ended()).await.is_err() {
+            return Err(process.failure().context(format!("{name} did not end within {patience:?}")));
+        }
+        let last = process.log_tail().lines().last().unwrap_or_default().to_owned();
+        Ok((process.exit_status().and_then(|status| status.code()), last))
     }
 
     /// SIGKILL.

@@ -97,8 +97,18 @@ impl Cluster {
     }
 
     pub(super) fn start_from(&mut self, name: &str, template: &str) -> &Pod {
+        self.launch(name, template, false)
+    }
+
+    /// Starts a replica whose database does not answer.
+    pub(super) fn start_without_database(&mut self, name: &str) -> &Pod {
+        self.launch(name, "v2", true)
+    }
+
+    fn launch(&mut self, name: &str, template: &str, database_down: bool) -> &Pod {
         let config = Config::of_pod(name, template);
-        let (faults, desired, database) = (Arc::new(Faults::default()), Desired::default(), Arc::default());
+        let database = Arc::new(AtomicBool::new(database_down));
+        let (faults, desired) = (Arc::new(Faults::default()), Desired::default());
         for stream in &self.streams {
             desired.put(source(stream));
         }

@@ -152,6 +152,60 @@ async fn a_database_that_is_down_for_all_moves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_replica_whose_database_never_answered_takes_nothing_while_anothers_works() {
+    let mut cluster = cluster_of(&["a", "b"], 60, 1).await;
+    let start = Instant::now();
+    cluster.start_without_database("c");
+    sleep(60 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0, "a rollout with a wrong database moves nothing");
+    cluster.add_source("new");
+    cluster.drain("a").await;
+    cluster.kill("b");
+    cluster.start_from("d", "v2");
+    cluster.settled().await;
+    assert_eq!(cluster.running()["c"], 0, "neither what is new, nor what is handed off or orphaned");
+    assert_eq!(cluster.running()["d"], 61);
+    cluster.pods["c"].database.store(false, Ordering::Relaxed);
+    cluster.until(30 * SECOND, "even", |cluster| cluster.is_even() && cluster.is_settled()).await;
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn rows_of_the_dead_are_fenced_off_whoever_declared_them(#[values(1, 2, 3, 4, 5, 6, 7, 8)] seed: u64) {
+    let mut cluster = cluster_of(&["b", "c"], 60, seed).await;
+    cluster.start_without_database("a");
+    cluster.start_without_database("d");
+    sleep(10 * SECOND).await;
+    let dead = cluster.member_of("b").unwrap().holder.unwrap();
+    cluster.kill("b");
+    cluster
+        .until(15 * SECOND, "settled and fenced off", |cluster| {
+            cluster.is_settled() && cluster.gate.fenced.lock().unwrap().contains(&dead)
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_start_before_their_database_hold_all_sources_and_move_none_when_it_comes() {
+    let mut cluster = Cluster::of(60, 1);
+    for pod in ["a", "b", "c"] {
+        cluster.start_without_database(pod);
+    }
+    cluster.settled().await;
+    sleep(60 * SECOND).await;
+    assert!(cluster.is_even(), "{:?}", cluster.running());
+    let start = Instant::now();
+    // Each asks it again at a moment of its own.
+    for pod in ["c", "a", "b"] {
+        cluster.pods[pod].database.store(false, Ordering::Relaxed);
+        sleep(3 * SECOND).await;
+    }
+    sleep(60 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_went_silent_is_noticed_by_my_own_renewals() {
     let mut cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
     cluster.pods["a"].faults.deafen();

@@ -1,0 +1,57 @@
+//! How this replica reaches its cluster.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+
+use super::{OperatorError, startup::Failed};
+use crate::{
+    ownership::kubernetes::{KubernetesLeases, installation_uid},
+    telemetry::cause::in_one_line,
+};
+
+/// kube's client repeats what failed for minutes; `/readyz` is to say so earlier.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The cluster's configuration and a client for all but Leases.
+pub(super) struct Cluster {
+    config: kube::Config,
+    pub(super) client: Client,
+    /// Of the Leases.
+    namespace: String,
+}
+
+impl Cluster {
+    /// The cluster of this pod, or of the kubeconfig. It need not be there yet.
+    ///
+    /// # Errors
+    /// When none is configured, or nonsense.
+    pub(super) async fn configured(namespace: Option<String>) -> Result<Self, OperatorError> {
+        let config = kube::Config::infer().await.map_err(|error| OperatorError::NoCluster(Box::new(error)))?;
+        let client = Client::try_from(config.clone()).map_err(|error| OperatorError::Client(Box::new(error)))?;
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        Ok(Self { config, client, namespace })
+    }
+
+    /// A client of its own for Leases.
+    ///
+    /// # Errors
+    /// When the configuration does not make one.
+    pub(super) fn leases(&self) -> Result<Arc<KubernetesLeases>, OperatorError> {
+        let connected = KubernetesLeases::connect(&self.config, &self.namespace);
+        connected.map(Arc::new).map_err(|error| OperatorError::Client(Box::new(error)))
+    }
+
+    /// The UID of the Lease `headgate-installation`, as a step of the start.
+    pub(super) async fn installation(&self) -> Result<String, Failed> {
+        let asked = installation_uid(self.client.clone(), &self.namespace);
+        match tokio::time::timeout(ANSWERS_WITHIN, asked).await {
+            Ok(Ok(uid)) => Ok(uid),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
+                Err(Failed::GiveUp(OperatorError::Leases(Box::new(kube::Error::Api(status)))))
+            }
+            Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
+            Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),
+        }
+    }
+}

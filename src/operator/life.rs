@@ -1,0 +1,108 @@
+//! The order of a life. First what waiting does not mend; then the admin port; then everything at once: the way to the
+//! store, and all that works with it.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use secrecy::ExposeSecret;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    OperatorError,
+    admission::{self, Admission},
+    claimed_store::ClaimedStore,
+    cluster::Cluster,
+    load::Load,
+};
+use crate::{
+    admin::{Admin, Sources},
+    cli::RunArgs,
+    desired::Desired,
+    loader::report::Reports,
+    store::postgres::PostgresStore,
+    telemetry::{cause::in_one_line, health::Health, metrics::Metrics},
+};
+
+/// The shared boards of one replica.
+pub(super) struct Boards {
+    pub(super) health: Health,
+    pub(super) desired: Desired,
+    pub(super) reports: Reports,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Boards {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            health: Health::starting(),
+            desired: Desired::default(),
+            reports: Reports::default(),
+            metrics: Metrics::register(registry),
+        }
+    }
+}
+
+/// From the first probe to the last status. `drain` is the order to end.
+pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), OperatorError> {
+    let pod = args.identity.clone().unwrap_or_else(host_name);
+    info!(version = env!("CARGO_PKG_VERSION"), replica = pod, "starts");
+    let cluster = Cluster::configured(args.namespace.clone()).await?;
+    let store = connect_lazily(&args, &pod)?;
+    admission::check(&args.database)?;
+    let address = args.admin_listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| OperatorError::AdminPort { address, source })?;
+
+    let mut registry = Registry::default();
+    let boards = Boards::new(&mut registry);
+    let sources = Sources { desired: boards.desired.clone(), reports: boards.reports.clone() };
+    let admin = Admin { health: boards.health.clone(), registry: Arc::new(registry), sources };
+    let (claim, claimed) = watch::channel(admission::AT_FIRST);
+    let admission = Admission { args: &args, store: &store, cluster: &cluster, health: &boards.health, claim };
+    let claimed = Arc::new(ClaimedStore::new(store.clone(), claimed));
+    let load = Load { args: &args, pod: &pod, boards: &boards, store: claimed, cluster: &cluster };
+    let working = async {
+        let done = work(admission, load, &drain).await;
+        store.close().await;
+        done
+    };
+    tokio::select! {
+        done = working => done,
+        _ = admin.serve(listener, CancellationToken::new()) => Err(OperatorError::Ended { part: "admin" }),
+    }
+}
+
+/// The way to the store, and beside it all that works with it. Each ends the other.
+async fn work(admission: Admission<'_>, load: Load<'_>, drain: &CancellationToken) -> Result<(), OperatorError> {
+    let admitting = async {
+        let admitted = drain.run_until_cancelled(admission.run()).await.unwrap_or(Ok(()));
+        if let Err(error) = &admitted {
+            warn!(error = in_one_line(error), "cannot use the store; hands off what it holds, and ends");
+            // In good order: a member that just disappears is declared dead, and fencing a holder off needs the store.
+            drain.cancel();
+        }
+        admitted
+    };
+    let loading = async {
+        let loaded = load.run(drain).await;
+        // Nobody is left to be admitted.
+        drain.cancel();
+        loaded
+    };
+    let (admitted, loaded) = tokio::join!(admitting, loading);
+    admitted.and(loaded)
+}
+
+fn connect_lazily(args: &RunArgs, pod: &str) -> Result<PostgresStore, OperatorError> {
+    let (url, connections) = (args.database.database_url.expose_secret(), args.database.database_connections);
+    PostgresStore::new(url, &format!("headgate {pod}"), connections)
+        .map_err(|source| OperatorError::DatabaseUrl { flag: "--database-url", source })
+}
+
+/// The name of this machine, for a replica that was not given one.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "headgate".to_owned() } else { name.to_owned() }
+}

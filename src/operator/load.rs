@@ -1,0 +1,138 @@
+//! The working life of a replica: watch, hold, load; after the order to end hand off, and write the last status.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    OperatorError,
+    claimed_store::ClaimedStore,
+    cluster::Cluster,
+    life::Boards,
+    readiness::{tell_membership, tell_sources},
+    upkeep::keep_up,
+};
+use crate::{
+    cli::RunArgs,
+    controller::{self, ControllerConfig, KubernetesCredentials, WatchState},
+    fetch::http::HttpTransports,
+    loader::{Ports, Supervisor, buffer::Buffer},
+    ownership::{
+        Directives,
+        kubernetes::{self, KubernetesOwnership, Started},
+    },
+    store::postgres::PostgresStore,
+};
+
+/// What a handoff that came last may still need for its poll and its commit after the drain's limit.
+const LAST_POLLS: Duration = Duration::from_secs(3);
+
+/// All that one replica works with.
+pub(super) struct Load<'a> {
+    pub(super) args: &'a RunArgs,
+    pub(super) pod: &'a str,
+    pub(super) boards: &'a Boards,
+    pub(super) store: Arc<ClaimedStore<PostgresStore>>,
+    pub(super) cluster: &'a Cluster,
+}
+
+impl Load<'_> {
+    /// Works until `drain`, and then until all is handed off.
+    ///
+    /// # Errors
+    /// When a part cannot work, or ends by itself.
+    pub(super) async fn run(self, drain: &CancellationToken) -> Result<(), OperatorError> {
+        let stop = CancellationToken::new();
+        let _stop_all = stop.clone().drop_guard();
+        let Started { ownership, directives, .. } = self.start_ownership(&stop)?;
+        let supervisor = self.supervisor(ownership.clone())?;
+        let (watch_state, watched) = watch::channel(WatchState::Listing);
+        // After the loader: what then still stands in the reports found no successor.
+        let stop_controller = CancellationToken::new();
+
+        let health = &self.boards.health;
+        let mut beside = JoinSet::new();
+        beside.spawn(tell_sources(health.clone(), watched));
+        beside.spawn(tell_membership(health.clone(), ownership.views()));
+        beside.spawn(keep_up(self.store.clone(), self.args.retention_days));
+
+        let controlling = self.control(watch_state, stop_controller.clone());
+        let loading = async {
+            self.load(supervisor, directives, &ownership, &stop, drain).await?;
+            stop_controller.cancel();
+            Ok(())
+        };
+        tokio::try_join!(loading, controlling)?;
+        info!("ended");
+        Ok(())
+    }
+
+    fn start_ownership(&self, stop: &CancellationToken) -> Result<Started, OperatorError> {
+        let mut config = kubernetes::Config::of_pod(self.pod, self.args.revision.clone());
+        config.renew_interval = self.args.lease_renew_interval;
+        config.lease_duration = self.args.lease_duration;
+        config.drain_limit = self.args.drain_timeout;
+        Ok(KubernetesOwnership::start(
+            config,
+            self.cluster.leases()?,
+            self.cluster.leases()?,
+            self.boards.desired.clone(),
+            self.store.clone(),
+            self.boards.metrics.clone(),
+            stop.clone(),
+        ))
+    }
+
+    fn supervisor(&self, ownership: Arc<KubernetesOwnership>) -> Result<Supervisor, OperatorError> {
+        let credentials = Arc::new(KubernetesCredentials::new(self.cluster.client.clone()));
+        let replica = format!("{}_{:08x}", self.pod, rand::random::<u32>());
+        Ok(Supervisor::new(Ports {
+            store: self.store.clone(),
+            transports: Arc::new(HttpTransports::new(credentials, &replica)?),
+            ownership,
+            desired: self.boards.desired.clone(),
+            reports: self.boards.reports.clone(),
+            metrics: self.boards.metrics.clone(),
+            buffer: Buffer::new(self.args.buffer_bytes),
+            health: self.boards.health.clone(),
+        }))
+    }
+
+    async fn control(
+        &self,
+        state: watch::Sender<WatchState>,
+        shutdown: CancellationToken,
+    ) -> Result<(), OperatorError> {
+        let config = ControllerConfig {
+            pod_name: self.pod.to_owned(),
+            status_interval: self.args.status_interval,
+            namespace: self.args.watch_namespace.clone(),
+        };
+        let (client, boards) = (self.cluster.client.clone(), self.boards);
+        let (desired, reports, metrics) = (boards.desired.clone(), boards.reports.clone(), boards.metrics.clone());
+        Ok(controller::run(config, client, desired, reports, metrics, state, shutdown).await?)
+    }
+
+    /// Runs what ownership directs; after `drain` until the last source is handed off, or until that takes too long.
+    async fn load(
+        &self,
+        supervisor: Supervisor,
+        directives: Directives,
+        ownership: &KubernetesOwnership,
+        stop: &CancellationToken,
+        drain: &CancellationToken,
+    ) -> Result<(), OperatorError> {
+        let mut supervising = pin!(supervisor.run(directives, stop.clone()));
+        tokio::select! {
+            () = &mut supervising => return Err(OperatorError::Ended { part: "ownership" }),
+            () = drain.cancelled() => {}
+        }
+        let handed_off = async { tokio::join!(supervising, ownership.drain()) };
+        if tokio::time::timeout(self.args.drain_timeout + LAST_POLLS, handed_off).await.is_err() {
+            warn!("ends with sources that were not handed off: their polls or commits did not end in time");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! What `/readyz` says of the watch of EventSources and of the membership, as they change.
+
+use tokio::sync::watch;
+
+use crate::{
+    controller::WatchState,
+    ownership::kubernetes::{OwnershipView, Stage},
+    telemetry::health::{Health, Part},
+};
+
+/// Says how far the watch of EventSources is.
+pub(super) async fn tell_sources(health: Health, mut state: watch::Receiver<WatchState>) {
+    loop {
+        match state.borrow_and_update().pending() {
+            Some(why) => health.waits(Part::Sources, why),
+            None => health.works(Part::Sources),
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says whether this replica takes part.
+pub(super) async fn tell_membership(health: Health, mut views: watch::Receiver<OwnershipView>) {
+    loop {
+        let (stage, lives) = {
+            let view = views.borrow_and_update();
+            (view.stage, view.holder.is_some())
+        };
+        match stage {
+            Stage::Listing => health.waits(Part::Membership, "the first list of Leases is under way"),
+            Stage::TakingPart if lives => health.works(Part::Membership),
+            Stage::TakingPart => health.waits(Part::Membership, "the member Lease of this replica is not written yet"),
+            Stage::Draining | Stage::Ended => health.waits(Part::Membership, "this replica is ending"),
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
