@@ -16,6 +16,8 @@ pub struct Repeats {
     pub of_an_unusable_response: u64,
     /// The source sent what it was not asked for.
     pub by_the_source: u64,
+    /// A user had set the cursor back in between.
+    pub after_a_reset: u64,
     pub unexplained: u64,
 }
 
@@ -23,13 +25,19 @@ impl Repeats {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.after_a_kill + self.after_a_pause + self.of_an_unusable_response + self.by_the_source + self.unexplained
+        self.after_a_kill
+            + self.after_a_pause
+            + self.of_an_unusable_response
+            + self.by_the_source
+            + self.after_a_reset
+            + self.unexplained
     }
 }
 
 pub(super) fn check(
     source: &str,
     accesses: &[&Access],
+    lives: &[usize],
     nemeses: &[Nemesis],
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
@@ -44,11 +52,13 @@ pub(super) fn check(
             let Some(earlier) = deliveries.insert(index, place) else { continue };
             let counter = match (earlier == place)
                 .then_some(Cause::Source)
+                .or_else(|| (lives[earlier] != lives[place]).then_some(Cause::Reset))
                 .or_else(|| explain(accesses, earlier, access, nemeses))
             {
                 Some(Cause::Source) => &mut found.repeats.by_the_source,
                 Some(Cause::Kill) => &mut found.repeats.after_a_kill,
                 Some(Cause::Pause) => &mut found.repeats.after_a_pause,
+                Some(Cause::Reset) => &mut found.repeats.after_a_reset,
                 Some(Cause::Unusable) => &mut found.repeats.of_an_unusable_response,
                 None => {
                     let range = unexplained.entry(earlier).or_insert((index, index));
@@ -73,6 +83,7 @@ enum Cause {
     Pause,
     Unusable,
     Source,
+    Reset,
 }
 
 /// Why events of the request at `earlier` were delivered again by `later`.
