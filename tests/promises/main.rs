@@ -4,5 +4,8 @@
 mod chaos;
 mod handover;
 mod isolation;
+mod lifecycle;
 mod outage;
+mod reasons;
+mod tls_front;
 mod world;
