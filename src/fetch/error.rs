@@ -19,7 +19,7 @@ pub enum FetchError {
     )]
     Redirected { status: u16 },
     /// 5xx, and any other status that brings no page (404, 410, …).
-    #[error("the source answered {status}")]
+    #[error("the source answered {status}{}", remedy(*status))]
     ServerError { status: u16, retry_after: Option<Duration> },
     #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
@@ -81,6 +81,15 @@ impl FetchError {
             Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+}
+
+/// What a user can do about a status that is not the server's own failure.
+fn remedy(status: u16) -> &'static str {
+    match status {
+        404 | 410 => "; check `http.url`",
+        400..500 => "; check `http.url`, `http.query` and `http.headers`",
+        _ => "",
     }
 }
 

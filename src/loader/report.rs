@@ -91,6 +91,15 @@ impl Report {
         }
     }
 
+    /// Another spec or another object is to run: what was seen of the one before says nothing about it.
+    pub(super) fn forget_verdicts(&mut self) {
+        self.accepted = None;
+        self.reachable = None;
+        self.stored = None;
+        self.caught_up = None;
+        self.note = None;
+    }
+
     /// Seconds since everything was known to be stored: 0 when caught up, `None` when it never was on this replica.
     #[must_use]
     pub fn lag_seconds(&self, now: Timestamp) -> Option<i64> {

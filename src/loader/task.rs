@@ -143,6 +143,9 @@ impl SourceTask {
     fn announce(&self) {
         let source = &self.running;
         self.context.reporter.tell(|report| {
+            if report.generation != source.generation || report.uid != source.uid {
+                report.forget_verdicts();
+            }
             report.generation = source.generation;
             report.uid.clone_from(&source.uid);
             report.suspended = source.spec.suspend;

@@ -4,6 +4,9 @@
 mod chaos;
 mod handover;
 mod isolation;
+mod lifecycle;
 mod outage;
+mod reasons;
 mod start;
+mod tls_front;
 mod world;

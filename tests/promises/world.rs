@@ -9,16 +9,25 @@ use std::{
 
 use headgate_bed::{
     access_log::Access,
+    checker::Reset,
     clock, evidence,
     forwarder::Forwarder,
     narrate::say,
     place::Place,
     proof::Proof,
-    source::SourceConfig,
-    stage::{Stage, apply_spec},
+    source::{Fault, SourceConfig},
+    stage::{SOURCES, SYSTEM, Stage, apply_spec, event_sources},
+};
+use k8s_openapi::{
+    api::{coordination::v1::Lease, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// The promises are about times: two stages at once on two cores would measure each other.
@@ -31,28 +40,175 @@ pub(crate) struct World {
     pub(crate) stage: Stage,
     name: &'static str,
     place: Arc<Place>,
+    resets: std::sync::Mutex<Vec<Reset>>,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl World {
     /// Real servers, these sources with this `spec.poll`, and replicas of these names.
     pub(crate) async fn with(name: &'static str, sources: Vec<SourceConfig>, poll: Value, replicas: &[&str]) -> Self {
+        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
+        let mut world = Self::served(name, sources).await;
+        for source in names {
+            world.apply(&source, world.spec(&source, &poll)).await;
+        }
+        world.start(replicas).await;
+        world
+    }
+
+    /// As [`World::with`], but no EventSource names the sources yet.
+    pub(crate) async fn without_objects(name: &'static str, sources: Vec<SourceConfig>, replicas: &[&str]) -> Self {
+        let mut world = Self::served(name, sources).await;
+        world.start(replicas).await;
+        world
+    }
+
+    async fn served(name: &'static str, sources: Vec<SourceConfig>) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let place = Arc::new(Place::temporary(name).expect("a temporary directory"));
         let binary = Path::new(env!("CARGO_BIN_EXE_headgate"));
-        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
-        let mut stage = Stage::without_objects(&place, binary, sources, 1).await.expect("the servers come up");
-        for source in names {
-            let spec = json!({ "http": { "url": stage.source.url(&source), "timeout": "5s" }, "poll": poll });
-            apply_spec(&stage.client, &source, &spec).await.expect("the EventSource is accepted");
+        let stage = Stage::without_objects(&place, binary, sources, 1).await.expect("the servers come up");
+        Self { stage, name, place, resets: std::sync::Mutex::default(), _turn: turn }
+    }
+
+    async fn start(&mut self, replicas: &[&str]) {
+        for replica in replicas {
+            self.stage.fleet.start(replica).expect("the replica starts");
         }
         for replica in replicas {
-            stage.fleet.start(replica).expect("the replica starts");
+            self.stage.fleet.ready(replica).await.expect("the replica becomes ready");
         }
-        for replica in replicas {
-            stage.fleet.ready(replica).await.expect("the replica becomes ready");
+    }
+
+    /// The spec of a source of this world.
+    pub(crate) fn spec(&self, source: &str, poll: &Value) -> Value {
+        json!({ "http": { "url": self.stage.source.url(source), "timeout": "5s" }, "poll": poll })
+    }
+
+    /// `kubectl apply`.
+    pub(crate) async fn apply(&self, source: &str, spec: Value) {
+        apply_spec(&self.stage.client, source, &spec).await.expect("the EventSource is accepted");
+    }
+
+    /// `kubectl patch`: the members of `spec` that are given get another value.
+    pub(crate) async fn change(&self, source: &str, spec: Value) {
+        self.patch(source, json!({ "spec": spec })).await;
+    }
+
+    /// `kubectl annotate headgate.dev/poll-requested-at=…`.
+    pub(crate) async fn request_poll(&self, source: &str, value: &str) {
+        self.patch(source, json!({ "metadata": { "annotations": { "headgate.dev/poll-requested-at": value } } })).await;
+    }
+
+    async fn patch(&self, source: &str, patch: Value) {
+        let objects = event_sources(&self.stage.client);
+        objects.patch(source, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the change is accepted");
+    }
+
+    /// `kubectl delete --wait=false`.
+    pub(crate) async fn delete(&self, source: &str) {
+        event_sources(&self.stage.client).delete(source, &DeleteParams::default()).await.expect("it can be deleted");
+    }
+
+    /// Tells the checker that the cursor is now set back to the event with this index.
+    pub(crate) fn note_reset(&self, source: &str, to: u64) {
+        let reset = Reset { source: source.to_owned(), to, at: now() };
+        self.resets.lock().expect("no holder panics").push(reset);
+    }
+
+    /// The object as it stands in the API server, if it does.
+    pub(crate) async fn object(&self, source: &str) -> Option<Value> {
+        let object = event_sources(&self.stage.client).get_opt(source).await.expect("the API server answers");
+        object.map(|object| serde_json::to_value(object).expect("an object is JSON"))
+    }
+
+    /// Whether anybody's Lease for the source is there.
+    pub(crate) async fn has_lease(&self, source: &str) -> bool {
+        let leases: Api<Lease> = Api::namespaced(self.stage.client.clone(), SYSTEM);
+        leases.get_opt(&format!("{SOURCES}.{source}")).await.expect("the API server answers").is_some()
+    }
+
+    /// The conditions that are about the spec as it stands now.
+    pub(crate) async fn conditions(&self, source: &str) -> Vec<Condition> {
+        let Some(mut object) = self.object(source).await else { return Vec::new() };
+        let generation = object["metadata"]["generation"].as_i64();
+        let conditions = object["status"]["conditions"].take();
+        let conditions: Option<Vec<Condition>> = serde_json::from_value(conditions).expect("conditions");
+        conditions.unwrap_or_default().into_iter().filter(|it| it.observed_generation == generation).collect()
+    }
+
+    /// Waits until a condition, about the spec as it stands now, has this reason.
+    pub(crate) async fn says(&self, source: &str, kind: &str, reason: &str) -> Condition {
+        let begun = Instant::now();
+        loop {
+            let conditions = self.conditions(source).await;
+            if let Some(found) = conditions.iter().find(|it| it.type_ == kind && it.reason == reason) {
+                return found.clone();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{source}: {kind} does not say {reason}, but {conditions:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { stage, name, place, _turn: turn }
+    }
+
+    /// The Kubernetes Events of all sources: name of the source, reason, note.
+    pub(crate) async fn events(&self) -> Vec<(String, String, String)> {
+        let events: Api<Event> = Api::namespaced(self.stage.client.clone(), SOURCES);
+        let events = events.list(&ListParams::default()).await.expect("the API server answers");
+        let told = |event: Event| {
+            let source = event.regarding.and_then(|regarding| regarding.name).unwrap_or_default();
+            (source, event.reason.unwrap_or_default(), event.note.unwrap_or_default())
+        };
+        events.into_iter().map(told).collect()
+    }
+
+    /// Waits until a Kubernetes Event of the source has each of these reasons.
+    pub(crate) async fn tells(&self, source: &str, reasons: &[&str]) {
+        let told = async || {
+            let events = self.events().await;
+            reasons.iter().all(|reason| events.iter().any(|(about, given, _)| about == source && given == reason))
+        };
+        self.until(&format!("the Events of {source} tell {reasons:?}"), told).await;
+    }
+
+    pub(crate) async fn database(&self) -> PgPool {
+        PgPool::connect(&self.stage.parts.postgres.url()).await.expect("PostgreSQL answers")
+    }
+
+    /// Cursor and number of the stored events of a source.
+    pub(crate) async fn stored(&self, source: &str) -> (Option<String>, i64) {
+        let row = sqlx::query(
+            "SELECT cursor, (SELECT count(*) FROM headgate.events AS e WHERE e.stream = s.stream)
+             FROM headgate.source AS s WHERE stream = $1",
+        )
+        .bind(format!("{SOURCES}/{source}"))
+        .fetch_one(&self.database().await)
+        .await
+        .expect("the source has a row");
+        (row.get(0), row.get(1))
+    }
+
+    /// Lets the next answer take so long that things can be done to the source meanwhile, and waits until it is under way.
+    pub(crate) async fn in_the_middle_of_an_answer(&self, source: &str) {
+        self.stage.source.script(source, [Some(Fault::SlowBody { ms: 1_500 })]);
+        self.until("a slow answer is under way", async || self.stage.source.is_serving_what_was_scripted(source)).await;
+    }
+
+    /// The newest request to a source that has ended.
+    pub(crate) fn last_request(&self, source: &str) -> Access {
+        let newest = self.asked_since(source, 0).into_iter().max_by_key(|access| access.started);
+        newest.expect("the source was asked")
+    }
+
+    /// Waits for a request to a source that started after this moment, and has ended. The first one of them.
+    pub(crate) async fn next_request(&self, source: &str, moment: u64) -> Access {
+        self.until("the source is asked", async || !self.asked_since(source, moment).is_empty()).await;
+        let first = self.asked_since(source, moment).into_iter().min_by_key(|access| access.started);
+        first.expect("the source was asked")
+    }
+
+    /// What a replica of this name has logged.
+    pub(crate) fn log_of(&self, replica: &str) -> String {
+        std::fs::read_to_string(self.place.path().join(format!("{replica}.log"))).expect("a replica has a log")
     }
 
     pub(crate) fn accesses(&self) -> Vec<Access> {
@@ -129,7 +285,8 @@ impl World {
     }
 
     /// As [`World::prove`]; and no source may have stood still for longer than this (I8).
-    pub(crate) async fn prove_within(self, longest_wait: Option<Duration>) -> Proof {
+    pub(crate) async fn prove_within(mut self, longest_wait: Option<Duration>) -> Proof {
+        self.stage.resets = self.resets.into_inner().expect("no holder panics");
         let proof = self.stage.prove(longest_wait).await.expect("the replicas end well and the store can be read");
         say(&proof);
         if !proof.findings.clean() {
@@ -156,6 +313,12 @@ pub(crate) fn eager() -> Value {
 /// Sources that always have more, by these names.
 pub(crate) fn saturated(names: &[&str]) -> Vec<SourceConfig> {
     names.iter().map(|name| SourceConfig::new(name, 10_000_000)).collect()
+}
+
+/// How many requests a second started.
+#[allow(clippy::cast_precision_loss, reason = "a rate needs no more")]
+pub(crate) fn rate(accesses: &[Access], time: Duration) -> f64 {
+    accesses.len() as f64 / time.as_secs_f64()
 }
 
 /// The longest time without a start of a request, in microseconds, among requests that are given in any order.

@@ -126,6 +126,21 @@ async fn a_suspended_source_knows_its_cursor_and_sends_nothing_until_it_is_resum
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_seen_of_another_spec_is_not_said_of_this_one() {
+    let world = World::with_events(3);
+    let running = start(&world);
+    until("caught up", || world.reports.get(&world.stream).is_some_and(|report| report.caught_up == Some(true))).await;
+    running.change(|source| {
+        source.spec.suspend = true;
+        source.generation = 2;
+    });
+    until("accepted", || world.report().generation == 2 && world.report().accepted.is_some()).await;
+    let report = world.report();
+    assert_eq!((&report.reachable, &report.stored, report.caught_up), (&None, &None, None));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_spec_takes_effect_between_polls_and_cuts_no_request() {
     let world = World::with_events(400).asking_for(400);
     world.source.next([Script::Slow(100, Duration::from_secs(1))]);

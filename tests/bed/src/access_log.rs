@@ -16,6 +16,8 @@ use crate::source::FaultKind;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     pub source: String,
+    /// The path of its URL.
+    pub path: String,
     /// `Headgate-Replica`: who asked.
     pub replica: String,
     /// `Headgate-Attempt`: the reservation it was sent under.

@@ -77,6 +77,7 @@ impl Proof {
             ("after a pause", self.sum(|found| found.repeats.after_a_pause)),
             ("of a response nobody could use", self.sum(|found| found.repeats.of_an_unusable_response)),
             ("sent unasked by the source", self.sum(|found| found.repeats.by_the_source)),
+            ("after the cursor was set back", self.sum(|found| found.repeats.after_a_reset)),
             ("unexplained", self.sum(|found| found.repeats.unexplained)),
         ];
         let total: u64 = causes.iter().map(|(_, count)| count).sum();

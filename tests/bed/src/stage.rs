@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::access_log::AccessLog;
-use crate::checker::{self, Evidence};
+use crate::checker::{self, Evidence, Reset};
 use crate::fleet::{Fleet, Setting};
 use crate::parts::Parts;
 use crate::place::Place;
@@ -37,6 +37,8 @@ pub struct Stage {
     pub source: FakeSource,
     pub parts: Parts,
     pub client: Client,
+    /// The cursors that were set back, for the checker.
+    pub resets: Vec<Reset>,
 }
 
 impl Stage {
@@ -68,7 +70,7 @@ impl Stage {
         let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
         let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
         let fleet = Fleet::new(place, setting(&parts, binary))?;
-        Ok(Self { fleet, source, parts, client })
+        Ok(Self { fleet, source, parts, client, resets: Vec::new() })
     }
 
     /// Ends the replicas, reads the store and the log, and checks them.
@@ -84,7 +86,8 @@ impl Stage {
         }
         let longest_wait = longest_wait.map(|wait| u64::try_from(wait.as_micros())).transpose()?;
         let accesses = self.source.log().entries();
-        let evidence = Evidence { accesses, nemeses: self.fleet.nemeses().to_vec(), stored, longest_wait };
+        let nemeses = self.fleet.nemeses().to_vec();
+        let evidence = Evidence { accesses, nemeses, resets: self.resets, stored, longest_wait };
         Ok(Proof {
             findings: checker::check(&evidence),
             takeovers: checker::takeovers(&evidence),

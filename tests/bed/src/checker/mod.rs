@@ -5,7 +5,7 @@
 //! | I1 | P2 | starts of two requests to one source are at least 200 ms apart |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
-//! | I4 | P4 | the cursor that is sent never goes back, and never runs ahead of what was delivered |
+//! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
 //! | I8 | P7 | no source waits longer than the bound for its next request |
 //!
@@ -66,11 +66,38 @@ impl Nemesis {
     }
 }
 
+/// A user set the cursor of a source back: the epoch grew, or the events were deleted with their object. It explains one
+/// step back, and that what came before comes again after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    pub source: String,
+    /// Loading begins again after this event; 0 is the start.
+    pub to: u64,
+    /// When it was asked for, on the clock of the log.
+    pub at: u64,
+}
+
+/// For each request, how many resets of the source it comes after. A reset is done with the first request that begins
+/// again: one that was in flight, or that nobody could stop any more, still belongs to what was before.
+fn lives(source: &str, accesses: &[&Access], resets: &[Reset]) -> Vec<usize> {
+    let mut resets: Vec<&Reset> = resets.iter().filter(|reset| reset.source == source).collect();
+    resets.sort_by_key(|reset| reset.at);
+    let mut done = 0;
+    let life_of = |access: &&Access| {
+        while resets.get(done).is_some_and(|reset| access.started > reset.at && access.after == reset.to) {
+            done += 1;
+        }
+        done
+    };
+    accesses.iter().map(life_of).collect()
+}
+
 /// What the checker looks at.
 #[derive(Debug, Default)]
 pub struct Evidence {
     pub accesses: Vec<Access>,
     pub nemeses: Vec<Nemesis>,
+    pub resets: Vec<Reset>,
     /// The rows, where they were read.
     pub stored: Vec<StoredStream>,
     /// I8: no two starts of a source further apart than this many microseconds. Not checked when not given.
@@ -152,9 +179,10 @@ pub fn check(evidence: &Evidence) -> Findings {
     for (source, mut accesses) in by_source {
         accesses.sort_by_key(|access| access.started);
         let mut found = SourceFindings { requests: accesses.len(), ..SourceFindings::default() };
-        findings.violations.extend(order::check(source, &accesses, evidence, &mut found));
+        let lives = lives(source, &accesses, &evidence.resets);
         let stored = evidence.stored.iter().find(|stored| stored.source == source);
-        findings.violations.extend(once::check(source, &accesses, &evidence.nemeses, stored, &mut found));
+        findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
+        findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }
     for stored in &evidence.stored {
@@ -167,7 +195,10 @@ pub fn check(evidence: &Evidence) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{access, check_log};
+    use super::{
+        testing::{access, broken, check_log},
+        *,
+    };
 
     #[test]
     fn an_orderly_log_is_clean() {
@@ -180,5 +211,44 @@ mod tests {
         assert!(findings.clean(), "{:?}", findings.violations);
         assert_eq!(findings.sources["orders"].smallest_gap_us, Some(200_000));
         assert_eq!(findings.sources["orders"].delivered_events, 2000);
+    }
+
+    /// Loads 1 to 20, then 1 to 10 again.
+    fn loaded_again(resets: Vec<Reset>) -> Findings {
+        let accesses = vec![
+            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(300).after(10).delivering(11, 20).build(),
+            access("orders").by("a").at_ms(600).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(900).after(10).delivering(11, 20).build(),
+        ];
+        check(&Evidence { accesses, resets, ..Evidence::default() })
+    }
+
+    fn reset(source: &str, at_ms: u64) -> Reset {
+        Reset { source: source.to_owned(), to: 0, at: at_ms * 1000 }
+    }
+
+    #[test]
+    fn i3_i4_a_reset_explains_one_step_back_and_what_comes_again_after_it() {
+        let findings = loaded_again(vec![reset("orders", 200)]);
+        assert!(findings.clean(), "{:?}", findings.violations);
+        assert_eq!(findings.sources["orders"].repeats.after_a_reset, 20);
+    }
+
+    #[test]
+    fn i3_i4_a_reset_of_another_source_or_after_the_step_back_explains_nothing() {
+        let findings = loaded_again(vec![reset("bills", 200), reset("orders", 700)]);
+        assert_eq!(broken(&findings), [Rule::I4, Rule::I3, Rule::I3]);
+    }
+
+    #[test]
+    fn i3_an_event_that_comes_twice_after_a_reset_is_found() {
+        let accesses = vec![
+            access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(300).after(0).delivering(1, 10).build(),
+            access("orders").by("a").at_ms(600).after(0).delivering(1, 10).build(),
+        ];
+        let findings = check(&Evidence { accesses, resets: vec![reset("orders", 200)], ..Evidence::default() });
+        assert_eq!(broken(&findings), [Rule::I3]);
     }
 }

@@ -23,6 +23,8 @@ pub struct Repeats {
     pub of_an_unusable_response: u64,
     /// The source sent what it was not asked for.
     pub by_the_source: u64,
+    /// A user had set the cursor back in between.
+    pub after_a_reset: u64,
     pub unexplained: u64,
 }
 
@@ -30,7 +32,12 @@ impl Repeats {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.after_a_kill + self.after_a_pause + self.of_an_unusable_response + self.by_the_source + self.unexplained
+        self.after_a_kill
+            + self.after_a_pause
+            + self.of_an_unusable_response
+            + self.by_the_source
+            + self.after_a_reset
+            + self.unexplained
     }
 
     fn count(&mut self, cause: Option<Cause>) {
@@ -39,6 +46,7 @@ impl Repeats {
             Some(Cause::Kill) => &mut self.after_a_kill,
             Some(Cause::Pause) => &mut self.after_a_pause,
             Some(Cause::Unusable) => &mut self.of_an_unusable_response,
+            Some(Cause::Reset) => &mut self.after_a_reset,
             None => &mut self.unexplained,
         } += 1;
     }
@@ -51,16 +59,18 @@ enum Cause {
     Pause,
     Unusable,
     Source,
+    Reset,
 }
 
 pub(super) fn check(
     source: &str,
     accesses: &[&Access],
+    lives: &[usize],
     nemeses: &[Nemesis],
     stored: Option<&StoredStream>,
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
-    let log = Log { accesses, nemeses, stored_by: stored.map(StoredStream::attempts).unwrap_or_default() };
+    let log = Log { accesses, lives, nemeses, stored_by: stored.map(StoredStream::attempts).unwrap_or_default() };
     let mut violations = Vec::new();
     // For each event, the place of the request that delivered it last.
     let mut deliveries: HashMap<u64, usize> = HashMap::new();
@@ -91,6 +101,8 @@ pub(super) fn check(
 struct Log<'a> {
     /// In the order of their starts.
     accesses: &'a [&'a Access],
+    /// For each of them, how many resets it comes after.
+    lives: &'a [usize],
     nemeses: &'a [Nemesis],
     /// For each stored event, the attempt that brought it.
     stored_by: HashMap<u64, &'a str>,
@@ -102,6 +114,9 @@ impl Log<'_> {
         let (first, again) = (self.accesses[earlier], self.accesses[later]);
         if earlier == later || (again.fault == FaultKind::IgnoresAfterId && index <= again.after) {
             return Some(Cause::Source);
+        }
+        if self.lives[earlier] != self.lives[later] {
+            return Some(Cause::Reset);
         }
         if self.stored_by.get(&index) == Some(&first.attempt.as_str()) {
             return None;
@@ -126,7 +141,9 @@ impl Log<'_> {
         match answer.fault {
             // The log holds only whole events, and what came before the cut can be stored.
             FaultKind::CutBody => self.comes_in_whole_pages(place),
-            FaultKind::BadItem => self.comes_in_whole_pages(place) || !is_before_the_gap(index, answer),
+            FaultKind::BadItem | FaultKind::OtherKindOfId => {
+                self.comes_in_whole_pages(place) || !is_before_the_gap(index, answer)
+            }
             // Sorted, it could be taken if it was all there is.
             FaultKind::Unsorted => is_out_of_order(answer) && !is_all_there_is(answer),
             _ => false,

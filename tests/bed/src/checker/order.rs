@@ -6,6 +6,7 @@ use crate::access_log::Access;
 pub(super) fn check(
     source: &str,
     accesses: &[&Access],
+    lives: &[usize],
     evidence: &Evidence,
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
@@ -16,6 +17,10 @@ pub(super) fn check(
     };
     let mut delivered = 0;
     for (place, &access) in accesses.iter().enumerate() {
+        let begins_again = place > 0 && lives[place] > lives[place - 1];
+        if begins_again {
+            delivered = access.after;
+        }
         if access.after > delivered && place > 0 {
             broken(
                 Rule::I4,
@@ -32,7 +37,7 @@ pub(super) fn check(
         if gap < GAP_US {
             broken(Rule::I1, format!("{gap} us between two starts"), &[before, access]);
         }
-        if access.after < before.after {
+        if access.after < before.after && !begins_again {
             broken(
                 Rule::I4,
                 format!("the cursor went back from {} to {}", before.after, access.after),

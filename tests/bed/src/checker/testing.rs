@@ -10,6 +10,7 @@ use crate::{
 pub(crate) fn access(source: &str) -> Builder {
     Builder(Access {
         source: source.to_owned(),
+        path: format!("/{source}/events"),
         replica: "a".to_owned(),
         attempt: "00".to_owned(),
         connection: 1,

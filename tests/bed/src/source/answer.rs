@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use super::{fault::Fault, feed::Feed, wire};
+use super::{
+    fault::Fault,
+    feed::{Feed, IdStyle},
+    wire,
+};
 use crate::{
     access_log::{Access, Delivered},
     clock,
@@ -12,6 +16,10 @@ use crate::{
 
 /// Pieces a slow body is sent in.
 const SLOW_PIECES: usize = 20;
+
+/// Stands in a header and in the body of every answer that brings no usable event: whoever repeats it in a log, a
+/// condition or an error has shown what a source sent.
+pub const UNSPEAKABLE: &str = "hunter2";
 
 /// The plan of one answer.
 pub(super) struct Answer {
@@ -75,7 +83,23 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
         }
         Some(Fault::MoreThanAsked) => Answer::page(feed, &page(after, limit.saturating_mul(2))),
         Some(Fault::IgnoresAfterId) => Answer::page(feed, &page(0, limit)),
-        Some(Fault::BadItem) => Answer::page_with_bad_item(feed, &page(after, limit)),
+        Some(Fault::BadItem) => {
+            Answer::page_with_bad_item(feed, &page(after, limit), format!("{{\"type\":\"{UNSPEAKABLE}\"}}"))
+        }
+        Some(Fault::OtherKindOfId) => {
+            let id = match feed.ids {
+                IdStyle::Number => format!("\"{UNSPEAKABLE}\""),
+                IdStyle::Opaque => "7".to_owned(),
+            };
+            Answer::page_with_bad_item(feed, &page(after, limit), format!("{{\"id\":{id}}}"))
+        }
+        Some(Fault::OtherContent) => Answer::items(page(after, limit).iter().map(|&index| {
+            let other = feed.event(index).replacen("order.placed", UNSPEAKABLE, 1);
+            (Some(index), other)
+        })),
+        Some(Fault::NotJson) => Answer::text(format!("<html>{UNSPEAKABLE}</html>")),
+        Some(Fault::WrongShape) => Answer::text(format!("{{\"data\":[{{\"id\":1}}],\"errors\":[\"{UNSPEAKABLE}\"]}}")),
+        Some(Fault::Padding { bytes }) => Answer::text(format!("[{}]", " ".repeat(*bytes))),
     }
 }
 
@@ -90,18 +114,25 @@ fn retry_after(seconds: u32, as_date: bool) -> String {
 impl Answer {
     /// An answer without events.
     pub(super) fn status(status: u16) -> Self {
-        let body = format!("{{\"status\":{status}}}").into_bytes();
-        Self { status, headers: Vec::new(), body, events: Vec::new(), manner: Manner::AtOnce }
+        let body = format!("{{\"status\":{status},\"detail\":\"{UNSPEAKABLE}\"}}");
+        Self { status, ..Self::text(body) }
+    }
+
+    fn text(body: String) -> Self {
+        let headers = vec![("x-note", UNSPEAKABLE.to_owned())];
+        Self { status: 200, headers, body: body.into_bytes(), events: Vec::new(), manner: Manner::AtOnce }
     }
 
     fn page(feed: &Feed, indexes: &[u64]) -> Self {
         Self::items(indexes.iter().map(|&index| (Some(index), feed.event(index))))
     }
 
-    fn page_with_bad_item(feed: &Feed, indexes: &[u64]) -> Self {
+    fn page_with_bad_item(feed: &Feed, indexes: &[u64], bad: String) -> Self {
         let middle = indexes.len() / 2;
-        Self::items(indexes.iter().enumerate().map(|(place, &index)| {
-            if place == middle { (None, "{\"type\":\"no id\"}".to_owned()) } else { (Some(index), feed.event(index)) }
+        let mut bad = Some(bad);
+        Self::items(indexes.iter().enumerate().map(move |(place, &index)| match bad.take_if(|_| place == middle) {
+            Some(bad) => (None, bad),
+            None => (Some(index), feed.event(index)),
         }))
     }
 

@@ -27,6 +27,16 @@ pub enum Fault {
     IgnoresAfterId,
     /// One item of the page (in its middle) has no id.
     BadItem,
+    /// One item of the page (in its middle) has an id of the other kind: a text among numbers, a number among texts.
+    OtherKindOfId,
+    /// Sends the events of the page with other content under the same ids.
+    OtherContent,
+    /// 200 with a page for people.
+    NotJson,
+    /// 200 with a JSON object in which two arrays may be the events.
+    WrongShape,
+    /// 200 with an array of this many spaces.
+    Padding { bytes: usize },
 }
 
 /// The name of a fault, as it stands in the access log.
@@ -44,6 +54,11 @@ pub enum FaultKind {
     MoreThanAsked,
     IgnoresAfterId,
     BadItem,
+    OtherKindOfId,
+    OtherContent,
+    NotJson,
+    WrongShape,
+    Padding,
 }
 
 impl From<Option<&Fault>> for FaultKind {
@@ -61,6 +76,11 @@ impl From<Option<&Fault>> for FaultKind {
             Some(Fault::MoreThanAsked) => Self::MoreThanAsked,
             Some(Fault::IgnoresAfterId) => Self::IgnoresAfterId,
             Some(Fault::BadItem) => Self::BadItem,
+            Some(Fault::OtherKindOfId) => Self::OtherKindOfId,
+            Some(Fault::OtherContent) => Self::OtherContent,
+            Some(Fault::NotJson) => Self::NotJson,
+            Some(Fault::WrongShape) => Self::WrongShape,
+            Some(Fault::Padding { .. }) => Self::Padding,
         }
     }
 }

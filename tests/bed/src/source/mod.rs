@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use answer::UNSPEAKABLE;
 pub use fault::{Chance, Fault, FaultKind};
 pub use feed::{Feed, IdStyle, fingerprint};
 
@@ -120,6 +121,8 @@ struct Served {
     dice: Mutex<StdRng>,
     /// Since when its events exist; not yet while it is closed.
     born: OnceLock<u64>,
+    /// The newest request is not logged yet.
+    serving: AtomicBool,
 }
 
 impl Served {
@@ -166,7 +169,7 @@ impl FakeSource {
                 let name = config.feed.name.clone();
                 let dice = Mutex::new(StdRng::seed_from_u64(seed));
                 let born = if config.closed { OnceLock::new() } else { OnceLock::from(now) };
-                (name, Served { config, scripted: Mutex::default(), dice, born })
+                (name, Served { config, scripted: Mutex::default(), dice, born, serving: AtomicBool::default() })
             })
             .collect();
         let (served, log) = (Arc::new(served), Arc::new(log));
@@ -211,6 +214,16 @@ impl FakeSource {
     #[must_use]
     pub fn available(&self, name: &str) -> u64 {
         self.served[name].available()
+    }
+
+    /// Whether the last request that was scripted has come and has not ended, so that it is not in the log yet.
+    ///
+    /// # Panics
+    /// When no such source is served.
+    #[must_use]
+    pub fn is_serving_what_was_scripted(&self, name: &str) -> bool {
+        let served = &self.served[name];
+        served.scripted.lock().expect("no holder panics").is_empty() && served.serving.load(Ordering::SeqCst)
     }
 
     #[must_use]
@@ -259,11 +272,13 @@ async fn serve(
             wire::write_whole(&mut stream, &wire::head(404, &[("content-length", "0")])).await?;
             continue;
         };
+        source.serving.store(true, Ordering::SeqCst);
         let fault = source.next_fault();
         let guarded = source.config.guard.as_ref().is_some_and(|(name, value)| request.header(name) != value);
         let after = request.after.as_deref().map_or(Some(0), |id| source.config.feed.index(id));
         let mut access = Access {
             source: request.source.clone(),
+            path: request.path.clone(),
             replica: request.header("headgate-replica").to_owned(),
             attempt: request.header("headgate-attempt").to_owned(),
             connection,
@@ -289,6 +304,7 @@ async fn serve(
         access.ended = clock::now_us();
         let keep = sent.is_ok() && access.complete;
         log.note(access);
+        source.serving.store(false, Ordering::SeqCst);
         sent?;
         if !keep {
             break;

@@ -17,6 +17,7 @@ const LONGEST_HEAD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Request {
     pub source: String,
+    pub path: String,
     pub after: Option<String>,
     pub limit: u64,
     headers: Vec<(String, String)>,
@@ -63,6 +64,7 @@ fn parse(head: &str, started: u64, parsed: u64) -> Request {
     let header = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     Request {
         source,
+        path: path.to_owned(),
         after: parameter("afterId"),
         limit: parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1000),
         headers: lines.filter_map(header).collect(),
