@@ -42,7 +42,7 @@ pub struct DatabaseArgs {
     /// PostgreSQL, as `postgres://user:password@host:port/database?sslmode=…`.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Connections to the database that one replica opens at most.
+    /// Connections to the database that one replica opens at most, beside two that only extend and abort requests and ping.
     #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(2..=200))]
     pub database_connections: u32,

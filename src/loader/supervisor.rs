@@ -368,7 +368,10 @@ async fn watch_database(shared: &Shared, health: &Health) {
                 health.works(Part::Database);
                 shared.ownership.database_answered();
             }
-            Err(error) => health.waits(Part::Database, error.to_string()),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                health.waits(Part::Database, format!("{error}{cause}"));
+            }
         }
         sleep(PING_EVERY).await;
     }

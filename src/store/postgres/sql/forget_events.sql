@@ -37,6 +37,7 @@ forgotten AS (
         sequence_is_id = NULL,
         highest_sequence = NULL,
         reread_to = NULL,
+        reread_other = NULL,
         events_stored = 0,
         progressive = true,
         start_ignored = false
