@@ -46,7 +46,7 @@ pub struct DatabaseArgs {
     /// [default: --database-url]
     #[arg(long, env = "MIGRATE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub migrate_database_url: Option<SecretString>,
-    /// Connections to the database that one replica opens at most.
+    /// Connections to the database that one replica opens at most, beside two that only extend and abort requests and ping.
     #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(2..=200))]
     pub database_connections: u32,

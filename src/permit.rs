@@ -59,7 +59,8 @@ pub enum Unspendable {
 impl Permit {
     /// The permit of a granted reservation.
     ///
-    /// The slot lies `wait` after the database evaluated its clock, which happened between `issued` and `answered`.
+    /// The slot lies `wait` after the database evaluated its clock, which happened between `issued` and `answered`:
+    /// `issued` is the instant at which the statement left on a connection that stood, however long it waited for one.
     /// So `answered + wait` is never before the slot, and `issued + wait + send_within` never after the slot's send
     /// limit, whatever the two clocks show: this is all that the proof of P1 and P2 needs (DESIGN 4).
     #[must_use]

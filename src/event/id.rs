@@ -86,6 +86,15 @@ pub enum Cursor {
 }
 
 impl Cursor {
+    /// Where storing `id` leaves the cursor: a number below it (it came late in its page) does not move it.
+    #[must_use]
+    pub fn moved_to(&self, id: &EventId) -> Self {
+        match self.id().and_then(|passed| id.compare(passed)) {
+            Some(Ordering::Less) => self.clone(),
+            _ => Self::After(id.clone()),
+        }
+    }
+
     /// The id to ask after; none at the start.
     #[must_use]
     pub fn id(&self) -> Option<&EventId> {

@@ -13,13 +13,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    append::{Appender, Superseded},
+    append::{Appender, NotAppended},
     buffer::Share,
     context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY},
     intake::Intake,
     lapse::Lapse,
     pace::Pace,
-    prefix::{Finish, Prefix},
+    prefix::{Finish, Prefix, overlap},
     reserve::Grant,
 };
 use crate::{
@@ -112,7 +112,7 @@ impl Exchange<'_> {
             let (end, (), ()) = tokio::join!(
                 biased;
                 reading,
-                commit_prefixes(&intake, &mut appender),
+                commit_prefixes(self.context, &intake, &mut appender),
                 keep_extending(self.context, self.attempt, &intake, &lapse),
             );
             let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
@@ -221,15 +221,19 @@ impl Exchange<'_> {
             self.context.count_retransported(Cause::Superseded, page.abandon());
             return outcome(end, page, Finish::default(), None, None);
         }
-        let finish = page.finish(matches!(end, End::Page { .. }));
+        let mut finish = page.finish(matches!(end, End::Page { .. }));
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
         let closes = self.next_start(&end);
-        match commit_rest(&mut page, &mut appender, &end, closes).await {
+        match commit_rest(self.context, &mut page, &mut appender, &end, closes).await {
             Ok(row_opens) => outcome(end, page, finish, row_opens, closes),
-            Err(Superseded { row }) => {
+            Err(NotAppended::Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
                 outcome(End::Superseded(row), page, finish, None, None)
+            }
+            Err(NotAppended::StoredBefore) => {
+                finish.rejected = Some(overlap());
+                outcome(end, page, finish, None, closes)
             }
         }
     }
@@ -342,24 +346,28 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
 }
 
 /// Progressive commit, as long as the response goes on.
-async fn commit_prefixes(intake: &Intake, appender: &mut Appender<'_>) {
+async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>) {
     while let Some(batch) = intake.next_prefix().await {
-        let bytes = batch.bytes;
-        if let Err(Superseded { row }) = appender.append(batch, false, None).await {
-            intake.supersede(row);
-            return;
+        let (bytes, taken) = (batch.bytes, batch.taken());
+        match appender.append(batch, false, None).await {
+            Ok(_) => intake.free(bytes),
+            Err(NotAppended::Superseded { row }) => return intake.supersede(row),
+            Err(NotAppended::StoredBefore) => {
+                context.count_retransported(Cause::Unusable, intake.overlaps(&taken));
+                return;
+            }
         }
-        intake.free(bytes);
     }
 }
 
 /// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
 async fn commit_rest(
+    context: &Context,
     page: &mut Prefix,
     appender: &mut Appender<'_>,
     end: &End,
     closes: Option<Instant>,
-) -> Result<Option<Instant>, Superseded> {
+) -> Result<Option<Instant>, NotAppended> {
     let out_of_order = page.is_out_of_order();
     // Said again with each append, because the row may not have heard it.
     let not_ascending = !page.flows();
@@ -367,8 +375,15 @@ async fn commit_rest(
     let nothing_left = !page.has_pending();
     while page.has_pending() {
         let batch = page.take();
+        let taken = batch.taken();
         let closes = closes.filter(|_| !page.has_pending());
-        row_opens = appender.append(batch, not_ascending, closes).await?;
+        row_opens = match appender.append(batch, not_ascending, closes).await {
+            Err(NotAppended::StoredBefore) => {
+                context.count_retransported(Cause::Unusable, page.overlaps(&taken));
+                return Err(NotAppended::StoredBefore);
+            }
+            result => result?,
+        };
     }
     if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
         row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;

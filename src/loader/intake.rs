@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     buffer::Share,
     context::Context,
-    prefix::{Batch, Prefix},
+    prefix::{Batch, Prefix, Taken},
     report::BlockedBy,
 };
 use crate::{
@@ -190,6 +190,14 @@ impl Intake {
     pub(super) fn free(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.notify_one();
+    }
+
+    /// The batch taken last holds events that are stored. What is held is of no use, and what still comes is not held.
+    pub(super) fn overlaps(&self, batch: &Taken) -> u64 {
+        let dropped = self.page().overlaps(batch);
+        self.held.store(0, Ordering::Relaxed);
+        self.freed.notify_one();
+        dropped
     }
 
     pub(super) fn end(&self) {

@@ -16,6 +16,9 @@ const IDLE_JITTER: f64 = 0.1;
 /// The first failure waits up to this; each further one up to twice as long.
 const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
 
+/// The longest wait after reservations that came too late to be spent: the database is slow, and mends in its own time.
+const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
+
 /// The longest `Retry-After` that is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
 
@@ -39,6 +42,8 @@ pub(super) struct Pace {
     batch_size: u32,
     idle: Duration,
     failures: u32,
+    /// Reservations in a row that came too late to be spent.
+    expiries: u32,
     limit: u32,
 }
 
@@ -51,6 +56,7 @@ impl Pace {
             batch_size: settings.batch_size,
             idle: settings.min_interval,
             failures: 0,
+            expiries: 0,
             limit: settings.batch_size,
         }
     }
@@ -58,6 +64,7 @@ impl Pace {
     /// How long after the first byte of a page the next request is due.
     pub(super) fn after_page(&mut self, fill: Fill, rng: &mut impl Rng) -> Duration {
         self.failures = 0;
+        self.expiries = 0;
         self.limit = self.limit.saturating_mul(2).min(self.batch_size);
         match fill {
             Fill::Full | Fill::Partial => {
@@ -76,10 +83,20 @@ impl Pace {
     /// asked for.
     pub(super) fn after_failure(&mut self, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let doublings = self.failures.min(20);
+        self.expiries = 0;
         self.failures = self.failures.saturating_add(1);
         let longest = FIRST_ERROR_WAIT.saturating_mul(1 << doublings).min(self.max_error_interval);
         let wait = longest.mul_f64(rng.random::<f64>()).max(self.min_interval);
         wait.max(Self::obeyed(retry_after))
+    }
+
+    /// How long after a reservation that came too late to be spent the next one is due. Without a growing wait all sources
+    /// of a slow database reserve and abort at full speed, and keep it slow. The jitter spreads them, and keeps half.
+    pub(super) fn after_expiry(&mut self, rng: &mut impl Rng) -> Duration {
+        let doublings = self.expiries.min(20);
+        self.expiries = self.expiries.saturating_add(1);
+        let longest = self.min_interval.saturating_mul(1 << doublings).min(LAST_EXPIRY_WAIT);
+        longest.mul_f64(0.5 + 0.5 * rng.random::<f64>()).max(self.min_interval)
     }
 
     /// The part of a `Retry-After` that is obeyed.
@@ -201,6 +218,20 @@ mod tests {
             prop_assert!(wait >= asked.min(LONGEST_RETRY_AFTER));
             prop_assert!(wait <= LONGEST_RETRY_AFTER);
         }
+    }
+
+    #[test]
+    fn reservations_that_expire_in_a_row_come_less_and_less_often_and_a_page_ends_that() {
+        let mut pace = Pace::new(&settings());
+        let waits: Vec<_> = (0..30).map(|_| pace.after_expiry(&mut rng(1))).collect();
+        assert_eq!(waits[0], Duration::from_millis(200));
+        assert!(waits[5] > Duration::from_secs(3), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(200) && *wait <= LAST_EXPIRY_WAIT), "{waits:?}");
+        let others: Vec<_> = (0..50).map(|seed| pace.clone().after_expiry(&mut rng(seed))).collect();
+        let early = others.iter().filter(|wait| **wait < Duration::from_secs(7)).count();
+        assert!((10..40).contains(&early), "sources that expired together do not come back together: {others:?}");
+        pace.after_page(Fill::Partial, &mut rng(1));
+        assert_eq!(pace.after_expiry(&mut rng(1)), Duration::from_millis(200));
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl Poller {
     /// The grant came too late to be spent. The source is not to blame, and the send limit has already grown.
     fn expire(&mut self) -> Pass {
         self.context.count_request("permit_expired");
-        self.due = Instant::now() + self.settings.min_interval;
+        self.due = Instant::now() + self.pace.after_expiry(&mut self.rng);
         Pass::Again(self.due)
     }
 

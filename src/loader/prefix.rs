@@ -41,6 +41,9 @@ pub(super) struct Prefix {
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
+    /// It holds events that are stored, see [`Prefix::overlaps`]; what came after that was dropped.
+    overlaps: bool,
+    dropped: u64,
 }
 
 /// A part of a page that may be committed now.
@@ -53,7 +56,18 @@ pub(super) struct Batch {
     pub(super) bytes: u64,
 }
 
+/// What is remembered of a batch that was handed on.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    cursor_before: Cursor,
+    len: u64,
+}
+
 impl Batch {
+    pub(super) fn taken(&self) -> Taken {
+        Taken { cursor_before: self.cursor_before.clone(), len: self.len() }
+    }
+
     pub(super) fn len(&self) -> u64 {
         (self.events.len() + self.set_aside.len()) as u64
     }
@@ -83,6 +97,8 @@ impl Prefix {
             page_ids: HashSet::new(),
             disorder: None,
             finished: false,
+            overlaps: false,
+            dropped: 0,
         }
     }
 
@@ -91,6 +107,11 @@ impl Prefix {
     /// # Errors
     /// The item cannot be used; the page is over, and the cursor stays before the item.
     pub(super) fn push(&mut self, item: Item) -> Result<u64, FetchError> {
+        if self.overlaps {
+            self.seen += 1;
+            self.dropped += 1;
+            return Ok(0);
+        }
         let number = self.seen;
         let id = item.id().clone();
         self.check_kind(&id, number)?;
@@ -201,7 +222,7 @@ impl Prefix {
         for _ in 0..self.ready().min(MOST_EVENTS) {
             let Some(item) = self.pending.pop_front() else { break };
             bytes += item.bytes();
-            self.pass(item.id());
+            self.passed = self.passed.moved_to(item.id());
             match item {
                 Item::Event(event) => events.push(event),
                 Item::SetAside(item) => set_aside.push(item),
@@ -214,17 +235,21 @@ impl Prefix {
         Batch { cursor_before, cursor_after, events: events.into(), set_aside: set_aside.into(), bytes }
     }
 
-    /// Moves the cursor forward to `id`; a number below it (it came late in the page) leaves it.
-    fn pass(&mut self, id: &EventId) {
-        if self.passed.id().and_then(|passed| id.compare(passed)) != Some(Ordering::Less) {
-            self.passed = Cursor::After(id.clone());
-        }
+    /// The batch that was taken last holds events that are stored: the page does not begin after the cursor. It is given
+    /// back, and neither the rest of the page nor what follows it is of any use. Returns the events that came in vain.
+    pub(super) fn overlaps(&mut self, batch: &Taken) -> u64 {
+        self.passed = batch.cursor_before.clone();
+        self.overlaps = true;
+        batch.len + self.abandon()
     }
 
     /// The response is over; `read_to_end` tells whether it was complete. What may still be committed is left for
     /// [`Prefix::take`].
     pub(super) fn finish(&mut self, read_to_end: bool) -> Finish {
         self.finished = true;
+        if self.overlaps {
+            return Finish { rejected: read_to_end.then(overlap), dropped: self.dropped };
+        }
         let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
         let Some(disorder) = self.disorder else {
             if !self.progressive && !read_to_end {
@@ -324,6 +349,14 @@ impl Prefix {
         } else {
             Fill::Partial
         }
+    }
+}
+
+pub(super) fn overlap() -> FetchError {
+    FetchError::CursorRejected {
+        detail: "events of the page are stored already: it does not begin after the event in `http.cursor`, which the source \
+                 may not know any more; if its feed was rebuilt, raise `spec.epoch` to read it again"
+            .to_owned(),
     }
 }
 

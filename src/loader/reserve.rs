@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::Cursor,
     permit::{Attempt, Permit},
-    store::{Abort, Answer, Close, Fence, Reserve, Row},
+    store::{Abort, Answer, Close, Fence, Reserve, Reserved, Row},
 };
 
 /// A saturated source reserves this long before its slot, so that the round trip does not come on top of the gap. A few
@@ -76,16 +76,13 @@ impl Reservations {
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
             };
             let attempt = reserve.attempt;
-            let issued = Instant::now();
             let answer = context.store().reserve(reserve).await;
             let answered = Instant::now();
-            if answer.is_ok() {
-                context.shared.send_limit.observe(answered - issued);
-            }
             match answer {
-                Ok(Answer::Applied(reserved)) => {
+                Ok(Answer::Applied(Reserved { wait, issued })) => {
                     self.failures = 0;
-                    let permit = Permit::new(attempt, issued, answered, reserved.wait, send_within);
+                    context.shared.send_limit.observe(answered - issued);
+                    let permit = Permit::new(attempt, issued, answered, wait, send_within);
                     let busy_until = permit.opens() + send_within + IN_FLIGHT;
                     return Ok(Grant { permit, attempt, busy_until });
                 }

@@ -6,9 +6,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::store::{
-    Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
-    Reset, StoreError,
+use crate::{
+    event::{EventId, StreamName},
+    store::{
+        Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
+        Reset, StoreError,
+    },
 };
 
 /// A step that is under way is waited for this long: at a usual start nobody hears of it.
@@ -99,6 +102,10 @@ impl<S: Gate> Gate for ClaimedStore<S> {
 impl<S: EventStore> EventStore for ClaimedStore<S> {
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
         self.claimed().await?.append(append).await
+    }
+
+    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
+        self.claimed().await?.was_stored(stream, ids).await
     }
 }
 

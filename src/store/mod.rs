@@ -8,9 +8,10 @@ pub mod postgres;
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::{
-    event::{Cursor, Event, IdKind, SetAside, StreamName},
+    event::{Cursor, Event, EventId, IdKind, SetAside, StreamName},
     permit::Attempt,
 };
 
@@ -134,6 +135,9 @@ pub struct Reserve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserved {
     pub wait: Duration,
+    /// When the statement was issued, on a connection that stood: before the database read its clock, and after any
+    /// wait for a connection. The send limit counts from here.
+    pub issued: Instant,
 }
 
 /// EXTEND: the request is still running; it may take `by` from now.
@@ -209,6 +213,13 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The database ended an append at its time limit. Nothing of it was done; fewer events at a time may fit.
+    #[error("the database gave up within its time limit to {action}")]
+    TooSlow {
+        action: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The database answered with an error that waiting does not mend by itself.
     #[error("the database refused to {action} (SQLSTATE {sqlstate})")]
     Failed {
@@ -246,6 +257,9 @@ pub trait EventStore: Send + Sync {
     /// Refused when attempt or cursor are no longer the row's. Repeating an append whose answer was lost is safe: it is
     /// answered `Applied` when it was applied.
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError>;
+    /// Whether one of these ids is that of a stored event which no reset has asked for again. Opaque ids have no order
+    /// that would show it.
+    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError>;
 }
 
 /// Both ports, as the loader holds them.

@@ -129,3 +129,80 @@ async fn every_grant_is_durable_before_it_is_acknowledged_whatever_the_database_
     replica.poll(events([1])).await;
     assert_eq!(database.all::<String>("SELECT setting FROM seen").await, ["on", "on", "on"]);
 }
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_waited_for_and_the_next_connection_finds_the_one_that_does() {
+    let database = Database::migrated().await;
+    let writes = database.store();
+    let replica = Replica::adopting(&writes, "a", "orders").await;
+    let make = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$";
+    database.run(make).await;
+    // As after a failover: what was connected then stays on the server that takes no writes.
+    let store = database.store();
+    let shown = |error: StoreError| {
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    assert!(shown(store.ping().await.unwrap_err()).contains("the server takes no writes"));
+    assert!(shown(store.reserve(replica.reservation()).await.unwrap_err()).contains("the server takes no writes"));
+    let nothing = Replica { store: store.clone(), ..replica.clone() };
+    let extend = headgate::store::Extend { stream: nothing.stream, attempt: nothing.attempt, by: Duration::ZERO };
+    assert!(shown(store.extend(extend.clone()).await.unwrap_err()).contains("the server takes no writes"));
+
+    database
+        .run(
+            "SET TRANSACTION READ WRITE; \
+             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$",
+        )
+        .await;
+    store.ping().await.unwrap();
+    assert!(matches!(store.reserve(replica.reservation()).await.unwrap(), Answer::Applied(_)));
+    assert!(matches!(store.extend(extend).await.unwrap(), Answer::Refused(Some(_))));
+}
+
+#[tokio::test]
+async fn an_append_that_is_too_slow_is_rolled_back_and_goes_through_in_parts() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    database
+        .run(
+            "CREATE FUNCTION crawl() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$; \
+             CREATE TRIGGER crawl BEFORE INSERT ON headgate.event FOR EACH ROW EXECUTE FUNCTION crawl()",
+        )
+        .await;
+    replica.reserve().await;
+    let whole = replica.closing(events(1..=120));
+    let error = replica.store.append(&whole).await.unwrap_err();
+    assert!(matches!(error, StoreError::TooSlow { .. }), "{error:?}");
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 0);
+    let first = replica.appending(events(1..=60));
+    assert_eq!(replica.append(&first).await.stored, 60);
+    let last = replica.closing(events(61..=120));
+    assert_eq!(replica.append(&last).await.events_stored, 120);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.commits").await, 2);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_extended_while_appends_keep_every_connection_busy() {
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    let mut other = Replica::adopting(&store, "a", "stock").await;
+    replica.reserve().await;
+    other.reserve().await;
+    let mut blocker = database.sql.begin().await.unwrap();
+    sqlx::query("LOCK TABLE headgate.event IN EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+    let append = other.closing(events([1]));
+    let appending = tokio::spawn(async move { other.store.append(&append).await });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while database.one::<i64>(waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(replica.extend(Duration::from_secs(3)).await, Answer::Applied(()));
+    assert_eq!(replica.abort(Duration::ZERO).await, Answer::Applied(()));
+    store.ping().await.unwrap();
+    assert!(!appending.is_finished());
+    blocker.rollback().await.unwrap();
+    assert!(matches!(appending.await.unwrap().unwrap(), Answer::Applied(_)));
+}

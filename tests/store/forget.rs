@@ -85,3 +85,24 @@ async fn a_deletion_that_is_interrupted_leaves_nothing_that_could_be_stored_twic
     assert_eq!(replica.poll(events(["x", "y", "z", "zz"])).await.repeated, 3);
     assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 4);
 }
+
+#[tokio::test]
+async fn one_statement_deletes_a_bounded_number_of_items_set_aside() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([1])).await;
+    database
+        .run(
+            "INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at) \
+             SELECT 'shop/orders', n::text, 'NestedTooDeep', '[[]]', now() FROM generate_series(1, 12000) AS n; \
+             CREATE TABLE seen (deleted bigint); \
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO public.seen SELECT count(*) FROM gone; RETURN NULL; END $$; \
+             CREATE TRIGGER see AFTER DELETE ON headgate.set_aside REFERENCING OLD TABLE AS gone \
+             FOR EACH STATEMENT EXECUTE FUNCTION see()",
+        )
+        .await;
+    applied(store.forget(forgetting(&replica)).await.unwrap());
+    assert_eq!(database.all::<i64>("SELECT deleted FROM seen").await, [5000, 5000, 2000]);
+}

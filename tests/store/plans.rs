@@ -45,3 +45,27 @@ async fn a_poll_finds_its_row_by_the_key_also_when_it_was_planned_on_an_empty_ta
     let seen = polled().await.all::<i64>("SELECT scans_of_the_table FROM seen").await;
     assert_eq!(seen, vec![0; 2 * POLLS]);
 }
+
+#[tokio::test]
+async fn numbers_that_come_again_enter_each_day_once_and_not_once_for_each_number() {
+    const NUMBERS: i64 = 500;
+    let database = Database::migrated().await;
+    database
+        .run(
+            "CREATE TABLE seen (entries bigint, days bigint); \
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             INSERT INTO public.seen SELECT sum(idx_scan), count(*) FROM pg_stat_xact_user_tables \
+             WHERE schemaname = 'headgate' AND relname LIKE 'event\\_%'; \
+             RETURN NULL; END $$; \
+             CREATE TRIGGER see AFTER UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see()",
+        )
+        .await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events(1..=NUMBERS)).await;
+    replica.reset(1).await;
+    assert_eq!(replica.poll(events(1..=NUMBERS)).await.repeated, NUMBERS.unsigned_abs());
+    let most: i64 = database.one("SELECT max(entries) FROM seen").await;
+    let days: i64 = database.one("SELECT max(days) FROM seen").await;
+    assert!(days > 1 && most > 0, "{most} entries into {days} days");
+    assert!(most <= 3 * days, "{most} entries into {days} days");
+}

@@ -1,6 +1,9 @@
 //! After a reset the same events come again: none is stored twice, and none is missed.
 
-use headgate::store::{Append, Appended};
+use headgate::{
+    event::EventId,
+    store::{Append, Appended, EventStore, Gate},
+};
 
 use crate::{
     database::Database,
@@ -153,4 +156,92 @@ async fn once_the_reread_is_over_nothing_is_looked_up_any_more() {
     assert_eq!(database.one::<i64>(pending).await, 1);
     replica.poll(events(["y"])).await;
     assert_eq!(database.one::<i64>(pending).await, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_changes_the_kind_of_its_ids_looks_up_only_those_of_that_kind_and_stores_none_twice() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let pending = "SELECT count(*) FROM headgate.source WHERE reread_to IS NOT NULL";
+    replica.poll(events(["x", "y"])).await;
+
+    replica.reset(1).await;
+    assert_eq!(replica.poll(events(1..=3)).await.stored, 3);
+    assert_eq!(database.one::<i64>(pending).await, 0, "no opaque id can come among numbers");
+
+    replica.reset(2).await;
+    assert_eq!(replica.poll(events(["x"])).await.repeated, 1, "the opaque ids of the first epoch come again");
+    assert_eq!(database.one::<i64>(pending).await, 1);
+    replica.reset(3).await;
+    assert_eq!(replica.poll(events(1..=2)).await.repeated, 2);
+    assert_eq!(
+        replica.poll(events(3..=4)).await,
+        Appended { stored: 1, repeated: 1, conflicting: 0, events_stored: 6 }
+    );
+    assert_eq!(database.one::<i64>(pending).await, 0);
+
+    replica.reset(4).await;
+    assert_eq!(replica.poll(events(["x", "y", "z"])).await.repeated, 2);
+    assert_eq!(database.one::<i64>(pending).await, 0);
+    assert_eq!(database.all::<String>(IDS).await, ["x", "y", "1", "2", "3", "4", "z"]);
+}
+
+#[tokio::test]
+async fn a_reset_to_where_the_stream_stands_looks_nothing_up() {
+    let database = Database::migrated().await;
+    for (name, ids, start, looks_up) in [
+        ("opaque", ["x", "y"], "y", false),
+        ("earlier", ["x", "y"], "x", true),
+        ("unknown", ["x", "y"], "zz", true),
+        ("numbers", ["1", "2"], "2", false),
+        ("beyond", ["1", "2"], "10", false),
+        ("below", ["1", "10"], "9", true),
+    ] {
+        let mut replica = Replica::adopting(&database.store(), "a", name).await;
+        replica.poll(events(ids)).await;
+        let reset = replica.resetting_to(1, after(start));
+        replica.store.reset(reset).await.unwrap();
+        let pending: Vec<String> = database.all("SELECT stream FROM headgate.source WHERE reread_to IS NOT NULL").await;
+        assert_eq!(pending.contains(&replica.stream.as_str().to_owned()), looks_up, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_comes_again_in_the_next_part_of_a_response_is_stored_once_also_where_it_is_counted() {
+    let database = Database::migrated().await;
+    for (name, ids) in [("fits", ["1", "2", "3", "4"]), ("counted", ["91", "92", "93", "94"])] {
+        let ids = ids.map(|id| if name == "counted" { format!("{}{id}", "9".repeat(38)) } else { id.to_owned() });
+        let mut replica = Replica::adopting(&database.store(), "a", name).await;
+        replica.reserve().await;
+        let first = replica.appending(events(&ids[..2]));
+        replica.append(&first).await;
+        let again = replica.appending(events(&ids[1..3]));
+        let told = replica.append(&again).await;
+        assert_eq!(told, Appended { stored: 1, repeated: 1, conflicting: 0, events_stored: 3 }, "{name}");
+        // One that went ahead of others.
+        let late =
+            Append { cursor_after: replica.cursor.clone(), not_ascending: true, ..replica.closing(events(&ids[..1])) };
+        assert_eq!(replica.append(&late).await.repeated, 1, "{name}");
+        replica.poll(events(&ids[3..])).await;
+    }
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 8);
+}
+
+#[tokio::test]
+async fn a_stored_opaque_event_is_found_unless_a_reset_has_asked_for_it() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events(["x", "00y", "z"])).await;
+    let stream = replica.stream.clone();
+    let was_stored = async |replica: &Replica, ids: &[&str]| {
+        let ids: Vec<_> = ids.iter().map(|id| EventId::new(id).unwrap()).collect();
+        replica.store.was_stored(&stream, &ids.iter().collect::<Vec<_>>()).await.unwrap()
+    };
+    assert!(was_stored(&replica, &["new", "x"]).await);
+    assert!(was_stored(&replica, &["00y"]).await);
+    assert!(!was_stored(&replica, &["0y", "new"]).await, "texts are equal only as they are");
+    replica.reset(1).await;
+    assert!(!was_stored(&replica, &["x"]).await);
+    replica.poll(events(["x", "00y", "z"])).await;
+    assert!(was_stored(&replica, &["x"]).await);
 }

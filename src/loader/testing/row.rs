@@ -6,7 +6,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    event::{Cursor, Event, IdKind, SetAside},
+    event::{Cursor, Event, EventId, IdKind, SetAside},
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve,
@@ -31,6 +31,8 @@ pub(in crate::loader) struct FakeRow {
     /// In the order in which they were stored.
     pub(in crate::loader) events: Vec<Event>,
     known: HashMap<String, usize>,
+    /// After a reset: the cursor up to which events come again.
+    reread_to: Option<EventId>,
     pub(in crate::loader) set_aside: Vec<SetAside>,
     /// Who adopted it, in order.
     pub(in crate::loader) adopters: Vec<Holder>,
@@ -53,6 +55,7 @@ impl FakeRow {
             events_stored: 0,
             events: Vec::new(),
             known: HashMap::new(),
+            reread_to: None,
             set_aside: Vec::new(),
             adopters: Vec::new(),
             commits: BTreeMap::new(),
@@ -123,12 +126,13 @@ impl FakeRow {
         }
         self.fence.0 += 1;
         self.epoch = reset.epoch;
+        self.reread_to = self.reread_to.take().or_else(|| self.cursor.id().cloned());
         self.cursor = reset.start.clone();
         self.attempt = self.attempt.map(|_| Attempt::random());
         Answer::Applied(self.adopted(false))
     }
 
-    pub(super) fn reserve(&mut self, reserve: &Reserve) -> Answer<Reserved> {
+    pub(super) fn reserve(&mut self, reserve: &Reserve, issued: Instant) -> Answer<Reserved> {
         let now = Instant::now();
         let wait = self.starts_in();
         let mine = self.holder.as_ref() == Some(&reserve.holder) && self.fence == reserve.fence;
@@ -140,7 +144,7 @@ impl FakeRow {
         self.attempt = Some(reserve.attempt);
         self.deadline = Some(slot + reserve.send_within + reserve.in_flight);
         self.not_before = slot + reserve.send_within + reserve.min_interval;
-        Answer::Applied(Reserved { wait })
+        Answer::Applied(Reserved { wait, issued })
     }
 
     pub(super) fn extend(&mut self, extend: &Extend) -> Answer<()> {
@@ -175,6 +179,7 @@ impl FakeRow {
         }
         let mut appended = Appended::default();
         for event in append.events.iter() {
+            self.reread_to.take_if(|mark| *mark == event.id);
             self.store(event, &mut appended);
         }
         self.set_aside.extend(append.set_aside.iter().cloned());
@@ -190,6 +195,10 @@ impl FakeRow {
             self.commits.insert(name, appended);
         }
         Answer::Applied(appended)
+    }
+
+    pub(super) fn was_stored(&self, ids: &[&EventId]) -> bool {
+        self.reread_to.is_none() && ids.iter().any(|id| self.known.contains_key(id.as_str()))
     }
 
     fn store(&mut self, event: &Event, appended: &mut Appended) {

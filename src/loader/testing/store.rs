@@ -6,11 +6,11 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::FakeRow;
 use crate::{
-    event::StreamName,
+    event::{EventId, StreamName},
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
         Reset, StoreError,
@@ -30,6 +30,10 @@ pub(in crate::loader) struct Faults {
     pub(in crate::loader) lock: f64,
     /// The longest time that a statement takes each way.
     pub(in crate::loader) latency: Duration,
+    /// How long a statement waits for a connection before it is issued.
+    pub(in crate::loader) queue: Duration,
+    /// An append of more events than this is ended by the database.
+    pub(in crate::loader) too_slow_above: Option<usize>,
     /// The next statements of a verb whose answers are lost.
     pub(in crate::loader) lose_next: Vec<&'static str>,
 }
@@ -192,9 +196,12 @@ impl Gate for FakeStore {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
+        let queue = self.lock().faults.queue;
+        sleep(queue).await;
+        let issued = Instant::now();
         self.statement("reserve", reserve.stream.clone(), move |inner| {
             inner.reserves.push(reserve.clone());
-            inner.row(&reserve.stream).reserve(&reserve)
+            inner.row(&reserve.stream).reserve(&reserve, issued)
         })
         .await
     }
@@ -233,10 +240,21 @@ impl Gate for FakeStore {
 impl EventStore for FakeStore {
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
         let append = append.clone();
+        if self.lock().faults.too_slow_above.is_some_and(|most| append.events.len() > most) {
+            return Err(StoreError::TooSlow { action: "append", source: Box::new(Said) });
+        }
         self.statement("append", append.stream.clone(), move |inner| {
             inner.appends.push(append.clone());
             inner.row(&append.stream).append(&append)
         })
         .await
+    }
+
+    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
+        let inner = self.lock();
+        if inner.faults.unavailable {
+            return Err(unavailable("look for stored events"));
+        }
+        Ok(inner.rows.get(stream).is_some_and(|row| row.was_stored(ids)))
     }
 }

@@ -1,7 +1,7 @@
 //! COMMIT: events, cursor and the record of the commit in one statement.
 
 use sqlx::{
-    Postgres,
+    Postgres, Row as _,
     postgres::{PgArguments, PgBindIterExt, PgRow},
     query::Query,
 };
@@ -11,18 +11,19 @@ use super::{
     answer::{NUMBER, OPAQUE, answer, count, each},
     batch::{Batch, text_beside_number},
     column::{Json, Timestamp},
-    failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error},
+    failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow, was_cut_off},
     gate::{micros, over, position, tokens, verb},
     session,
 };
 use crate::{
-    event::IdKind,
+    event::{EventId, IdKind, StreamName},
     store::{Answer, Append, Appended, StoreError},
 };
 
 const APPEND: &str = verb!("append.sql");
 const APPEND_REREAD: &str = verb!("append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
+const FIND_STORED: &str = include_str!("sql/find_stored.sql");
 
 const ACTION: &str = "append events";
 
@@ -48,7 +49,15 @@ impl PostgresStore {
                 }
                 Ok(answers)
             }
-            result => result,
+            // Too much for one statement: each for itself.
+            Err(error) if was_cut_off(&error) && batches.len() > 1 => {
+                let mut answers = Vec::with_capacity(batches.len());
+                for batch in &batches {
+                    answers.extend(self.append_batches(std::slice::from_ref(batch)).await.map_err(too_slow)?);
+                }
+                Ok(answers)
+            }
+            result => result.map_err(too_slow),
         }
     }
 
@@ -56,15 +65,24 @@ impl PostgresStore {
         let answers = match self.append_batches(std::slice::from_ref(&batch)).await {
             Err(error) if refuses_a_value(&error) => {
                 let sifted = self.set_refused_aside(batch, error).await?;
-                self.append_batches(std::slice::from_ref(&sifted)).await?
+                self.append_batches(std::slice::from_ref(&sifted)).await
             }
-            result => result?,
+            result => result,
         };
-        Ok(answers.into_iter().next().expect("one answer for each request"))
+        Ok(answers.map_err(too_slow)?.into_iter().next().expect("one answer for each request"))
     }
 
     async fn append_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let outcomes = self.run_append(APPEND, batches).await?;
+        let outcomes = if batches.iter().any(Batch::looks_back) {
+            let mut outcomes = Vec::with_capacity(batches.len());
+            for batch in batches {
+                let verb = if batch.looks_back() { APPEND_REREAD } else { APPEND };
+                outcomes.extend(self.run_append(verb, std::slice::from_ref(batch)).await?);
+            }
+            outcomes
+        } else {
+            self.run_append(APPEND, batches).await?
+        };
         let mut answers = Vec::with_capacity(batches.len());
         for (batch, outcome) in batches.iter().zip(outcomes) {
             let outcome = match outcome {
@@ -104,6 +122,18 @@ impl PostgresStore {
             sqlx::query(FIND_COMMIT).bind(append.stream.as_str()).bind(attempt.as_slice()).bind(append.part);
         let rows = session::rows(&self.pool, action, statement).await?;
         rows.first().map(appended).transpose().map_err(|error| store_error(action, error))
+    }
+
+    pub(super) async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
+        let action = "look for stored events";
+        let significant = ids.iter().map(|id| id.as_str().trim_start_matches('0'));
+        let statement = sqlx::query(FIND_STORED)
+            .bind(stream.as_str())
+            .bind(ids.iter().map(|id| id.as_str()).bind_iter())
+            .bind(significant.bind_iter());
+        let rows = session::rows(&self.pool, action, statement).await?;
+        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
+        row.try_get("stored").map_err(|error| store_error(action, error))
     }
 
     /// Runs the statement; a day without partitions gets them.

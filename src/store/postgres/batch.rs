@@ -1,6 +1,9 @@
 //! An append as it will be stored: each id once, the ids that fit as numbers, and what was set aside. No IO.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use crate::{
     event::{Event, EventId, IdKind, SetAsideReason},
@@ -88,6 +91,13 @@ impl<'a> Batch<'a> {
     /// Whether every id can be a sequence; if not, the whole append is counted.
     pub(super) fn ids_fit(&self) -> bool {
         self.numbers.iter().all(Option::is_some)
+    }
+
+    /// Whether it holds a number at or below the cursor that it moves: a part of the same response may have stored it, and
+    /// where the sequence is a count, the sequence does not show it.
+    pub(super) fn looks_back(&self) -> bool {
+        let Some(cursor) = self.append.cursor_before.id() else { return false };
+        self.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
     }
 
     /// How the ids compare, by the first one.

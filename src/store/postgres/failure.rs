@@ -13,6 +13,10 @@ pub(super) enum Cause {
     Silent(Duration),
     #[error("{0}")]
     Said(String),
+    #[error("the server ended the statement at its time limit")]
+    CutOff,
+    #[error("the server takes no writes: it is a standby, or a primary that was demoted")]
+    ReadOnly,
     #[error("a value was refused")]
     ValueRefused,
     #[error("the constraint {0} was violated")]
@@ -37,6 +41,8 @@ pub(super) fn store_error(action: &'static str, error: sqlx::Error) -> StoreErro
         | sqlx::Error::TypeNotFound { .. } => {
             StoreError::Failed { action, sqlstate: UNDERSTOOD_NOT.to_owned(), source: Box::new(error) }
         }
+        // Ours: see `session::ping`.
+        sqlx::Error::AnyDriverError(source) => StoreError::Unavailable { action, source },
         // Io, Tls, a pool without a connection, and whatever else stands between us and an answer.
         _ => StoreError::Unavailable { action, source: Box::new(error) },
     }
@@ -52,6 +58,8 @@ pub(super) fn not_understood(action: &'static str, cause: Cause) -> StoreError {
 fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError {
     let sqlstate = error.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
     let cause = match sqlstate.get(..2) {
+        _ if sqlstate == READ_ONLY => Cause::ReadOnly,
+        _ if sqlstate == CUT_OFF => Cause::CutOff,
         Some("22") => Cause::ValueRefused,
         Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
         _ => Cause::Said(error.message().to_owned()),
@@ -63,11 +71,39 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
     }
 }
 
+/// read_only_sql_transaction: a standby that is not promoted yet, or a primary that was just demoted.
+const READ_ONLY: &str = "25006";
+
+/// query_canceled: the statement limit of the server, or somebody who cancelled it. It was rolled back for certain.
+const CUT_OFF: &str = "57014";
+
+/// Whether the server of this connection takes no writes: the name of the host may lead to another one by now.
+pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|sqlstate| sqlstate == READ_ONLY),
+        sqlx::Error::AnyDriverError(cause) => matches!(cause.downcast_ref(), Some(Cause::ReadOnly)),
+        _ => false,
+    }
+}
+
+pub(super) fn was_cut_off(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { source, .. } if matches!(source.downcast_ref(), Some(Cause::CutOff)))
+}
+
+/// An append that was cut off is worth less at a time, and not the same again.
+pub(super) fn too_slow(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { action, source } if matches!(source.downcast_ref(), Some(Cause::CutOff)) => {
+            StoreError::TooSlow { action, source }
+        }
+        error => error,
+    }
+}
+
 fn passes_by_itself(sqlstate: &str) -> bool {
     match sqlstate {
-        // Lock not available, deadlock, serialization: another moment, another outcome. Read-only: a standby that is not
-        // promoted yet, or a primary that was just demoted.
-        "55P03" | "40P01" | "40001" | "25006" => true,
+        // Lock not available, deadlock, serialization: another moment, another outcome.
+        "55P03" | "40P01" | "40001" | READ_ONLY => true,
         // Connection exceptions, insufficient resources (disk full, too many connections), operator intervention
         // (shutdown, cancelled by a timeout), system errors.
         _ => matches!(sqlstate.get(..2), Some("08" | "53" | "57" | "58")),

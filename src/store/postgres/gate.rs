@@ -76,9 +76,9 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| micros(r.in_flight)).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| micros(r.min_interval.max(SHORTEST_INTERVAL))).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| micros(r.at_most_ahead)).collect::<Vec<_>>());
-        let rows = session::rows(&self.pool, action, statement).await?;
+        let (issued, rows) = session::rows_issued(&self.pool, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| {
-            answer(outcome, row, |row| Ok(Reserved { wait: duration(row, "wait_us")? }))
+            answer(outcome, row, |row| Ok(Reserved { wait: duration(row, "wait_us")?, issued }))
         })
     }
 
@@ -87,7 +87,7 @@ impl PostgresStore {
         let statement = over(EXTEND, requests.iter().map(|r| &r.stream))
             .bind(tokens(requests.iter().map(|r| r.attempt)))
             .bind(requests.iter().map(|r| micros(r.by)).collect::<Vec<_>>());
-        let rows = session::rows(&self.pool, action, statement).await?;
+        let rows = session::rows(&self.urgent, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, |_| Ok(())))
     }
 
@@ -96,7 +96,7 @@ impl PostgresStore {
         let statement = over(ABORT, requests.iter().map(|r| &r.stream))
             .bind(tokens(requests.iter().map(|r| r.attempt)))
             .bind(requests.iter().map(|r| micros(r.close.next_start_in)).collect::<Vec<_>>());
-        let rows = session::rows(&self.pool, action, statement).await?;
+        let rows = session::rows(&self.urgent, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, |_| Ok(())))
     }
 

@@ -8,8 +8,9 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
+use tokio::time::Instant;
 
-use super::failure::{Cause, store_error};
+use super::failure::{Cause, store_error, takes_no_writes};
 use crate::store::StoreError;
 
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
@@ -27,6 +28,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A connection that was idle for longer is tried before it is used: firewalls forget silently.
 const TRUSTED_IDLE: Duration = Duration::from_secs(10);
+
+/// A standby, or a primary that an administrator made read-only before its switch-over.
+const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
 /// The connection URL cannot be used. The URL holds a password and is not repeated.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,28 @@ pub(super) async fn rows(
     on_connection(pool, action, async move |connection| statement.fetch_all(connection).await).await
 }
 
+/// As [`rows`], and when the statement was issued: after the wait for a connection, before the server saw any of it.
+pub(super) async fn rows_issued(
+    pool: &PgPool,
+    action: &'static str,
+    statement: Query<'_, Postgres, PgArguments>,
+) -> Result<(Instant, Vec<PgRow>), StoreError> {
+    on_connection(pool, action, async move |connection| {
+        let issued = Instant::now();
+        statement.fetch_all(connection).await.map(|rows| (issued, rows))
+    })
+    .await
+}
+
+/// Asks the server whether it answers, and takes writes.
+pub(super) async fn ping(pool: &PgPool) -> Result<(), StoreError> {
+    on_connection(pool, "reach the store", async |connection| {
+        let read_only: bool = sqlx::query_scalar(IS_READ_ONLY).fetch_one(connection).await?;
+        if read_only { Err(sqlx::Error::AnyDriverError(Cause::ReadOnly.into())) } else { Ok(()) }
+    })
+    .await
+}
+
 /// Runs `work` on a connection of the pool, within the statement limit.
 pub(super) async fn on_connection<T>(
     pool: &PgPool,
@@ -114,6 +140,11 @@ pub(super) async fn on_connection<T>(
     let mut busy = Busy(Some(pool.acquire().await.map_err(|error| store_error(action, error))?));
     let connection = busy.0.as_mut().expect("a busy connection is taken only by done and drop");
     match tokio::time::timeout(STATEMENT_LIMIT, work(connection)).await {
+        Ok(Err(error)) if takes_no_writes(&error) => {
+            // After a failover the host's name leads elsewhere: this connection is closed, and the next one looks it up.
+            drop(busy);
+            Err(store_error(action, error))
+        }
         Ok(result) => {
             busy.done();
             result.map_err(|error| store_error(action, error))

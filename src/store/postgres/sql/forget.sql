@@ -4,17 +4,28 @@
 request AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (stream, uid, ordinal)
 ),
+-- As in reset.sql.
+marks AS MATERIALIZED (
+    SELECT
+        stream,
+        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], false) AS opaque_to
+    FROM standing
+    WHERE highest_sequence IS NOT NULL
+),
 begun AS (
     UPDATE headgate.source AS g
     SET
         fence = s.fence + 1,
         cursor = NULL,
         attempt = CASE WHEN s.attempt IS NOT NULL THEN uuid_send(gen_random_uuid()) END,
-        reread_to = CASE WHEN s.highest_sequence IS NOT NULL THEN coalesce(s.reread_to, s.cursor) END,
+        reread_to = coalesce(m.numbers_to, m.opaque_to),
+        reread_other = CASE WHEN m.numbers_to IS NOT NULL THEN m.opaque_to END,
         deadline = s.ends_at,
         not_before = s.starts_at
     FROM request AS r
     JOIN standing AS s USING (stream)
+    LEFT JOIN marks AS m USING (stream)
     WHERE g.stream = s.stream AND s.uid = r.uid
     RETURNING g.stream, g.fence
 )

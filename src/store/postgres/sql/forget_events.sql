@@ -1,5 +1,5 @@
--- FORGET, second step, repeated: deletes the next $3 events of stream $1 while the fence is still the one that the first
--- step wrote ($2); with the last of them the row belongs to nobody. An unchanged fence means that nobody adopted the
+-- FORGET, second step, repeated: deletes the next $3 events of stream $1, and as many items set aside, while the fence is still the one that the first
+-- step wrote ($2); with the last of both the row belongs to nobody. An unchanged fence means that nobody adopted the
 -- row, so nobody can have appended: what this statement's snapshot shows is all there is.
 WITH locked AS MATERIALIZED (
     SELECT stream FROM headgate.source WHERE stream = $1 AND fence = $2 FOR NO KEY UPDATE SKIP LOCKED
@@ -17,8 +17,17 @@ deleted AS (
     WHERE e.stream = $1 AND e.sequence = d.sequence AND e.stored_at = d.stored_at
     RETURNING 1
 ),
-cleared AS (
-    DELETE FROM headgate.set_aside AS a USING locked AS l WHERE a.stream = l.stream
+doomed_aside AS MATERIALIZED (
+    SELECT a.id, a.reason, a.digest
+    FROM headgate.set_aside AS a
+    WHERE a.stream = $1 AND EXISTS (SELECT FROM locked)
+    ORDER BY a.id, a.reason, a.digest
+    LIMIT $3
+),
+deleted_aside AS (
+    DELETE FROM headgate.set_aside AS a
+    USING doomed_aside AS d
+    WHERE a.stream = $1 AND a.id = d.id AND a.reason = d.reason AND a.digest = d.digest
 ),
 forgotten AS (
     UPDATE headgate.source AS g
@@ -28,11 +37,12 @@ forgotten AS (
         sequence_is_id = NULL,
         highest_sequence = NULL,
         reread_to = NULL,
+        reread_other = NULL,
         events_stored = 0,
         progressive = true,
         start_ignored = false
     FROM locked AS l
-    WHERE g.stream = l.stream AND (SELECT count(*) FROM doomed) < $3
+    WHERE g.stream = l.stream AND (SELECT count(*) FROM doomed) < $3 AND (SELECT count(*) FROM doomed_aside) < $3
     RETURNING g.stream
 )
 SELECT

@@ -16,6 +16,26 @@ judged AS MATERIALIZED (
     FROM request AS r
     JOIN standing AS s USING (stream)
 ),
+-- What was stored lies up to these cursors, one for each kind of id. A mark of an epoch before stands for the cursor of its
+-- kind: that has not passed it yet.
+marks AS MATERIALIZED (
+    SELECT
+        stream,
+        start,
+        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], false) AS opaque_to
+    FROM judged
+    WHERE highest_sequence IS NOT NULL
+),
+-- Nothing comes again where the new start lies at the mark, or, for numbers, beyond it. An opaque id elsewhere proves nothing:
+-- it may lie before the mark or behind it. Its mark ends only when the event at the mark comes by.
+ahead AS MATERIALIZED (
+    SELECT
+        stream,
+        CASE WHEN (start ~ '^[0-9]+$' AND start::numeric >= numbers_to::numeric) IS NOT TRUE THEN numbers_to END AS numbers_to,
+        nullif(opaque_to, start) AS opaque_to
+    FROM marks
+),
 reset AS (
     UPDATE headgate.source AS g
     SET
@@ -25,12 +45,14 @@ reset AS (
         attempt = CASE WHEN j.attempt IS NOT NULL THEN uuid_send(gen_random_uuid()) END,
         -- Another epoch may read its ids from another path; the first one decides again.
         id_kind = NULL,
-        -- The furthest cursor of all epochs, so that a reset in the middle of a re-read still looks everything up.
-        reread_to = CASE WHEN j.highest_sequence IS NOT NULL THEN coalesce(j.reread_to, j.cursor) END,
+        -- The first append that looks ids up puts the mark of its kind first.
+        reread_to = coalesce(m.numbers_to, m.opaque_to),
+        reread_other = CASE WHEN m.numbers_to IS NOT NULL THEN m.opaque_to END,
         start_ignored = false,
         deadline = j.ends_at,
         not_before = j.starts_at
     FROM judged AS j
+    LEFT JOIN ahead AS m USING (stream)
     WHERE g.stream = j.stream AND j.grows
     RETURNING g.*
 )

@@ -1,0 +1,116 @@
+use super::*;
+use crate::{
+    api::ReachableReason,
+    event::Event,
+    loader::testing::{Script, World, event},
+};
+
+fn opaque(ids: impl IntoIterator<Item = u32>) -> Vec<Event> {
+    ids.into_iter().map(|id| event(&format!("x{id}"))).collect()
+}
+
+fn names(events: &[Event]) -> Vec<String> {
+    events.iter().map(|event| event.id.as_str().to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_database_is_too_slow_for_is_stored_in_parts_and_the_last_one_closes() {
+    let world = World::with_events(240);
+    world.store.faults(|faults| faults.too_slow_above = Some(70));
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    let appends = world.store.appends();
+    let sizes: Vec<_> = appends.iter().map(|append| append.events.len()).collect();
+    assert_eq!(sizes, [60, 60, 60, 60]);
+    assert_eq!(appends.iter().map(|append| append.part).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    for pair in appends.windows(2) {
+        assert_eq!(pair[0].cursor_after, pair[1].cursor_before);
+    }
+    let closes: Vec<_> = appends.iter().map(|append| append.close.is_some()).collect();
+    assert_eq!(closes, [false, false, false, true]);
+    assert_eq!((world.stored_ids().len(), world.cursor()), (240, "240".to_owned()));
+    assert!(!world.ownership.told().held_a_batch, "it is no outage");
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].after.as_deref(), Some("240"), "nothing travels again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_event_that_the_database_is_too_slow_for_is_held_as_in_an_outage() {
+    let world = World::with_events(2);
+    world.store.faults(|faults| faults.too_slow_above = Some(0));
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_mins(1)).await;
+    assert!(world.ownership.told().holding_a_batch.contains(&world.stream));
+    world.store.faults(|faults| faults.too_slow_above = None);
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_appender_that_ends_in_the_middle_of_an_outage_holds_no_batch_any_more() {
+    let world = World::with_events(2);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Slow(1, Duration::from_millis(300))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(100)).await;
+    world.store.faults(|faults| faults.unavailable = true);
+    sleep(Duration::from_mins(1)).await;
+    assert!(world.ownership.told().holding_a_batch.contains(&world.stream));
+    // As a panic does, it drops everything where it stands.
+    passing.abort();
+    passing.await.expect_err("it was aborted");
+    assert!(world.ownership.told().holding_a_batch.is_empty(), "else the source is never handed off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opaque_source_that_does_not_know_the_cursor_and_begins_anew_stores_nothing_twice() {
+    for answer in [Script::Page, Script::Slow(50, Duration::from_millis(100))] {
+        let world = World::new();
+        let stored: Vec<_> = opaque(1..=300).into_iter().chain([event("gone")]).collect();
+        world.source.next([Script::Exactly(stored.clone())]);
+        let mut polling = world.adopted_by("a").await;
+        polling.poll().await;
+        assert_eq!(world.cursor(), "gone");
+        let appended = world.store.appends().len();
+
+        // The event at the cursor is not in its feed any more.
+        world.source.add(opaque(1..=900));
+        world.source.next([answer]);
+        polling.poll().await;
+        assert_eq!((world.stored_ids(), world.cursor()), (names(&stored), "gone".to_owned()));
+        assert!(world.store.appends()[appended..].iter().all(|append| append.events.is_empty()));
+        let reachable = world.report().reachable.clone().expect("a verdict");
+        assert_eq!(reachable.reason, ReachableReason::CursorRejected);
+        world.store.row(&world.stream, |row| assert_eq!(row.attempt, None, "the attempt is closed"));
+
+        // It is mended.
+        world.source.next([Script::Exactly(opaque(301..=310))]);
+        polling.poll().await;
+        assert_eq!((world.stored_ids().len(), world.cursor()), (311, "x310".to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reservations_that_expire_in_a_row_are_repeated_less_and_less_often() {
+    let world = World::with_events(5);
+    // Every reservation is granted and answered after its send limit.
+    world.store.faults(|faults| faults.latency = Duration::from_secs(8));
+    let mut polling = world.adopted_by("a").await;
+    let mut longest = Duration::ZERO;
+    for _ in 0..16 {
+        polling.pass().await;
+        longest = longest.max(polling.due_in());
+    }
+    assert!(longest >= Duration::from_secs(5), "{longest:?}");
+    assert!(world.source.log().is_empty(), "a permit that has expired sends nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_connection_makes_no_reservation_expire() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.queue = Duration::from_secs(3));
+    let mut polling = world.adopted_by("a").await;
+    polling.pass().await;
+    assert_eq!((world.store.asked("reserve"), world.cursor()), (1, "5".to_owned()));
+}
