@@ -7,7 +7,7 @@
 //!
 //! `HEADGATE_MODEL_WIDE=1 cargo test --test model -- --nocapture` goes on to two faults and three events: minutes.
 
-#![allow(clippy::print_stdout, reason = "the number of states is the report")]
+#![expect(clippy::print_stdout, reason = "the number of states is the report")]
 
 mod properties;
 mod protocol;
