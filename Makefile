@@ -6,6 +6,8 @@ SHELL := bash
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/headgate-bed
+# The SQL is tested on the PostgreSQL of this machine, and on these major versions too.
+POSTGRES_TOO ?= 18
 
 ##@ Try
 
@@ -27,6 +29,8 @@ down: bed ## End the playground and remove all it wrote
 test: lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
 	cargo test --workspace --no-run
 	$(BED) parts run -- cargo test --workspace
+	for version in $(POSTGRES_TOO); do \
+	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store; done
 
 .PHONY: lint
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies

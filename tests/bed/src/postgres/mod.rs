@@ -2,6 +2,7 @@
 
 mod binaries;
 mod database;
+mod standby;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -62,7 +63,6 @@ impl Postgres {
 
     /// The same, with further settings (`("fsync", "on")`) that win over those of the test bed.
     pub async fn with_settings(place: &Arc<Place>, settings: &[(&str, &str)]) -> Result<Self> {
-        const FACTS: &str = "postgres.json";
         let watch = Stopwatch::start();
         let binaries = Binaries::locate()?;
         say(format_args!("PostgreSQL: {} ({}), {}", binaries.postgres.display(), binaries.origin, binaries.version));
@@ -207,6 +207,7 @@ impl Postgres {
 }
 
 const NAME: &str = "postgres";
+const FACTS: &str = "postgres.json";
 
 fn recipe(
     binaries: &Binaries,

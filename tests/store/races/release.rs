@@ -1,0 +1,134 @@
+//! Two releases on one database, while an update rolls out or is rolled back. There is one release so far: what stands in
+//! for the next one is what migrations are allowed to do, which is to add.
+
+use headgate::store::{
+    EventStore, StoreError,
+    postgres::{MigrateError, migrate},
+};
+use sqlx::{Connection, PgConnection, migrate::Migrator};
+
+use crate::{
+    database::Database,
+    replica::{Replica, after, events},
+};
+
+/// What the next release may do to the schema: each table gets columns, an index of its own, and there is a new table.
+const NEXT_RELEASE: [&str; 5] = [
+    "ALTER TABLE headgate.source ADD COLUMN next_a text, ADD COLUMN next_b integer NOT NULL DEFAULT 7",
+    "ALTER TABLE headgate.commits ADD COLUMN next_a bytea",
+    "ALTER TABLE headgate.event ADD COLUMN next_a timestamptz",
+    "ALTER TABLE headgate.set_aside ADD COLUMN next_a json",
+    "CREATE TABLE headgate.next (stream text PRIMARY KEY REFERENCES headgate.source)",
+];
+
+/// Writes that a migration with this number was applied.
+const APPLIED: &str = "INSERT INTO headgate.migration (version, description, success, checksum, execution_time) \
+                       VALUES (9999, 'of the next release', true, '\\x00', 1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_of_this_release_go_on_while_the_next_one_migrates() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    // The statements of this release are prepared, and planned, before the tables change.
+    for id in 1..=6 {
+        replica.poll(events([id])).await;
+    }
+    for (change, id) in NEXT_RELEASE.into_iter().zip(7..) {
+        replica.reserve().await;
+        database.run(change).await;
+        let page = replica.closing(events([id]));
+        assert_eq!(replica.append(&page).await.stored, 1, "after {change}");
+    }
+    replica.reset(1).await;
+    assert_eq!(replica.poll(events(1..=12)).await.repeated, 11);
+    assert_eq!(replica.adopt().await.cursor, after("12"));
+}
+
+#[tokio::test]
+async fn a_replica_of_this_release_starts_on_the_schema_of_the_next_one() {
+    let database = Database::migrated().await;
+    for change in NEXT_RELEASE.into_iter().chain([APPLIED]) {
+        database.run(change).await;
+    }
+    migrate(&database.url).await.unwrap();
+    let store = database.store();
+    let mut old = Replica::adopting(&store, "a", "orders").await;
+    old.poll(events([1, 2])).await;
+    // And takes over from one of the next release, which wrote what this one does not know.
+    database.run("UPDATE headgate.source SET next_a = 'known to the next release'").await;
+    let mut heir = Replica::adopting(&store, "b", "orders").await;
+    assert_eq!(heir.poll(events([3])).await.events_stored, 3);
+    let kept: String = database.one("SELECT next_a || next_b FROM headgate.source").await;
+    assert_eq!(kept, "known to the next release7");
+}
+
+fn this_release() -> Migrator {
+    let mut migrator = sqlx::migrate!();
+    migrator.dangerous_set_table_name("headgate.migration");
+    migrator.create_schema("headgate");
+    migrator
+}
+
+#[tokio::test]
+async fn on_the_schema_of_an_older_release_a_statement_fails_clearly_and_changes_nothing() {
+    let versions: Vec<i64> = this_release().iter().map(|migration| migration.version).collect();
+    for &version in &versions[..versions.len() - 1] {
+        let database = Database::empty().await;
+        let mut session = PgConnection::connect(&database.url).await.unwrap();
+        this_release().run_to(version, &mut session).await.unwrap();
+        session.close().await.unwrap();
+
+        let store = database.store();
+        let mut replica = Replica::adopting(&store, "a", "orders").await;
+        replica.reserve().await;
+        let page = replica.closing(events([1]));
+        let error = store.append(&page).await.expect_err("there is nothing to store events in yet");
+        assert!(
+            matches!(&error, StoreError::Failed { sqlstate, .. } if ["42P01", "42703", "42883"].contains(&sqlstate.as_str())),
+            "at {version}: {error:?}"
+        );
+
+        // Brought up to date, it goes on with what the older release knew: the request in flight is still its own.
+        migrate(&database.url).await.unwrap();
+        assert_eq!(replica.append(&page).await.stored, 1, "at {version}");
+        assert_eq!(replica.poll(events([2])).await.events_stored, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_another_history_wrote_is_refused_with_the_number_of_the_migration() {
+    let database = Database::migrated().await;
+    database.run("UPDATE headgate.migration SET checksum = '\\x00' WHERE version = 2").await;
+    let error = migrate(&database.url).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Changed { version: 2 }), "{error:?}");
+
+    let database = Database::migrated().await;
+    database.run("UPDATE headgate.migration SET success = false WHERE version = 3").await;
+    let error = migrate(&database.url).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Interrupted { version: 3 }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_long_reader_stops_polls_no_longer_than_their_own_limit() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.reserve().await;
+    let mut reader = database.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM headgate.source").execute(&mut *reader).await.unwrap();
+    let url = database.url.clone();
+    let migrating = tokio::spawn(async move {
+        let mut session = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(NEXT_RELEASE[0]).execute(&mut session).await.unwrap();
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+    while database.one::<i64>(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Queued behind the migration: not an answer, and above all no refusal.
+    let page = replica.closing(events([1]));
+    let error = replica.store.append(&page).await.expect_err("the table is locked");
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    reader.rollback().await.unwrap();
+    migrating.await.unwrap();
+    assert_eq!(replica.append(&page).await.stored, 1);
+}
