@@ -68,6 +68,21 @@ fn the_protocol_as_built_keeps_its_promises_in_every_order_of_its_steps() {
     checker.assert_properties();
 }
 
+/// After a crash the gap counts from an arrival that nobody saw: RESERVE has left room for the way beside `minInterval`.
+#[test]
+fn the_gap_is_kept_after_a_crash_however_long_it_and_the_way_are_beside_the_deadline() {
+    let usual = Times::usual();
+    for times in
+        [Times { min_interval: usual.in_flight + 1, ..usual }, Times { on_its_way: usual.on_its_way + 1, ..usual }]
+    {
+        let bounds = Bounds { faults: 0, ..Bounds::usual() };
+        let name = format!("{times:?}");
+        let checker = Protocol { times, bounds, ..built() }.checker().threads(2).spawn_bfs().join();
+        println!("{name}: holds in {} states", checker.unique_state_count());
+        checker.assert_properties();
+    }
+}
+
 #[test]
 fn what_the_promises_speak_of_does_happen() {
     let started = Instant::now();

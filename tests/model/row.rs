@@ -96,8 +96,12 @@ impl Row {
         self.parts = 0;
         self.slot = self.not_before;
         self.deadline = self.slot + times.send_within + times.in_flight;
-        let send_within = if variant.is(Broken::GapFromTheSlot) { 0 } else { times.send_within };
-        self.not_before = self.slot + send_within + times.min_interval;
+        let arrives_within = match variant {
+            Variant::Broken(Broken::GapFromTheSlot) => 0,
+            Variant::Broken(Broken::NoInFlightDeadline) => times.send_within,
+            _ => times.send_within + times.in_flight,
+        };
+        self.not_before = self.slot + arrives_within + times.min_interval;
         Some(self.slot)
     }
 

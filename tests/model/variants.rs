@@ -41,10 +41,8 @@ pub(crate) enum Broken {
 pub(crate) enum Outside {
     /// The source goes on serving a peer of which it hears nothing for longer than D.
     SilentPeerServedBeyondDeadline,
-    /// Request bytes travel so long that the gap does not fit into what is left of D.
+    /// Request bytes travel for longer than D.
     SlowWay,
-    /// `minInterval` is as long as D: after a crash the gap counts from the last moment of the write, not of the arrival.
-    IntervalBeyondDeadline,
     /// A replica streams a body for longer than D while its EXTEND does not reach the database.
     StoreOutOfReach,
 }
@@ -87,15 +85,13 @@ impl Broken {
 }
 
 impl Outside {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::SilentPeerServedBeyondDeadline, Self::SlowWay, Self::IntervalBeyondDeadline, Self::StoreOutOfReach];
+    pub(crate) const ALL: [Self; 3] = [Self::SilentPeerServedBeyondDeadline, Self::SlowWay, Self::StoreOutOfReach];
 
     pub(crate) fn times(self) -> Times {
         let usual = Times::usual();
         match self {
             Self::SilentPeerServedBeyondDeadline => Times { serves_silent_peer: usual.in_flight + 1, ..usual },
-            Self::SlowWay => Times { on_its_way: usual.on_its_way + 1, ..usual },
-            Self::IntervalBeyondDeadline => Times { min_interval: usual.in_flight, ..usual },
+            Self::SlowWay => Times { on_its_way: usual.in_flight + 1, ..usual },
             Self::StoreOutOfReach => usual,
         }
     }
@@ -103,7 +99,7 @@ impl Outside {
     pub(crate) fn breaks(self) -> &'static [&'static str] {
         match self {
             Self::SilentPeerServedBeyondDeadline | Self::StoreOutOfReach => &[NO_OVERLAP],
-            Self::SlowWay | Self::IntervalBeyondDeadline => &[GAP],
+            Self::SlowWay => &[NO_OVERLAP, GAP],
         }
     }
 }

@@ -143,7 +143,7 @@ impl FakeRow {
         let slot = now + wait;
         self.attempt = Some(reserve.attempt);
         self.deadline = Some(slot + reserve.send_within + reserve.in_flight);
-        self.not_before = slot + reserve.send_within + reserve.min_interval;
+        self.not_before = slot + reserve.send_within + reserve.in_flight + reserve.min_interval;
         Answer::Applied(Reserved { wait, issued })
     }
 

@@ -108,8 +108,8 @@ async fn an_heir_after_the_clock_went_back_by(seconds: i64) {
 
     let mut heir = Replica::new(&store, "b", "orders");
     let Adopted { in_flight_for, starts_in, .. } = heir.adopt().await;
-    assert!(in_flight_for <= in_flight && starts_in <= GAP, "{in_flight_for:?} {starts_in:?}");
-    let second = reserve_within(&mut heir, in_flight).await;
+    assert!(in_flight_for <= in_flight && starts_in <= in_flight + GAP, "{in_flight_for:?} {starts_in:?}");
+    let second = reserve_within(&mut heir, in_flight + GAP).await;
     // Set back, the clock can only make the wait longer than it was: the request is waited out.
     let too_close = surely_too_close(&[first, second], in_flight);
     assert!(too_close.is_empty(), "{too_close:?}");
@@ -137,7 +137,7 @@ async fn a_clock_that_was_ahead_and_is_set_right_costs_no_more_than_the_wait_tha
     replica.in_flight = GAP;
     reserve_within(&mut replica, GAP).await;
     set(&database, 0).await;
-    reserve_within(&mut replica, GAP).await;
+    reserve_within(&mut replica, GAP * 2).await;
     let page = replica.closing(events([2]));
     replica.append(&page).await;
     is_whole(&database, 2).await;
@@ -169,7 +169,7 @@ async fn a_slot_ahead_stays_the_earliest_start_when_the_clock_goes_back() {
     set(&database, -HOUR).await;
     applied(replica.abort(Duration::ZERO).await);
     let row = refused(replica.try_reserve().await);
-    let written = Duration::from_mins(1) + GAP;
+    let written = Duration::from_mins(1) + replica.in_flight + GAP;
     assert!(row.starts_in > Duration::from_secs(50) && row.starts_in <= written, "{row:?}");
 }
 
@@ -202,7 +202,7 @@ async fn a_clock_that_only_ever_goes_back_breaks_no_gap_and_stops_nobody() {
     let (mut grants, mut behind) = (Vec::new(), 0);
     for id in 1..=8 {
         replica.in_flight = GAP;
-        grants.push(reserve_within(&mut replica, GAP).await);
+        grants.push(reserve_within(&mut replica, GAP * 2).await);
         behind += [1, 60, HOUR, DAY][rand::random_range(0..4)];
         set(&database, -behind).await;
         let close = Some(headgate::store::Close { next_start_in: GAP });
@@ -230,7 +230,7 @@ async fn a_clock_that_jumps_all_the_time_leaves_no_hole_and_stores_nothing_twice
         }
     });
     for id in 1..=PAGES {
-        reserve_within(&mut replica, GAP).await;
+        reserve_within(&mut replica, GAP * 2).await;
         let page = replica.closing(events([id]));
         // Repeated as after a lost answer: the record of the commit is found on whatever day it was written.
         for _ in 0..2 {

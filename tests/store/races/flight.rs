@@ -70,7 +70,7 @@ async fn fly(me: &mut Replica, granted: Instant, done: &mut Done) {
     let page = me.closing(events(next..=next + 2));
     let fate = Fate::drawn();
     let flight = match fate {
-        Fate::Late => GAP + Duration::from_millis(rand::random_range(0..40)),
+        Fate::Late => IN_FLIGHT + GAP + Duration::from_millis(rand::random_range(0..40)),
         Fate::Answered | Fate::NeverSent => Duration::from_millis(rand::random_range(0..20)),
     };
     tokio::time::sleep(flight).await;

@@ -104,7 +104,7 @@ async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
     sleep(Duration::from_millis(500)).await;
     // As after a freeze past the deadline: the row is taken over and reserved.
     let fence = adopt_as(&world, "b").await;
-    world.store.row(&world.stream, |row| row.deadline = Some(Instant::now()));
+    world.store.row(&world.stream, |row| (row.deadline, row.not_before) = (Some(Instant::now()), Instant::now()));
     sleep(Duration::from_millis(1)).await;
     let cursor = world.store.row(&world.stream, |row| row.cursor.clone());
     let reserve = Reserve {

@@ -46,11 +46,12 @@ granted AS (
         closed_attempt = NULL,
         parts = 0,
         slot = j.slot,
-        -- The request may leave as late as slot + send_within, and is then served and spaced from there.
+        -- The request may leave as late as slot + send_within. Nobody is heard of for in_flight at most: the request may be on
+        -- its way for that long, and the gap counts from its arrival. An attempt that is closed knows better.
         deadline = j.slot + j.send_within + j.in_flight,
         longest_flight = j.slot - j.now + j.send_within + j.in_flight,
-        not_before = j.slot + j.send_within + j.min_interval,
-        longest_wait = j.slot - j.now + j.send_within + j.min_interval
+        not_before = j.slot + j.send_within + j.in_flight + j.min_interval,
+        longest_wait = j.slot - j.now + j.send_within + j.in_flight + j.min_interval
     FROM judged AS j
     WHERE g.stream = j.stream AND j.granted
     RETURNING g.stream, j.slot - j.now AS wait
