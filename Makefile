@@ -50,6 +50,11 @@ parts-down: bed ## End them and remove their files
 
 ##@ Measure
 
+.PHONY: chaos
+chaos: binaries ## Kill, freeze, cut off and restart everything for MINUTES=30, and prove the promises (SEED=, REPLICAS=3..5, SOURCES=12..200)
+	$(BED) chaos --binary $(TARGET)/debug/headgate --minutes $(or $(MINUTES),30) \
+	  $(addprefix --seed ,$(SEED)) $(addprefix --replicas ,$(REPLICAS)) $(addprefix --sources ,$(SOURCES))
+
 # Release builds: the figures of a debug build mean nothing.
 .PHONY: bench
 bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some)

@@ -63,8 +63,13 @@ impl World {
         world
     }
 
+    /// For a test that brings up a stage of its own.
+    pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+        ONE_AT_A_TIME.lock().await
+    }
+
     async fn served(name: &'static str, sources: Vec<SourceConfig>) -> Self {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = Self::alone().await;
         let place = Arc::new(Place::temporary(name).expect("a temporary directory"));
         let binary = Path::new(env!("CARGO_BIN_EXE_headgate"));
         let stage = Stage::without_objects(&place, binary, sources, 1).await.expect("the servers come up");
@@ -280,14 +285,9 @@ impl World {
     }
 
     /// Ends the replicas and checks the log and the store; a broken rule fails the test and leaves the evidence.
-    pub(crate) async fn prove(self) -> Proof {
-        self.prove_within(None).await
-    }
-
-    /// As [`World::prove`]; and no source may have stood still for longer than this (I8).
-    pub(crate) async fn prove_within(mut self, longest_wait: Option<Duration>) -> Proof {
+    pub(crate) async fn prove(mut self) -> Proof {
         self.stage.resets = self.resets.into_inner().expect("no holder panics");
-        let proof = self.stage.prove(longest_wait).await.expect("the replicas end well and the store can be read");
+        let proof = self.stage.prove(None).await.expect("the replicas end well and the store can be read");
         say(&proof);
         if !proof.findings.clean() {
             let what: Vec<String> = proof.findings.violations.iter().map(ToString::to_string).collect();

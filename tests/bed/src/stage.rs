@@ -39,6 +39,7 @@ pub struct Stage {
     pub client: Client,
     /// The cursors that were set back, for the checker.
     pub resets: Vec<Reset>,
+    place: Arc<Place>,
 }
 
 impl Stage {
@@ -70,7 +71,7 @@ impl Stage {
         let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
         let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
         let fleet = Fleet::new(place, setting(&parts, binary))?;
-        Ok(Self { fleet, source, parts, client, resets: Vec::new() })
+        Ok(Self { fleet, source, parts, client, resets: Vec::new(), place: Arc::clone(place) })
     }
 
     /// Ends the replicas, reads the store and the log, and checks them.
@@ -88,10 +89,15 @@ impl Stage {
         let accesses = self.source.log().entries();
         let nemeses = self.fleet.nemeses().to_vec();
         let evidence = Evidence { accesses, nemeses, resets: self.resets, stored, longest_wait };
+        let findings = checker::check(&evidence);
+        if !findings.clean() {
+            stored::keep(&pool, &self.place.path().join("rows.jsonl")).await?;
+        }
         Ok(Proof {
-            findings: checker::check(&evidence),
+            findings,
             takeovers: checker::takeovers(&evidence),
             handovers: checker::handovers(&evidence.accesses, self.fleet.terminations()),
+            nemeses: evidence.nemeses,
         })
     }
 }

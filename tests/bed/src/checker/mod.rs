@@ -47,15 +47,26 @@ pub enum NemesisKind {
     Killed,
     /// SIGSTOP, then SIGCONT.
     Paused,
+    /// Its line to the sources was cut, or swallowed: what they sent may not have come.
+    LostSources,
+    /// Its line to the API server was cut, swallowed or slow: others may have taken its sources over.
+    LostApiServer,
+    /// Its line to the database, or the database, was: its commits may not have come.
+    LostDatabase,
 }
 
 /// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
 const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
 
 impl Nemesis {
-    /// Whether it can explain anything at all.
-    fn is_telling(&self) -> bool {
-        self.kind == NemesisKind::Killed || self.until - self.from >= SHORTEST_TELLING_PAUSE_US
+    /// Whether it can have made a peer whose request was under way look dead to the source: R3.
+    fn hides_a_peer(&self) -> bool {
+        match self.kind {
+            NemesisKind::Killed => true,
+            NemesisKind::Paused | NemesisKind::LostSources => self.until - self.from >= SHORTEST_TELLING_PAUSE_US,
+            // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
+            NemesisKind::LostApiServer | NemesisKind::LostDatabase => false,
+        }
     }
 
     /// Whether it struck this replica at some time between the two moments.

@@ -50,7 +50,7 @@ pub(super) fn check(
         // Not only the neighbour: a request that is never answered may outlast many.
         for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
             let explained = evidence.nemeses.iter().any(|nemesis| {
-                nemesis.is_telling() && nemesis.struck(&earlier.replica, earlier.started, access.started)
+                nemesis.hides_a_peer() && nemesis.struck(&earlier.replica, earlier.started, access.started)
             });
             if explained {
                 found.explained_overlaps += 1;
@@ -66,8 +66,8 @@ pub(super) fn check(
 mod tests {
     use super::{
         super::{
-            check as check_all,
-            testing::{access, broken, check_log, paused},
+            NemesisKind, check as check_all,
+            testing::{access, broken, check_log, lost, paused},
         },
         *,
     };
@@ -107,6 +107,26 @@ mod tests {
         ];
         let findings = check_all(&Evidence { accesses, nemeses: vec![paused("a", 100, 250)], ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I2]);
+    }
+
+    #[test]
+    fn i2_only_a_lost_line_to_the_sources_explains_an_overlap() {
+        for (kind, expected) in [
+            (NemesisKind::LostSources, vec![]),
+            (NemesisKind::LostDatabase, vec![Rule::I2]),
+            (NemesisKind::LostApiServer, vec![Rule::I2]),
+        ] {
+            let accesses = vec![
+                access("orders").by("a").at_ms(0).lasting_ms(9_000).build(),
+                access("orders").by("b").at_ms(6_000).build(),
+            ];
+            let nemeses = vec![lost(kind, "a", 100, 9_500)];
+            assert_eq!(
+                broken(&check_all(&Evidence { accesses, nemeses, ..Evidence::default() })),
+                expected,
+                "{kind:?}"
+            );
+        }
     }
 
     #[test]
