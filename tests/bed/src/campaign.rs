@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::chaos::Chaos;
 use crate::clock;
+use crate::leases::LeaseWatch;
 use crate::lines::Lines;
 use crate::narrate::say;
 use crate::nemesis::{Cast, Planned, plan, schedule};
@@ -94,6 +95,7 @@ impl Campaign {
             stage.fleet.furnish(replica, own.environment());
             lines.insert(replica.clone(), own);
         }
+        stage.leases = Some(LeaseWatch::begin(&stage.client));
         for replica in replicas {
             stage.fleet.start(replica)?;
         }

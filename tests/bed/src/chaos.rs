@@ -52,7 +52,7 @@ impl Chaos<'_> {
                 due.push(Reverse((now + AGAIN_AFTER, place, half, since)));
                 continue;
             }
-            let told = if half == Half::Begin { planned.strike.to_string() } else { "is back".to_owned() };
+            let told = if half == Half::Begin { planned.strike.to_string() } else { "that is over".to_owned() };
             say(format_args!("{:>8.3} s  {:<14}  {told}", now.as_secs_f64(), planned.whom));
             if half == Half::Begin {
                 self.begin(planned).await.with_context(|| format!("cannot do {planned}"))?;

@@ -12,7 +12,7 @@
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
 //! | [`campaign`] | `make chaos`: all of that for as long as one likes, and the report |
-//! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
+//! | [`checker`], [`stored`], [`leases`], [`proof`] | whether the promises held, by the log, the store and the Leases |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
 //! | [`programs`] | other programs: found, installed, run to their end |
@@ -37,6 +37,7 @@ pub mod evidence;
 pub mod fleet;
 pub mod forwarder;
 pub mod image;
+pub mod leases;
 pub mod lines;
 pub mod narrate;
 pub mod nemesis;

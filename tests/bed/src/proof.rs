@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::checker::{Findings, Nemesis, NemesisKind, Rule, Takeover};
+use crate::checker::{Findings, Nemesis, NemesisKind, Requesters, Rule, Takeover};
 
 /// What a run has shown.
 #[derive(Debug)]
@@ -54,6 +54,9 @@ impl fmt::Display for Proof {
             format!("{stored} events stored: {} holes, duplicates or changed payloads", self.findings.count(Rule::I5));
         line(f, "P4 atomic", self.verdict(&[Rule::I5]), &p4)?;
         line(f, "P7 takeover", self.verdict(&[Rule::I8]), &format!("{}; {}", self.after_kills(), self.after_terms()))?;
+        if self.findings.sources.values().any(|found| found.requesters != Requesters::default()) {
+            line(f, "one holder", self.verdict(&[Rule::I7]), &self.requesters())?;
+        }
         if self.nemeses.is_empty() { Ok(()) } else { line(f, "struck", "", &self.struck()) }
     }
 }
@@ -94,6 +97,16 @@ impl Proof {
         } else {
             format!("{total} of {delivered} events travelled twice: {told}")
         }
+    }
+
+    fn requesters(&self) -> String {
+        let (named, lost) =
+            (self.sum(|found| found.requesters.named), self.sum(|found| found.requesters.under_the_fence));
+        let (strange, unseen) = (self.findings.count(Rule::I7), self.sum(|found| found.requesters.unseen));
+        format!(
+            "{strange} requests of others than the Lease names; {named} of the holder, {lost} of one that could not know \
+             better, {unseen} while the Leases could not be watched"
+        )
     }
 
     fn struck(&self) -> String {

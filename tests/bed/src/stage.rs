@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use crate::access_log::AccessLog;
 use crate::checker::{self, Evidence, Reset};
 use crate::fleet::{Fleet, Setting};
+use crate::leases::LeaseWatch;
 use crate::parts::Parts;
 use crate::place::Place;
 use crate::proof::Proof;
@@ -39,6 +40,8 @@ pub struct Stage {
     pub client: Client,
     /// The cursors that were set back, for the checker.
     pub resets: Vec<Reset>,
+    /// The history of the Leases, where the checker is to have it.
+    pub leases: Option<LeaseWatch>,
     place: Arc<Place>,
 }
 
@@ -71,7 +74,7 @@ impl Stage {
         let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
         let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
         let fleet = Fleet::new(place, setting(&parts, binary))?;
-        Ok(Self { fleet, source, parts, client, resets: Vec::new(), place: Arc::clone(place) })
+        Ok(Self { fleet, source, parts, client, resets: Vec::new(), leases: None, place: Arc::clone(place) })
     }
 
     /// Ends the replicas, reads the store and the log, and checks them.
@@ -86,12 +89,16 @@ impl Stage {
             stored.push(stored::read(&pool, SOURCES, feed).await?);
         }
         let longest_wait = longest_wait.map(|wait| u64::try_from(wait.as_micros())).transpose()?;
+        let leases = self.leases.map(LeaseWatch::end);
         let accesses = self.source.log().entries();
         let nemeses = self.fleet.nemeses().to_vec();
-        let evidence = Evidence { accesses, nemeses, resets: self.resets, stored, longest_wait };
+        let evidence = Evidence { accesses, nemeses, resets: self.resets, stored, longest_wait, leases };
         let findings = checker::check(&evidence);
         if !findings.clean() {
             stored::keep(&pool, &self.place.path().join("rows.jsonl")).await?;
+            if let Some(leases) = &evidence.leases {
+                std::fs::write(self.place.path().join("leases.txt"), leases.to_string())?;
+            }
         }
         Ok(Proof {
             findings,

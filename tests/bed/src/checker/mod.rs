@@ -7,10 +7,12 @@
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
+//! | I7 | P1 | the Lease names the requester, or did until it could not know better |
 //! | I8 | P7 | no source waits longer than the bound for its next request |
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
+mod holder;
 mod once;
 mod order;
 mod store;
@@ -22,6 +24,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::access_log::Access;
 
+pub use holder::{LeaseHistory, Named, Requesters};
 pub use once::Repeats;
 pub use store::{StoredEvent, StoredStream};
 pub use takeover::{Takeover, handovers, takeovers};
@@ -113,6 +116,8 @@ pub struct Evidence {
     pub stored: Vec<StoredStream>,
     /// I8: no two starts of a source further apart than this many microseconds. Not checked when not given.
     pub longest_wait: Option<u64>,
+    /// I7: who was named when. Not checked when not given.
+    pub leases: Option<LeaseHistory>,
 }
 
 /// The rules, as they are named in the design.
@@ -123,6 +128,7 @@ pub enum Rule {
     I3,
     I4,
     I5,
+    I7,
     I8,
 }
 
@@ -156,6 +162,7 @@ pub struct SourceFindings {
     pub repeats: Repeats,
     pub stored_events: Option<u64>,
     pub longest_wait_us: Option<u64>,
+    pub requesters: Requesters,
 }
 
 /// What was found.
@@ -194,6 +201,7 @@ pub fn check(evidence: &Evidence) -> Findings {
         let stored = evidence.stored.iter().find(|stored| stored.source == source);
         findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
         findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
+        findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }
     for stored in &evidence.stored {
