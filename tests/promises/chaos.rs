@@ -22,6 +22,6 @@ async fn the_promises_hold_through_two_minutes_of_chaos() {
         evidence: default_evidence(),
     };
     let proof = campaign.run().await.expect("everything comes back, and the store can be read");
-    assert!(proof.findings.clean(), "a promise was broken; the first: {}", proof.findings.violations[0]);
+    assert!(proof.findings.clean(), "a promise was broken: the first is printed above, the evidence was left");
     assert!(proof.findings.sources.values().all(|found| found.stored_events > Some(0)), "every source was loaded");
 }

@@ -45,7 +45,7 @@ pub struct Campaign {
     pub replicas: usize,
     /// At least [`KINDS`].
     pub sources: usize,
-    /// Where everything is left when a promise was broken.
+    /// Where everything is left when a promise was broken, in a folder named by the seed.
     pub evidence: PathBuf,
 }
 
@@ -63,15 +63,19 @@ impl Campaign {
         let what = match &outcome {
             Ok(proof) if proof.findings.clean() => return outcome,
             Ok(proof) => {
+                let mut broken: Vec<_> = proof.findings.violations.iter().collect();
+                // Those of the store have no lines: what was seen on the way comes first.
+                broken.sort_by_key(|violation| violation.lines.last().map_or(u64::MAX, |line| line.started));
+                say(format_args!("a promise was broken; the first: {}", broken[0]));
                 let mut text = format!("seed {}\n{proof}\n", self.seed);
-                for violation in &proof.findings.violations {
+                for violation in broken {
                     writeln!(text, "{violation}")?;
                 }
                 text
             }
             Err(error) => format!("seed {}\n{error:#}\n", self.seed),
         };
-        crate::evidence::leave(&what, place.path(), &self.evidence)?;
+        crate::evidence::leave(&what, place.path(), &self.evidence.join(self.seed.to_string()))?;
         outcome
     }
 
