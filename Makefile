@@ -6,8 +6,10 @@ SHELL := bash
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/headgate-bed
-# The SQL is tested on the PostgreSQL of this machine, and on these major versions too.
+# The SQL is tested on the PostgreSQL of this machine, and on these major versions too (none: make test POSTGRES_TOO=).
 POSTGRES_TOO ?= 18
+# What a version can change: statements, their plans and their locks. Lost answers, clocks and crashes are met alike.
+OF_A_VERSION := append:: forget:: gate:: plans:: reread:: upkeep:: races::bulk:: races::gap:: races::reapplied::
 
 ##@ Try
 
@@ -26,11 +28,15 @@ down: bed ## End the playground and remove all it wrote
 ##@ Test
 
 .PHONY: test
-test: lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
+test: prepare lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
 	cargo test --workspace --no-run
 	$(BED) parts run -- cargo test --workspace
 	for version in $(POSTGRES_TOO); do \
-	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store; done
+	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store -- $(OF_A_VERSION); done
+
+.PHONY: prepare
+prepare: bed ## Find, install or build PostgreSQL (POSTGRES_TOO=18 as well), etcd and kube-apiserver
+	@$(BED) prepare $(POSTGRES_TOO)
 
 .PHONY: lint
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
@@ -108,4 +114,4 @@ binaries bed: cargo
 
 .PHONY: cargo
 cargo:
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust with rustup, which reads rust-toolchain.toml' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.95 or newer with rustup' >&2; exit 1; }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, config::Kubeconfig};
 
 use super::{OperatorError, startup::Failed};
 use crate::{
@@ -27,7 +27,11 @@ impl Cluster {
     /// # Errors
     /// When none is configured, or nonsense.
     pub(super) async fn configured(namespace: Option<String>) -> Result<Self, OperatorError> {
-        let config = kube::Config::infer().await.map_err(|error| OperatorError::NoCluster(Box::new(error)))?;
+        let mut config = kube::Config::infer().await.map_err(|error| OperatorError::NoCluster(Box::new(error)))?;
+        // kube takes HTTPS_PROXY for it too, without a look at NO_PROXY, and then makes no client. That one is for the sources.
+        if !kubeconfig_names_a_proxy() {
+            config.proxy_url = None;
+        }
         let client = Client::try_from(config.clone()).map_err(|error| OperatorError::Client(Box::new(error)))?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { config, client, namespace })
@@ -53,5 +57,39 @@ impl Cluster {
             Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
             Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),
         }
+    }
+}
+
+/// Whether the cluster of the current context is to be reached through a proxy.
+fn kubeconfig_names_a_proxy() -> bool {
+    Kubeconfig::read().is_ok_and(|file| proxy_of(&file).is_some())
+}
+
+fn proxy_of(file: &Kubeconfig) -> Option<&str> {
+    let context = file.contexts.iter().find(|named| Some(&named.name) == file.current_context.as_ref())?;
+    let cluster = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|named| named.name == *cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.as_deref().filter(|url| !url.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy_with(current: &str) -> Option<String> {
+        let text = format!(
+            "{{current-context: {current}, \
+              contexts: [{{name: far, context: {{cluster: far}}}}, {{name: near, context: {{cluster: near}}}}], \
+              clusters: [{{name: far, cluster: {{server: 'https://far', proxy-url: 'http://proxy:3128'}}}}, \
+                         {{name: near, cluster: {{server: 'https://near', proxy-url: ''}}}}]}}"
+        );
+        proxy_of(&Kubeconfig::from_yaml(&text).expect("a kubeconfig")).map(str::to_owned)
+    }
+
+    #[test]
+    fn a_proxy_of_the_api_server_is_the_one_of_the_current_cluster() {
+        assert_eq!(proxy_with("far").as_deref(), Some("http://proxy:3128"));
+        assert_eq!(proxy_with("near"), None);
+        assert_eq!(proxy_with("nobody"), None);
     }
 }

@@ -114,6 +114,11 @@ enum Command {
         #[arg(long, hide = true)]
         inside: Option<PathBuf>,
     },
+    /// Finds, installs or builds the servers that tests need, and says what cannot be had.
+    Prepare {
+        /// Major versions of PostgreSQL beside the one of this machine.
+        versions: Vec<u32>,
+    },
     /// Builds etcd and all programs of Kubernetes from source if this machine has not yet, and prints their directory.
     Kubernetes,
 }
@@ -191,6 +196,7 @@ async fn main() -> Result<ExitCode> {
                 None => return Ok(ExitCode::FAILURE),
             }
         }
+        Command::Prepare { versions } => parts::prepare(&versions)?,
         Command::Kubernetes => println!("{}", control_plane::built()?.display()),
     }
     Ok(ExitCode::SUCCESS)
