@@ -32,6 +32,10 @@ test: lint ## Format, lints, and every test against a real PostgreSQL and kube-a
 	for version in $(POSTGRES_TOO); do \
 	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store; done
 
+.PHONY: fuzz
+fuzz: cargo ## Fuzz what reads the bytes of strangers for MINUTES=60: bodies, paths, headers, gzip
+	HEADGATE_FUZZ_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) cargo test --quiet --package headgate --lib fuzz_ -- --nocapture
+
 .PHONY: lint
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
 	cargo fmt --all --check
