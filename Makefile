@@ -38,6 +38,10 @@ test: prepare lint ## Format, lints, and every test against a real PostgreSQL an
 prepare: bed ## Find, install or build PostgreSQL (POSTGRES_TOO=18 as well), etcd and kube-apiserver
 	@$(BED) prepare $(POSTGRES_TOO)
 
+.PHONY: fuzz
+fuzz: cargo ## Fuzz what reads the bytes of strangers for MINUTES=60: bodies, paths, headers, gzip
+	HEADGATE_FUZZ_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) cargo test --quiet --package headgate --lib fuzz_ -- --nocapture
+
 .PHONY: lint
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
 	cargo fmt --all --check

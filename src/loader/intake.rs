@@ -99,7 +99,7 @@ impl Intake {
     /// this very page.
     ///
     /// # Errors
-    /// The response needs more than the whole budget.
+    /// The response needs more than any may have, or gave way to another.
     pub(super) async fn wait_for_room(
         &self,
         kept: u64,
@@ -125,9 +125,8 @@ impl Intake {
                 return Ok(());
             }
         }
-        let (needed, budget) = (self.needed(kept), share.budget());
-        if needed > budget {
-            return Err(FetchError::LargerThanBudget { budget });
+        if self.needed(kept) > share.most() {
+            return Err(FetchError::LargerThanBudget { most: share.most() });
         }
         // What others give back may be enough; else this response, in its turn, gets the part that is kept for such; and
         // if that is not enough either, those whose turn has not come give way.
@@ -143,7 +142,7 @@ impl Intake {
             }
             match share.has_last_part() {
                 true if since.elapsed() > GIVE_WAY_AFTER => share.ask_to_give_way(),
-                false if share.is_to_give_way() => return Err(FetchError::GaveWay { budget }),
+                false if share.is_to_give_way() => return Err(FetchError::GaveWay { budget: share.budget() }),
                 _ => {}
             }
         }

@@ -208,7 +208,7 @@ async fn other_content_conflicts(world: &World, source: &str, events: u64) {
 }
 
 /// Writes an object of the sources' namespace, as a user would.
-async fn set(world: &World, kind: &str, name: &str, content: Value) {
+pub(crate) async fn set(world: &World, kind: &str, name: &str, content: Value) {
     let mut object = content;
     object["apiVersion"] = json!("v1");
     object["kind"] = json!(kind);

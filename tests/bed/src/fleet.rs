@@ -211,6 +211,14 @@ impl Fleet {
         self.http.get(replica.url("/livez")).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// What a replica shows at this path of its admin address.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn shown(&self, name: &str, path: &str) -> Result<String> {
+        Ok(self.http.get(self.replica(name)?.url(path)).send().await?.error_for_status()?.text().await?)
+    }
+
     /// Waits for the end of a replica that ends by itself. Returns its exit code and the last line it wrote.
     ///
     /// # Errors

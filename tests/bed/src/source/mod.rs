@@ -7,6 +7,7 @@
 mod answer;
 mod fault;
 mod feed;
+pub mod hostile;
 mod wire;
 
 use std::{
