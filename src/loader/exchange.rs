@@ -350,7 +350,7 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
         match appender.append(batch, false, None).await {
-            Ok(_) => intake.free(bytes),
+            Ok(committed) => intake.committed(bytes, committed.cursor),
             Err(NotAppended::Superseded { row }) => return intake.supersede(row),
             Err(NotAppended::StoredBefore) => {
                 context.count_retransported(Cause::Unusable, intake.overlaps(&taken));
@@ -382,7 +382,11 @@ async fn commit_rest(
                 context.count_retransported(Cause::Unusable, page.overlaps(&taken));
                 return Err(NotAppended::StoredBefore);
             }
-            result => result?,
+            result => {
+                let committed = result?;
+                page.stands_at(committed.cursor);
+                committed.row_opens
+            }
         };
     }
     if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {

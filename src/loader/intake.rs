@@ -21,6 +21,7 @@ use super::{
     report::BlockedBy,
 };
 use crate::{
+    event::Cursor,
     fetch::{FetchError, Item},
     store::Row,
 };
@@ -185,13 +186,14 @@ impl Intake {
         }
     }
 
-    /// A batch was committed.
-    pub(super) fn free(&self, bytes: u64) {
+    /// The batch taken last was committed.
+    pub(super) fn committed(&self, bytes: u64, cursor: Cursor) {
+        self.page().stands_at(cursor);
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.notify_one();
     }
 
-    /// The batch taken last holds events that are stored. What is held is of no use, and what still comes is not held.
+    /// The batch taken last begins with an event that is stored. What is held is of no use, and what still comes is not held.
     pub(super) fn overlaps(&self, batch: &Taken) -> u64 {
         let dropped = self.page().overlaps(batch);
         self.held.store(0, Ordering::Relaxed);

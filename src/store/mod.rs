@@ -5,7 +5,7 @@
 
 pub mod postgres;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -186,8 +186,40 @@ pub struct Append {
     pub set_aside: Arc<[SetAside]>,
     /// This stream was seen not to ascend: remember that progressive commit is off.
     pub not_ascending: bool,
-    /// Set on the last append of a response.
-    pub close: Option<Close>,
+    /// It is known to hold events that are stored: each one is looked up, and none is stored twice.
+    pub looks_up: bool,
+    /// The database was too slow for this with what follows it. What is set aside goes with all such parts, also with those
+    /// before the events it came behind.
+    pub more_follows: bool,
+    pub then: Then,
+}
+
+/// What becomes of the attempt with an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It was the last of a response that is over.
+    Closes(Close),
+    /// The response or its appends go on, or the source may still be serving: the row stays shut for at least `in_flight`
+    /// from now. The append held the row's lock, so that no EXTEND came through.
+    GoesOn { in_flight: Duration },
+}
+
+impl Then {
+    #[must_use]
+    pub fn close(self) -> Option<Close> {
+        match self {
+            Self::Closes(close) => Some(close),
+            Self::GoesOn { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub fn in_flight(self) -> Option<Duration> {
+        match self {
+            Self::Closes(_) => None,
+            Self::GoesOn { in_flight } => Some(in_flight),
+        }
+    }
 }
 
 /// What COMMIT did.
@@ -257,9 +289,9 @@ pub trait EventStore: Send + Sync {
     /// Refused when attempt or cursor are no longer the row's. Repeating an append whose answer was lost is safe: it is
     /// answered `Applied` when it was applied.
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError>;
-    /// Whether one of these ids is that of a stored event which no reset has asked for again. Opaque ids have no order
-    /// that would show it.
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError>;
+    /// Which of these ids are those of stored events; none while a reset has asked for events again, when each append looks
+    /// its ids up anyway. Opaque ids have no order that would show it.
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError>;
 }
 
 /// Both ports, as the loader holds them.

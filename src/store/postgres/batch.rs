@@ -93,9 +93,12 @@ impl<'a> Batch<'a> {
         self.numbers.iter().all(Option::is_some)
     }
 
-    /// Whether it holds a number at or below the cursor that it moves: a part of the same response may have stored it, and
-    /// where the sequence is a count, the sequence does not show it.
+    /// Whether it is known to hold stored events, or holds a number at or below the cursor that it moves: a part of the
+    /// same response may have stored it, and where the sequence is a count, the sequence does not show it.
     pub(super) fn looks_back(&self) -> bool {
+        if self.append.looks_up {
+            return true;
+        }
         let Some(cursor) = self.append.cursor_before.id() else { return false };
         self.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
     }
@@ -139,12 +142,13 @@ pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
         event::{Cursor, Payload, StreamName},
         permit::Attempt,
+        store::Then,
     };
 
     fn event(id: &str, payload: &str) -> Event {
@@ -167,7 +171,9 @@ mod tests {
             events: events.iter().map(|(id, payload)| event(id, payload)).collect(),
             set_aside: Arc::new([]),
             not_ascending: false,
-            close: None,
+            looks_up: false,
+            more_follows: false,
+            then: Then::GoesOn { in_flight: Duration::ZERO },
         }
     }
 

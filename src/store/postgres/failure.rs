@@ -11,6 +11,15 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     #[error("no answer within {0:?}; the connection was dropped")]
     Silent(Duration),
+    #[error("no connection was made within {0:?}")]
+    NoConnection(Duration),
+    #[error(
+        "all {connections} connections were busy for {waited:?}: the database answers too slowly for what is asked of it, or \
+         --database-connections is too low"
+    )]
+    AllBusy { connections: u32, waited: Duration },
+    #[error("the session is not fit: {0}")]
+    Unfit(&'static str),
     #[error("{0}")]
     Said(String),
     #[error("the server ended the statement at its time limit")]
@@ -84,10 +93,6 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
         sqlx::Error::AnyDriverError(cause) => matches!(cause.downcast_ref(), Some(Cause::ReadOnly)),
         _ => false,
     }
-}
-
-pub(super) fn was_cut_off(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable { source, .. } if matches!(source.downcast_ref(), Some(Cause::CutOff)))
 }
 
 /// An append that was cut off is worth less at a time, and not the same again.

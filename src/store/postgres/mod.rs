@@ -26,8 +26,9 @@ mod partitions;
 mod refused;
 mod session;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
-use sqlx::PgPool;
 
 pub use self::{
     installation::InstallationError,
@@ -40,14 +41,15 @@ use super::{
     Reset, StoreError,
 };
 use crate::event::{EventId, StreamName};
+use session::Sessions;
 
 /// The central store. Cheap to clone; clones share the pools.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Sessions,
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
-    urgent: PgPool,
+    urgent: Sessions,
 }
 
 /// These statements take a fraction of a millisecond: one connection serves thousands of sources, and the second one
@@ -118,7 +120,7 @@ impl EventStore for PostgresStore {
         self.append_all(&[append]).await.map(only)
     }
 
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
-        self.find_stored(stream, ids).await
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
+        self.find_stored_ids(stream, ids).await
     }
 }
