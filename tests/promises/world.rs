@@ -346,6 +346,12 @@ pub(crate) fn saturated(names: &[&str]) -> Vec<SourceConfig> {
     names.iter().map(|name| SourceConfig::new(name, 10_000_000)).collect()
 }
 
+/// How many requests a second started.
+#[allow(clippy::cast_precision_loss, reason = "a rate needs no more")]
+pub(crate) fn rate(accesses: &[Access], time: Duration) -> f64 {
+    accesses.len() as f64 / time.as_secs_f64()
+}
+
 /// The longest time without a start of a request between two moments, in microseconds, both ends included: a source that
 /// was never asked again stood still until the end.
 pub(crate) fn longest_gap(accesses: &[Access], from: u64, until: u64) -> u64 {
