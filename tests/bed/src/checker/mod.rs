@@ -2,13 +2,13 @@
 //!
 //! | rule | promise | what must hold |
 //! |---|---|---|
-//! | I1 | P2 | starts of two requests to one source are at least 200 ms apart |
+//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
 //! | I7 | P1 | the Lease names the requester, or did until it could not know better |
-//! | I8 | P7 | no source waits longer than the bound for its next request |
+//! | I8 | P7 | no source waits longer than the bound for its next request, the end of the run included |
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
@@ -114,10 +114,14 @@ pub struct Evidence {
     pub resets: Vec<Reset>,
     /// The rows, where they were read.
     pub stored: Vec<StoredStream>,
+    /// The minInterval of each source in microseconds. 200 ms where none is given, and at the least.
+    pub min_intervals: BTreeMap<String, u64>,
     /// I8: no two starts of a source further apart than this many microseconds. Not checked when not given.
     pub longest_wait: Option<u64>,
     /// I7: who was named when. Not checked when not given.
     pub leases: Option<LeaseHistory>,
+    /// I8: until when each source was to be asked. One that was suspended or deleted stands here with that moment.
+    pub asked_until: BTreeMap<String, u64>,
 }
 
 /// The rules, as they are named in the design.
@@ -193,6 +197,9 @@ pub fn check(evidence: &Evidence) -> Findings {
     for access in &evidence.accesses {
         by_source.entry(&access.source).or_default().push(access);
     }
+    for source in evidence.asked_until.keys() {
+        by_source.entry(source).or_default();
+    }
     let mut findings = Findings::default();
     for (source, mut accesses) in by_source {
         accesses.sort_by_key(|access| access.started);
@@ -200,6 +207,7 @@ pub fn check(evidence: &Evidence) -> Findings {
         let lives = lives(source, &accesses, &evidence.resets);
         let stored = evidence.stored.iter().find(|stored| stored.source == source);
         findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
+        findings.violations.extend(order::waits(source, &accesses, evidence, &mut found));
         findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
         findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);

@@ -363,12 +363,15 @@ mod tests {
 
     /// The log, once a request has ended in it.
     async fn logged(source: &FakeSource) -> Access {
-        loop {
-            if let Some(access) = source.log().entries().pop() {
-                return access;
+        let logged = async {
+            loop {
+                if let Some(access) = source.log().entries().pop() {
+                    return access;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(30), logged).await.expect("a request ends in the log")
     }
 
     #[tokio::test]
