@@ -1,3 +1,4 @@
+mod extension;
 mod order;
 mod row;
 

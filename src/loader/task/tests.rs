@@ -9,6 +9,7 @@ use crate::{
     api::{AcceptedReason, Source, StoredReason},
     fetch::{FetchError, OpenError},
     loader::{
+        context::IN_FLIGHT,
         report::BlockedBy,
         testing::{Frost, Script, Steering, World, number},
     },
@@ -316,6 +317,7 @@ async fn a_stop_ends_the_extension_of_a_long_wait_in_an_outage_which_holds_no_me
     lose_the_database_after_the_first_reserve(&world).await;
     until("extended in vain", || world.store.asked("extend") > 10).await;
     assert_eq!(world.buffer.free(), free, "the memory was given back");
+    sleep(IN_FLIGHT).await;
     let stopped = Instant::now();
     running.stop().await;
     assert!(stopped.elapsed() < Duration::from_millis(500), "{:?}", stopped.elapsed());
