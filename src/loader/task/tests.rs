@@ -357,3 +357,17 @@ async fn that_ids_do_not_ascend_reaches_the_row_after_an_outage_that_ends_in_ano
     assert!(!world.store.row(&world.stream, |row| row.progressive), "the row knows it");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_is_given_back_after_another_adoption_keeps_nobody_waiting() {
+    let world = World::with_events(3);
+    world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
+    let begun = Instant::now();
+    let running = start(&world);
+    until("its answer was lost", || world.store.asked("reserve") == 1).await;
+    running.change(|source| source.generation += 1);
+    until("loaded", || world.cursor() == "3").await;
+    assert_eq!((world.store.asked("adopt"), world.store.asked("abort")), (2, 1));
+    assert!(begun.elapsed() < Duration::from_secs(1), "not after the deadline: {:?}", begun.elapsed());
+    running.stop().await;
+}
