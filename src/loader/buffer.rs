@@ -1,7 +1,8 @@
 //! The byte budget of the process (`--buffer-bytes`): what responses may hold in memory until they are committed.
 //!
 //! A source takes a share **before** RESERVE, so that it never asks for what it could not keep (P5). The share is what its
-//! recent pages needed, not `maxResponseBytes`: 10,000 idle sources poll on 16 KiB each. When a page turns out larger,
+//! recent pages needed, not `maxResponseBytes`: 10,000 idle sources poll on 16 KiB each. And it is at most an eighth of the
+//! budget, so that no source keeps the others waiting by a large page that it does not send. When a page turns out larger,
 //! the share grows if the budget has room. If not, the source reads no further until there is: its socket fills, and the
 //! sender waits. What counts is everything the response keeps, committable items and what the decoder holds back alike, so
 //! memory stays bounded by the budget plus one decoded piece of the body per open response.
@@ -17,7 +18,7 @@
 //!   So a part of the budget, **the last eighth**, is in no share: it is given whole to one such response at a time, first
 //!   come first served, until that response ends. By default it is as large as `maxResponseBytes`, so that one is enough.
 //! - Where it is not enough, those that still wait for their turn **give way**, one after the other, to the one whose turn
-//!   it is: they are given up, and asked for again with a share as large as the page was, taken before RESERVE. So the one
+//!   it is: they are given up, and asked for again with a share as large as the page was, up to the eighth. So the one
 //!   whose turn it is waits for no circle, only for responses that go on by themselves or for a database that is away, and
 //!   no longer than `http.timeout`.
 //! - A page larger than all that one response can get fails at once, and says so.
@@ -50,6 +51,10 @@ const SMALL_SHARES: u32 = 8;
 
 /// This part of the budget is the last resort of responses that cannot free memory by themselves.
 const LAST_PART: u32 = 8;
+
+/// The most that a share may be before a byte of the response has come, as a part of the budget: a source that is slow with
+/// a large page holds it for as long as `http.timeout`. By default it is as large as `maxResponseBytes`.
+const BEFORE_A_BYTE: u64 = 8;
 
 /// The default of `--buffer-bytes`.
 pub const DEFAULT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
@@ -127,6 +132,11 @@ impl Buffer {
     /// The whole budget.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.total) * PIECE
+    }
+
+    /// The largest share to take before RESERVE. What a page needs beyond it, the share grows by as its bytes come.
+    pub(super) fn most_before_a_byte(&self) -> u64 {
+        (self.bytes() / BEFORE_A_BYTE).max(LEAST_SHARE)
     }
 
     /// Takes a share if there is room now and nobody waits for it.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::{
     select,
     sync::oneshot,
@@ -34,6 +35,10 @@ const EXTEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two tries of an extension that failed.
 const EXTEND_RETRY: Duration = Duration::from_millis(200);
+
+/// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
+/// append of the same attempt, and a large one takes a while.
+const LOCKED_LONGEST: Duration = Duration::from_millis(500);
 
 /// How a request ended.
 #[derive(Debug)]
@@ -181,11 +186,14 @@ impl Exchange<'_> {
     }
 
     /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it; a stop
-    /// ends it between two tries. This process keeps to it in any case.
+    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it. A stop
+    /// ends it only where the database does not answer, and not before the row has opened by itself: until then the one try
+    /// that gets through keeps the next holder away. This process keeps to it in any case.
     async fn give_up(&self, given_up_for: Option<Duration>) {
         let Some(by) = given_up_for else { return };
-        let until = Instant::now() + by;
+        let given_up = Instant::now();
+        let until = given_up + by;
+        let mut locked = LOCKED_RETRY;
         loop {
             let by = until.saturating_duration_since(Instant::now());
             if by.is_zero() {
@@ -194,9 +202,10 @@ impl Exchange<'_> {
             let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
             match self.context.store().extend(extend).await {
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                answer => {
-                    let wait = if answer.is_ok() { LOCKED_RETRY } else { EXTEND_RETRY };
-                    if self.stop.run_until_cancelled(sleep(wait)).await.is_none() {
+                Ok(Answer::Locked) => sleep(grown(&mut locked)).await,
+                Err(_) if given_up.elapsed() < IN_FLIGHT => sleep(EXTEND_RETRY).await,
+                Err(_) => {
+                    if self.stop.run_until_cancelled(sleep(EXTEND_RETRY)).await.is_none() {
                         return;
                     }
                 }
@@ -317,10 +326,19 @@ async fn read_page(
     }
 }
 
-/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: a late one must not come
-/// after, and shorten, the one of a request that is given up.
+/// The next wait for a row that is locked.
+fn grown(locked: &mut Duration) -> Duration {
+    let wait = *locked;
+    *locked = (wait * 2).min(LOCKED_LONGEST);
+    wait
+}
+
+/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
+/// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the
+/// request is over, or was given up for as long as the guard knows already.
 async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
     let mut wait = EXTEND_EVERY;
+    let mut locked = LOCKED_RETRY;
     loop {
         select! {
             biased;
@@ -332,10 +350,13 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
         wait = match context.store().extend(extend).await {
             Ok(Answer::Applied(())) => {
                 lapse.extended(issued);
-                context.guard().busy_until(Instant::now() + IN_FLIGHT);
+                if intake.ended().now_or_never().is_none() {
+                    context.guard().busy_until(Instant::now() + IN_FLIGHT);
+                }
+                locked = LOCKED_RETRY;
                 EXTEND_EVERY
             }
-            Ok(Answer::Locked) => LOCKED_RETRY,
+            Ok(Answer::Locked) => grown(&mut locked),
             Ok(Answer::Refused(row)) => {
                 intake.supersede(row);
                 return;

@@ -48,7 +48,11 @@ pub use installation::installation_uid;
 /// How one replica takes part.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The pod's name: what people see as the holder, and what the member ranks by. Unique among the replicas.
+    /// The pod's name: what people see as the holder, and what the member ranks by. Unique among all processes that run: one
+    /// that starts declares an incarnation of the same name dead at once, as that of its own container before a restart. A
+    /// Deployment never gives a name twice. A StatefulSet does when a pod is deleted by force while its node is cut off: the
+    /// old process then stops at its next renewal, but if it reaches neither API server nor database, it may still read a
+    /// response when the new one asks.
     pub pod: String,
     /// The pod-template-hash, so that a rolling update moves a source once; empty when there is none.
     pub pod_template: String,

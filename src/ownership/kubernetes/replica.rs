@@ -337,7 +337,13 @@ impl Replica {
     }
 
     pub(super) fn direct(&self, directive: Directive) {
-        // A supervisor that is gone has stopped its tasks.
-        let _ = self.outlets.directives.send(directive);
+        let doubted = match &directive {
+            Directive::Run(holding) if self.holdings.is_doubted(&holding.stream) => Some(holding.stream.clone()),
+            _ => None,
+        };
+        for directive in std::iter::once(directive).chain(doubted.map(Directive::Doubted)) {
+            // A supervisor that is gone has stopped its tasks.
+            let _ = self.outlets.directives.send(directive);
+        }
     }
 }
