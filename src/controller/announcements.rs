@@ -85,6 +85,9 @@ pub(super) fn announcements(old: Option<&Seen>, new: Option<&Seen>) -> Vec<Annou
 }
 
 fn assignment(before: Option<&Report>, report: &Report) -> Option<Announcement> {
+    if report.assigned.reason == AssignedReason::AwaitingReplica {
+        return None;
+    }
     if report.assigned.reason == AssignedReason::LeaseLost {
         let known = before.is_some_and(|before| before.assigned.reason == AssignedReason::LeaseLost);
         return (!known).then(|| warning("LeaseLost", "Run", report.assigned.message.clone()));

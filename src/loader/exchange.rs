@@ -117,7 +117,7 @@ impl Exchange<'_> {
             let (end, (), ()) = tokio::join!(
                 biased;
                 reading,
-                commit_prefixes(self.context, &intake, &mut appender),
+                commit_prefixes(self.context, &intake, &mut appender, &lapse),
                 keep_extending(self.context, self.attempt, &intake, &lapse),
             );
             let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
@@ -367,11 +367,16 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
 }
 
 /// Progressive commit, as long as the response goes on.
-async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>) {
+async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>, lapse: &Lapse) {
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
+        let issued = Instant::now();
         match appender.append(batch, false, None).await {
-            Ok(committed) => intake.committed(bytes, committed.cursor),
+            Ok(committed) => {
+                // It extends too: while it holds the lock of the row, no EXTEND gets through.
+                lapse.extended(issued);
+                intake.committed(bytes, committed.cursor);
+            }
             Err(NotAppended::Superseded { row }) => return intake.supersede(row),
             Err(NotAppended::StoredBefore) => {
                 context.count_retransported(Cause::Unusable, intake.overlaps(&taken));

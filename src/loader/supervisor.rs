@@ -284,7 +284,11 @@ impl Supervisor {
     }
 
     fn let_go(&mut self, stream: &StreamName, leaving: Leaving) {
-        let Some(held) = self.forget_held(stream) else { return };
+        let Some(held) = self.held.remove(stream) else { return };
+        match (&held.next, leaving) {
+            (None, Leaving::Yield) => self.reports.give_up(stream),
+            _ => self.reports.remove(stream),
+        }
         match (leaving, held.next) {
             (_, Some(holding)) => {
                 let held = self.held_for(holding, held.guard);

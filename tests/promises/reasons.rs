@@ -258,8 +258,8 @@ async fn a_holder_that_was_fenced_off_or_lost_its_database_says_so_and_comes_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_whose_replica_lost_its_lease_says_so_and_is_held_again() {
-    let world = World::with("lease-lost", saturated(&["orders"]), eager(), &[REPLICA]).await;
+async fn a_source_whose_replica_lost_its_lease_or_ended_as_the_last_one_says_so() {
+    let mut world = World::with("lease-lost", saturated(&["orders"]), eager(), &[REPLICA]).await;
     world.all_are_loaded_since(&["orders"], 0).await;
     world.says("orders", "Assigned", "LeaseHeld").await;
 
@@ -274,5 +274,9 @@ async fn a_source_whose_replica_lost_its_lease_says_so_and_is_held_again() {
     assert_eq!(world.says("orders", "Assigned", "LeaseHeld").await.status, "True");
     world.all_are_loaded_since(&["orders"], now()).await;
     world.tells("orders", &["LeaseLost"]).await;
+
+    world.stage.fleet.ask_to_end(REPLICA).expect("it is asked to end");
+    let awaits = world.says("orders", "Assigned", "AwaitingReplica").await;
+    assert!(awaits.status == "Unknown" && awaits.message.contains("no other took it over"), "{awaits:?}");
     world.prove().await;
 }

@@ -108,6 +108,8 @@ pub struct OwnershipView {
     pub orphans: usize,
     /// My database fails while another replica's works.
     pub database_lost: bool,
+    /// Once I have ended: the sources that I let go and nobody took.
+    pub left_to_nobody: Vec<StreamName>,
 }
 
 /// How far this replica has come.
@@ -214,11 +216,13 @@ impl KubernetesOwnership {
     }
 
     /// SIGTERM: takes nothing more, hands every source off, frees the member Lease. Each source is polled until it is
-    /// told to yield. Returns when it has left, or when the limit has passed.
-    pub async fn drain(&self) {
+    /// told to yield. Returns when it has left, or when the limit has passed, with the sources that nobody took.
+    pub async fn drain(&self) -> Vec<StreamName> {
         self.send(Command::Drain);
+        let mut views = self.published.clone();
+        let ended = views.wait_for(|view| view.stage == Stage::Ended).await;
         // An error says that the task has ended: nothing is left to wait for.
-        let _ = self.published.clone().wait_for(|view| view.stage == Stage::Ended).await;
+        ended.map(|view| view.left_to_nobody.clone()).unwrap_or_default()
     }
 
     fn send(&self, command: Command) {

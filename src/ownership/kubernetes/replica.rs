@@ -187,7 +187,8 @@ impl Replica {
                 }
             }
         }
-        self.outlets.publish.send_modify(|view| view.stage = Stage::Ended);
+        let left_to_nobody = self.holdings.stopped_sources().cloned().collect();
+        self.outlets.publish.send_modify(|view| (view.stage, view.left_to_nobody) = (Stage::Ended, left_to_nobody));
     }
 
     fn on_event(&mut self, event: Result<Event<Lease>, LeaseError>) {
@@ -312,6 +313,7 @@ impl Replica {
             held: self.holdings.held(),
             orphans: self.roster.orphans.len(),
             database_lost: self.database.is_lost(),
+            left_to_nobody: Vec::new(),
         };
         self.metrics.leases_held.set(i64::try_from(view.held).unwrap_or(i64::MAX));
         self.outlets.publish.send_if_modified(|published| {

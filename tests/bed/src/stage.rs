@@ -102,7 +102,7 @@ impl Stage {
         let accesses = self.source.log().entries();
         let nemeses = self.fleet.nemeses().to_vec();
         let Self { resets, min_intervals, .. } = self;
-        let evidence = Evidence { accesses, nemeses, resets, stored, min_intervals, longest_wait, asked_until, leases };
+        let evidence = Evidence { accesses, nemeses, resets, stored, min_intervals, longest_wait, leases, asked_until };
         let findings = checker::check(&evidence);
         if !findings.clean() {
             stored::keep(&pool, &self.place.path().join("rows.jsonl")).await?;
