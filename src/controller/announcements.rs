@@ -67,6 +67,8 @@ pub(super) fn announcements(old: Option<&Seen>, new: Option<&Seen>) -> Vec<Annou
     let mut told = Vec::new();
     match (old, new) {
         (None, None) => {}
+        // Its release has been told.
+        (None, Some(new)) if new.report.assigned.reason == AssignedReason::AwaitingReplica => {}
         (Some(old), None) => told.extend(released(&old.report)),
         (old, Some(new)) => {
             let before = old.map(|old| &*old.report);
@@ -85,9 +87,6 @@ pub(super) fn announcements(old: Option<&Seen>, new: Option<&Seen>) -> Vec<Annou
 }
 
 fn assignment(before: Option<&Report>, report: &Report) -> Option<Announcement> {
-    if report.assigned.reason == AssignedReason::AwaitingReplica {
-        return None;
-    }
     if report.assigned.reason == AssignedReason::LeaseLost {
         let known = before.is_some_and(|before| before.assigned.reason == AssignedReason::LeaseLost);
         return (!known).then(|| warning("LeaseLost", "Run", report.assigned.message.clone()));

@@ -74,9 +74,10 @@ impl<'a> Appender<'a> {
     ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
         let stored = self.find_stored(&batch, &mut hold).await;
-        // As from a source that does not know the cursor and begins anew. Taken as repeats, its events would lead the cursor
-        // back, and all that follows them would travel again.
-        if self.part == 0 && batch.events.first().is_some_and(|event| stored.contains(&event.id)) {
+        // As from a source that does not know the cursor and begins anew: all that follows would travel again. One event
+        // that is listed again may come first; two in a row are a beginning.
+        let begins_anew = !batch.events.is_empty() && batch.events.iter().take(2).all(|it| stored.contains(&it.id));
+        if self.part == 0 && begins_anew {
             return Err(NotAppended::StoredBefore);
         }
         batch.stop_before_trailing(&stored);
@@ -146,19 +147,28 @@ impl<'a> Appender<'a> {
         }
     }
 
-    /// Opaque ids have no order, so only the store can tell which of them came before the cursor.
+    /// Opaque ids have no order, so only the store can tell which of them came before the cursor. It takes longer with
+    /// each day that is kept, so what takes too long is asked in parts; nobody else appends in between.
     async fn find_stored(&self, batch: &Batch, hold: &mut Hold<'_>) -> HashSet<EventId> {
         let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
         if batch.cursor_before == Cursor::Start || ids.first().is_none_or(|id| id.kind() == IdKind::Number) {
             return HashSet::new();
         }
+        let (mut left, mut at_once) = (&ids[..], ids.len());
+        let mut stored = HashSet::new();
         let mut retry = FIRST_RETRY;
-        loop {
-            match self.context.store().find_stored(&self.context.stream, &ids).await {
-                Ok(stored) => return stored,
+        while !left.is_empty() {
+            let (asked, later) = left.split_at(at_once.min(left.len()));
+            match self.context.store().find_stored(&self.context.stream, asked).await {
+                Ok(found) => {
+                    stored.extend(found);
+                    left = later;
+                }
+                Err(StoreError::TooSlow { .. }) if asked.len() > 1 => at_once = asked.len().div_ceil(2),
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
         }
+        stored
     }
 
     /// Closes the attempt of a page that brought nothing. Returns when the row opens again at the latest, if it is closed

@@ -215,11 +215,11 @@ impl Reports {
 
     /// Nobody took over these sources that were given up: their status still calls this replica their holder.
     pub fn left_to_nobody(&self, streams: &[StreamName]) {
-        let yielded = std::mem::take(&mut *locked(&self.yielded));
-        for (stream, mut report) in yielded.into_iter().filter(|(stream, _)| streams.contains(stream)) {
+        for stream in streams {
+            let Some(mut report) = locked(&self.yielded).remove(stream) else { continue };
             let message = "its replica ended, and no other took it over".to_owned();
             Arc::make_mut(&mut report).assigned = Verdict { reason: AssignedReason::AwaitingReplica, message };
-            locked(&self.parted).insert(stream, report);
+            locked(&self.parted).insert(stream.clone(), report);
         }
         self.bump();
     }

@@ -245,7 +245,7 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database ended an append at its time limit. Nothing of it was done; fewer events at a time may fit.
+    /// The database ended a statement at its time limit. Nothing of it was done; fewer events at a time may fit.
     #[error("the database gave up within its time limit to {action}")]
     TooSlow {
         action: &'static str,

@@ -167,3 +167,27 @@ async fn a_row_that_stays_locked_is_asked_less_and_less_often() {
     passing.await.expect("no panic");
     assert_eq!(world.stored_ids(), ["1", "2"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn opaque_ids_that_take_too_long_to_look_up_are_asked_for_in_parts() {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Exactly(opaque([11, 3, 12, 13, 14]))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.faults(|faults| faults.too_slow_above = Some(2));
+    let asked = world.store.asked("find_stored");
+    polling.poll().await;
+    assert!(world.store.asked("find_stored") - asked >= 3, "no two at a time cover five");
+    assert_eq!(world.stored_ids(), names(&opaque(1..=14)));
+    assert!(!world.ownership.told().held_a_batch, "it is no outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_event_that_begins_a_page_with_new_ones_is_dropped_and_stops_nothing() {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Exactly(opaque([3, 11, 12]))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
+}

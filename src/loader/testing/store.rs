@@ -251,9 +251,13 @@ impl EventStore for FakeStore {
     }
 
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.verbs.push("find_stored");
         if inner.faults.unavailable {
             return Err(unavailable("look for stored events"));
+        }
+        if inner.faults.too_slow_above.is_some_and(|most| ids.len() > most) {
+            return Err(StoreError::TooSlow { action: "look for stored events", source: Box::new(Said) });
         }
         Ok(inner.rows.get(stream).map(|row| row.find_stored(ids)).unwrap_or_default())
     }

@@ -147,7 +147,7 @@ impl PostgresStore {
             .bind(stream.as_str())
             .bind(ids.iter().map(|id| id.as_str()).bind_iter())
             .bind(significant.bind_iter());
-        let rows = session::rows(&self.pool, action, statement).await?;
+        let rows = session::rows(&self.pool, action, statement).await.map_err(too_slow)?;
         let stored: HashSet<&str> = rows
             .iter()
             .map(|row| row.try_get("id"))

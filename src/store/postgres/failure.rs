@@ -95,7 +95,7 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     }
 }
 
-/// An append that was cut off is worth less at a time, and not the same again.
+/// A statement that was cut off is worth less at a time, and not the same again.
 pub(super) fn too_slow(error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { action, source } if matches!(source.downcast_ref(), Some(Cause::CutOff)) => {
