@@ -18,9 +18,9 @@
 //!   So a part of the budget, **the last eighth**, is in no share: it is given whole to one such response at a time, first
 //!   come first served, until that response ends. By default it is as large as `maxResponseBytes`, so that one is enough.
 //! - Where it is not enough, those that still wait for their turn **give way**, one after the other, to the one whose turn
-//!   it is: they are given up, and asked for again with a share as large as the page was, up to the eighth. So the one
-//!   whose turn it is waits for no circle, only for responses that go on by themselves or for a database that is away, and
-//!   no longer than `http.timeout`.
+//!   it is: they are given up, and asked for again with a share as large as the page was, up to the eighth. It alone stands
+//!   in line for more, with those that hold nothing. So it waits for no circle, only for responses that go on by themselves
+//!   or for a database that is away, and no longer than `http.timeout`.
 //! - A page larger than all that one response can get fails at once, and says so.
 
 use std::sync::{
@@ -195,6 +195,21 @@ impl Share {
         self.last_part = Some(last_part);
     }
 
+    /// Waits in line for what is missing to hold `bytes`, which are no more than [`Share::most`]. Only for the one share that
+    /// has the last part: two that wait for each other would close a circle.
+    pub(super) fn in_line_for(&self, bytes: u64) -> impl Future<Output = OwnedSemaphorePermit> + use<> {
+        let missing = pieces(bytes.saturating_sub(self.bytes()));
+        let more = Arc::clone(&self.buffer.pieces).acquire_many_owned(missing);
+        async { more.await.expect("the semaphores of the buffer are never closed") }
+    }
+
+    pub(super) fn grow(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.growth {
+            Some(growth) => growth.merge(more),
+            None => self.growth = Some(more),
+        }
+    }
+
     pub(super) fn has_last_part(&self) -> bool {
         self.last_part.is_some()
     }
@@ -217,10 +232,7 @@ impl Share {
         }
         for growth in [missing.max(LEAST_GROWTH), missing] {
             if let Ok(more) = Arc::clone(&self.buffer.pieces).try_acquire_many_owned(pieces(growth)) {
-                match &mut self.growth {
-                    Some(growth) => growth.merge(more),
-                    None => self.growth = Some(more),
-                }
+                self.grow(more);
                 return true;
             }
         }
@@ -319,6 +331,33 @@ mod tests {
         assert!(buffer.try_take(LEAST_SHARE + 1).is_none(), "the large one stands before us");
         drop(first);
         assert_eq!(large.await.expect("it was served").bytes(), MIB / 8 * 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_whose_turn_it_is_gets_what_is_missing_while_others_stand_in_line_again_and_again() {
+        let buffer = Buffer::new(MIB);
+        let mut largest = buffer.take(MIB / 8).await;
+        let others: Vec<_> = (0..8)
+            .map(|_| {
+                let buffer = buffer.clone();
+                tokio::spawn(async move {
+                    loop {
+                        let _share = buffer.take(MIB / 4).await;
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!largest.try_grow_to(MIB / 2), "somebody stands in line at any time");
+        let turn = largest.turn().await;
+        largest.add(turn);
+        let missing = largest.in_line_for(largest.most());
+        let more =
+            tokio::time::timeout(Duration::from_secs(1), missing).await.expect("it comes to the head of the line");
+        largest.grow(more);
+        assert_eq!(largest.bytes(), largest.most());
+        others.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]

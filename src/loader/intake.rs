@@ -132,19 +132,33 @@ impl Intake {
         // What others give back may be enough; else this response, in its turn, gets the part that is kept for such; and
         // if that is not enough either, those whose turn has not come give way.
         let since = Instant::now();
-        let mut turn = pin!(share.turn());
+        if !share.has_last_part() {
+            let mut turn = pin!(share.turn());
+            loop {
+                select! {
+                    last_part = &mut turn => break share.add(last_part),
+                    () = sleep(ROOM_RETRY) => {}
+                }
+                if self.has_room(kept, share) {
+                    return Ok(());
+                }
+                if share.is_to_give_way() {
+                    return Err(FetchError::GaveWay { budget: share.budget() });
+                }
+            }
+        }
+        self.last_room(kept, share, since).await;
+        Ok(())
+    }
+
+    /// The one whose turn it is stands in line for what is missing: by looking now and then it would find nothing as long as
+    /// anybody else stands there.
+    async fn last_room(&self, kept: u64, share: &mut Share, since: Instant) {
+        let mut missing = pin!(share.in_line_for(self.needed(kept)));
         loop {
             select! {
-                last_part = &mut turn, if !share.has_last_part() => share.add(last_part),
-                () = sleep(ROOM_RETRY) => {}
-            }
-            if self.has_room(kept, share) {
-                return Ok(());
-            }
-            match share.has_last_part() {
-                true if since.elapsed() > GIVE_WAY_AFTER => share.ask_to_give_way(),
-                false if share.is_to_give_way() => return Err(FetchError::GaveWay { budget: share.budget() }),
-                _ => {}
+                more = &mut missing => return share.grow(more),
+                () = sleep(ROOM_RETRY) => if since.elapsed() > GIVE_WAY_AFTER { share.ask_to_give_way() },
             }
         }
     }

@@ -214,6 +214,7 @@ impl Poller {
         let bytes = if self.progressive { self.page_size.expected(largest) } else { largest };
         let buffer = self.context.shared.buffer.clone();
         let bytes = bytes.min(buffer.most_before_a_byte());
+        let mut with_share = CONNECT_WITH_SHARE;
         loop {
             if let Some(share) = buffer.try_take(bytes) {
                 return Ok(share);
@@ -223,10 +224,12 @@ impl Poller {
             self.context.reporter.blocked_by(None);
             // The connection may have died while we waited. Others wait for the share meanwhile, so a slow source connects
             // without it, and waits again.
-            match timeout(CONNECT_WITH_SHARE, self.connect()).await {
+            match timeout(with_share, self.connect()).await {
                 Ok(connected) => return connected.map(|()| share),
                 Err(_) => drop(share),
             }
+            // A server that closes what is not used loses the place in the line again; not for ever.
+            with_share *= 2;
             self.connect().await?;
         }
     }

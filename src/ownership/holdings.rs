@@ -152,11 +152,13 @@ impl Holdings {
             .collect()
     }
 
-    /// The sources that could be told to yield now: those that run and hold no batch, unless `with_batches`.
+    /// The sources that could be told to yield now: those that run, are not in doubt (the answer to an earlier handoff must
+    /// not pass for one to the next), and hold no batch, unless `with_batches`.
     pub fn movable(&self, with_batches: bool) -> impl Iterator<Item = &StreamName> {
+        let may_go = move |stream| !self.is_doubted(stream) && (with_batches || !self.batches.contains(stream));
         self.phases
             .iter()
-            .filter(move |(stream, phase)| **phase == Phase::Held && (with_batches || !self.batches.contains(*stream)))
+            .filter(move |(stream, phase)| **phase == Phase::Held && may_go(stream))
             .map(|(stream, _)| stream)
     }
 
@@ -303,8 +305,10 @@ mod tests {
     fn a_source_in_doubt_is_confirmed_once_and_only_while_it_runs_under_my_lease() {
         let mut holdings = holding();
         assert_eq!(holdings.end_doubt(&orders(), true), None, "nobody doubted it");
+        assert_eq!(holdings.movable(true).count(), 1);
         holdings.doubt(&orders());
         assert!(holdings.is_doubted(&orders()));
+        assert_eq!(holdings.movable(true).count(), 0, "the answer to this handoff is still to come");
         assert_eq!(holdings.end_doubt(&orders(), true), Some(Directive::Confirmed(orders())));
         assert_eq!(holdings.end_doubt(&orders(), true), None);
         holdings.doubt(&orders());
