@@ -165,8 +165,7 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
 
     for (source, (alone, beside)) in GOOD.into_iter().zip(alone.into_iter().zip(beside)) {
         let rate = rate(&beside, time);
-        // The attackers themselves run on the same cores.
-        assert!(rate > alone / 4.0, "{source}: {rate:.2} requests a second beside the others, {alone:.2} alone");
+        assert!(rate > alone / 2.0, "{source}: {rate:.2} requests a second beside the others, {alone:.2} alone");
         assert!(longest_gap(&beside, begun, until) < 1_500_000, "{source} stood still");
     }
     for Case { attack, reason, says, .. } in &cases {
@@ -253,11 +252,9 @@ async fn nothing_is_repeated(world: &World) {
 }
 
 /// What the replica took before, twice the budget (an append holds its batch and the statement made of it), and a megabyte
-/// for each response that is open: one decoded piece, which gzip may blow up to that, and the buffers of a connection. The
-/// allocator keeps up to half as much again of what was given back.
+/// for each response that is open: one decoded piece, which gzip may blow up to that, and the buffers of a connection.
 fn stays_within(world: &World, base: u64, attackers: u64) {
-    let held = 2 * BUFFER + attackers * MIB;
-    let (most, bound) = (most_memory(world), base + held + held / 2);
+    let (most, bound) = (most_memory(world), base + 2 * BUFFER + attackers * MIB);
     say(format!("memory: {} KiB before, {} KiB at most, bound {} KiB", base / KIB, most / KIB, bound / KIB));
     assert!(most <= bound, "{most} bytes, more than the {bound} that were promised");
 }
