@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::mutation::{self, Mutation};
+
 /// The random 128-bit name of one reservation (DESIGN 4). Random because counters repeat after a re-creation of the row
 /// or a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,7 +14,7 @@ pub struct Attempt(u128);
 impl Attempt {
     #[must_use]
     pub fn random() -> Self {
-        Self(rand::random())
+        if mutation::is(Mutation::TokensRepeat) { Self(1) } else { Self(rand::random()) }
     }
 
     #[must_use]
@@ -93,7 +95,7 @@ impl Permit {
         if now < self.opens {
             return Err(Unspendable::TooEarly);
         }
-        if now > self.closes {
+        if now > self.closes && !mutation::is(Mutation::SendLate) {
             return Err(Unspendable::TooLate);
         }
         Ok(self.attempt)

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     api::event_source::LEAST_MIN_INTERVAL,
     fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
+    mutation::{self, Mutation},
     permit::{Attempt, Permit},
     store::{Answer, Extend, Row},
 };
@@ -279,7 +280,9 @@ async fn read(
     let end = select! {
         biased;
         end = reading => end.unwrap_or_else(|_| {
-            let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
+            let given_up = Progress::MayBeServed { first_byte: intake.first_byte() };
+            let read = Progress::ReadToEnd { first_byte: Instant::now() };
+            let progress = if mutation::is(Mutation::AbortFreesTheRow) { read } else { given_up };
             End::Failed(Failure { error: FetchError::Timeout { after: limit }, progress })
         }),
         () = intake.superseded() => End::Superseded(None),
@@ -300,12 +303,13 @@ async fn read_page(
     intake: &Intake,
     share: &mut Share,
 ) -> End {
+    let slot = permit.opens();
     let mut page = match fetcher.send(permit, request).await {
         Ok(Reply::Page(page)) => page,
         Ok(Reply::Prepared { first_byte }) => return End::Prepared { first_byte },
         Err(failure) => return End::Failed(failure),
     };
-    let first_byte = page.first_byte();
+    let first_byte = if mutation::is(Mutation::AnchorAtTheGrant) { slot } else { page.first_byte() };
     intake.note_first_byte(first_byte);
     let given_up =
         |error| End::Failed(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
@@ -368,6 +372,9 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
 
 /// Progressive commit, as long as the response goes on.
 async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>, lapse: &Lapse) {
+    if mutation::is(Mutation::WholeBodies) {
+        return;
+    }
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
         let issued = Instant::now();
