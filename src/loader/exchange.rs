@@ -280,9 +280,7 @@ async fn read(
     let end = select! {
         biased;
         end = reading => end.unwrap_or_else(|_| {
-            let given_up = Progress::MayBeServed { first_byte: intake.first_byte() };
-            let read = Progress::ReadToEnd { first_byte: Instant::now() };
-            let progress = if mutation::is(Mutation::AbortFreesTheRow) { read } else { given_up };
+            let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
             End::Failed(Failure { error: FetchError::Timeout { after: limit }, progress })
         }),
         () = intake.superseded() => End::Superseded(None),
@@ -292,7 +290,17 @@ async fn read(
         }
     };
     intake.end();
-    end
+    if mutation::is(Mutation::AbortFreesTheRow) { as_if_answered(end) } else { end }
+}
+
+/// What [`Mutation::AbortFreesTheRow`] makes of a request that was given up.
+fn as_if_answered(end: End) -> End {
+    match end {
+        End::Failed(Failure { error, progress: Progress::MayBeServed { .. } }) => {
+            End::Failed(Failure { error, progress: Progress::ReadToEnd { first_byte: Instant::now() } })
+        }
+        end => end,
+    }
 }
 
 async fn read_page(
