@@ -26,10 +26,6 @@ pub enum Mutation {
     AbortFreesTheRow,
     /// Whoever believes in its Lease sends: the row knows no fence, no attempt and no gap.
     LeaseAlone,
-    /// A request leaves however late its grant came.
-    SendLate,
-    /// All attempts have the same token.
-    TokensRepeat,
     /// No prefix is committed before a body has ended. Breaks no promise: it is what progressive commit is measured
     /// against. A body must fit the free part of `--buffer-bytes` then.
     WholeBodies,

@@ -4,8 +4,6 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::mutation::{self, Mutation};
-
 /// The random 128-bit name of one reservation (DESIGN 4). Random because counters repeat after a re-creation of the row
 /// or a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,7 +12,7 @@ pub struct Attempt(u128);
 impl Attempt {
     #[must_use]
     pub fn random() -> Self {
-        if mutation::is(Mutation::TokensRepeat) { Self(1) } else { Self(rand::random()) }
+        Self(rand::random())
     }
 
     #[must_use]
@@ -95,7 +93,7 @@ impl Permit {
         if now < self.opens {
             return Err(Unspendable::TooEarly);
         }
-        if now > self.closes && !mutation::is(Mutation::SendLate) {
+        if now > self.closes {
             return Err(Unspendable::TooLate);
         }
         Ok(self.attempt)

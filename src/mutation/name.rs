@@ -6,14 +6,12 @@ use super::Mutation;
 pub struct Unknown(String);
 
 impl Mutation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 6] = [
         Self::DropTheDeadline,
         Self::AnchorAtTheGrant,
         Self::CommitWithoutAttempt,
         Self::AbortFreesTheRow,
         Self::LeaseAlone,
-        Self::SendLate,
-        Self::TokensRepeat,
         Self::WholeBodies,
     ];
 
@@ -25,8 +23,6 @@ impl Mutation {
             Self::CommitWithoutAttempt => "commit-without-attempt",
             Self::AbortFreesTheRow => "abort-frees-the-row",
             Self::LeaseAlone => "lease-alone",
-            Self::SendLate => "send-late",
-            Self::TokensRepeat => "tokens-repeat",
             Self::WholeBodies => "whole-bodies",
         }
     }
