@@ -68,7 +68,7 @@ chaos: binaries ## Kill, freeze, cut off and restart everything for MINUTES=30, 
 
 # In a file of its own, so that no other target runs it; the dependencies are those of all other targets.
 .PHONY: mutants
-mutants: binaries ## Leave out one rule of the protocol after the other, and see chaos notice each (ONLY="none lease-alone" for some)
+mutants: cargo ## Leave out one rule of the protocol after the other, and see chaos notice each (ONLY="none lease-alone" for some)
 	cargo build --quiet --workspace --features headgate/mutations
 	mv -f $(TARGET)/debug/headgate $(TARGET)/debug/headgate-mutations
 	cargo build --quiet --workspace
