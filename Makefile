@@ -46,6 +46,7 @@ fuzz: cargo ## Fuzz what reads the bytes of strangers for MINUTES=60: bodies, pa
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --lib --features headgate/mutations -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo 'cargo-deny is not installed, so dependencies are not checked: cargo install cargo-deny'; fi
@@ -64,6 +65,14 @@ parts-down: bed ## End them and remove their files
 chaos: binaries ## Kill, freeze, cut off and restart everything for MINUTES=30, and prove the promises (SEED=, REPLICAS=3..5, SOURCES=12..200)
 	$(BED) chaos --binary $(TARGET)/debug/headgate --minutes $(or $(MINUTES),30) \
 	  $(addprefix --seed ,$(SEED)) $(addprefix --replicas ,$(REPLICAS)) $(addprefix --sources ,$(SOURCES))
+
+# In a file of its own, so that no other target runs it; the dependencies are those of all other targets.
+.PHONY: mutants
+mutants: cargo ## Leave out one rule of the protocol after the other, and see chaos notice each (ONLY="none lease-alone" for some)
+	cargo build --quiet --workspace --features headgate/mutations
+	mv -f $(TARGET)/debug/headgate $(TARGET)/debug/headgate-mutations
+	cargo build --quiet --workspace
+	$(BED) mutants --binary $(TARGET)/debug/headgate-mutations $(addprefix --only ,$(ONLY))
 
 # Release builds: the figures of a debug build mean nothing.
 .PHONY: bench

@@ -5,11 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 
-use crate::telemetry::logs::LogFormat;
+use crate::{mutation, telemetry::logs::LogFormat};
 
 /// Collects immutable events from remote, rate-limited sources into PostgreSQL, each transported once.
 #[derive(Debug, Parser)]
-#[command(name = "headgate", version, max_term_width = 120)]
+#[command(name = "headgate", version = mutation::VERSION, max_term_width = 120)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -7,6 +7,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
+//! | [`mutation`] | rules left out on purpose, for the check of the chaos run. Nothing without the feature `mutations` |
 //! | [`event`] | events, their ids, cursors and streams |
 //! | [`permit`] | the right to send one request, which can be spent once |
 //! | [`api`] | the custom resource: types, rules, conditions, reasons. No IO |
@@ -32,6 +33,7 @@ pub mod desired;
 pub mod event;
 pub mod fetch;
 pub mod loader;
+pub mod mutation;
 pub mod operator;
 pub mod ownership;
 pub mod permit;

@@ -29,6 +29,12 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     logs::start(&cli.log.filter, cli.log.log_format).context("--log is not a filter such as info or headgate=debug")?;
+    #[cfg(feature = "mutations")]
+    if let Some(mutation) = headgate::mutation::choose()? {
+        tracing::warn!(mutation = mutation.name(), "BREAKS ITS PROMISES: a rule is left out on purpose");
+    } else {
+        tracing::warn!("built with mutations, for tests of the tests alone");
+    }
     // Before any client exists: with one provider for all of them, none can bring its own.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

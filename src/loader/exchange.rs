@@ -26,6 +26,7 @@ use super::{
 use crate::{
     api::event_source::LEAST_MIN_INTERVAL,
     fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
+    mutation::{self, Mutation},
     permit::{Attempt, Permit},
     store::{Answer, Extend, Row},
 };
@@ -289,7 +290,17 @@ async fn read(
         }
     };
     intake.end();
-    end
+    if mutation::is(Mutation::AbortFreesTheRow) { as_if_answered(end) } else { end }
+}
+
+/// What [`Mutation::AbortFreesTheRow`] makes of a request that was given up.
+fn as_if_answered(end: End) -> End {
+    match end {
+        End::Failed(Failure { error, progress: Progress::MayBeServed { .. } }) => {
+            End::Failed(Failure { error, progress: Progress::ReadToEnd { first_byte: Instant::now() } })
+        }
+        end => end,
+    }
 }
 
 async fn read_page(
@@ -300,12 +311,13 @@ async fn read_page(
     intake: &Intake,
     share: &mut Share,
 ) -> End {
+    let slot = permit.opens();
     let mut page = match fetcher.send(permit, request).await {
         Ok(Reply::Page(page)) => page,
         Ok(Reply::Prepared { first_byte }) => return End::Prepared { first_byte },
         Err(failure) => return End::Failed(failure),
     };
-    let first_byte = page.first_byte();
+    let first_byte = if mutation::is(Mutation::AnchorAtTheGrant) { slot } else { page.first_byte() };
     intake.note_first_byte(first_byte);
     let given_up =
         |error| End::Failed(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
@@ -368,6 +380,9 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
 
 /// Progressive commit, as long as the response goes on.
 async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>, lapse: &Lapse) {
+    if mutation::is(Mutation::WholeBodies) {
+        return;
+    }
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
         let issued = Instant::now();

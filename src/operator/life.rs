@@ -21,6 +21,7 @@ use crate::{
     cli::RunArgs,
     desired::Desired,
     loader::report::Reports,
+    mutation,
     store::postgres::PostgresStore,
     telemetry::{cause::in_one_line, health::Health, metrics::Metrics},
 };
@@ -47,7 +48,7 @@ impl Boards {
 /// From the first probe to the last status. `drain` is the order to end.
 pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), OperatorError> {
     let pod = args.identity.clone().unwrap_or_else(host_name);
-    info!(version = env!("CARGO_PKG_VERSION"), replica = pod, "starts");
+    info!(version = mutation::VERSION, replica = pod, "starts");
     let cluster = Cluster::configured(args.namespace.clone()).await?;
     let store = connect_lazily(&args, &pod)?;
     admission::check(&args.database)?;

@@ -20,6 +20,7 @@ async fn the_promises_hold_through_two_minutes_of_chaos() {
         replicas: 3,
         sources: KINDS,
         evidence: default_evidence(),
+        mutation: None,
     };
     let proof = campaign.run().await.expect("everything comes back, and the store can be read");
     assert!(proof.findings.clean(), "a promise was broken: the first is printed above, the evidence was left");

@@ -22,8 +22,8 @@ use crate::{
     store::{Answer, Append, Appended, StoreError},
 };
 
-const APPEND: &str = verb!("append.sql");
-const APPEND_REREAD: &str = verb!("append_reread.sql");
+pub(super) const APPEND: &str = verb!("append.sql");
+pub(super) const APPEND_REREAD: &str = verb!("append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
 const FIND_STORED: &str = include_str!("sql/find_stored.sql");
 

@@ -10,7 +10,7 @@ use super::{
     PostgresStore,
     answer::{adopted, answer, count, duration, each},
     failure::{Cause, store_error},
-    session,
+    mutant, session,
 };
 use crate::{
     event::{Cursor, StreamName},
@@ -28,8 +28,8 @@ pub(super) use verb;
 
 const ADOPT: &str = verb!("adopt.sql");
 const RESET: &str = verb!("reset.sql");
-const RESERVE: &str = verb!("reserve.sql");
-const EXTEND: &str = verb!("extend.sql");
+pub(super) const RESERVE: &str = verb!("reserve.sql");
+pub(super) const EXTEND: &str = verb!("extend.sql");
 const ABORT: &str = verb!("abort.sql");
 const FENCE_OFF: &str = include_str!("sql/fence_off.sql");
 
@@ -134,7 +134,7 @@ pub(super) fn over<'a>(
     let streams: Vec<_> = streams.map(StreamName::as_str).collect();
     let distinct: HashSet<_> = streams.iter().collect();
     assert_eq!(distinct.len(), streams.len(), "a statement names a stream at most once");
-    sqlx::query(verb).bind(streams)
+    sqlx::query(mutant::of(verb)).bind(streams)
 }
 
 pub(super) fn position(cursor: &Cursor) -> Option<&str> {

@@ -11,6 +11,7 @@
 //! | `forget` | FORGET, in steps |
 //! | `partitions` | the days: made ahead, dropped after the retention |
 //! | `migrate`, `installation` | the schema, and whose it is |
+//! | `mutant` | statements with a rule left out, for the check of the chaos run |
 //! | `session`, `answer`, `column`, `failure` | connections, rows to answers, values to columns, errors |
 
 mod answer;
@@ -22,6 +23,7 @@ mod forget;
 mod gate;
 mod installation;
 mod migrate;
+mod mutant;
 mod partitions;
 mod refused;
 mod session;

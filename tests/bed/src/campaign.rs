@@ -10,11 +10,12 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::chaos::Chaos;
+use crate::checker::Violation;
 use crate::clock;
 use crate::leases::LeaseWatch;
 use crate::lines::Lines;
 use crate::narrate::say;
-use crate::nemesis::{Cast, Planned, plan, schedule};
+use crate::nemesis::{Cast, LONGEST_SERVING_MS, Planned, plan, schedule};
 use crate::place::Place;
 use crate::proof::Proof;
 use crate::source::{Fault, SourceConfig};
@@ -47,7 +48,20 @@ pub struct Campaign {
     pub sources: usize,
     /// Where everything is left when a promise was broken, in a folder named by the seed.
     pub evidence: PathBuf,
+    /// The rule that the binary is to leave out.
+    pub mutation: Option<&'static str>,
 }
+
+/// A stage on which replicas run, and what is to be done to it.
+struct Set {
+    stage: Stage,
+    lines: BTreeMap<String, Lines>,
+    plan: Vec<Planned>,
+    names: Vec<String>,
+}
+
+/// Longer than D and shorter than the timeout: such a request is in flight by its EXTEND alone.
+const THINKING_MS: u64 = 4_000;
 
 /// One of each kind of trouble that a source makes by itself.
 pub const KINDS: usize = 12;
@@ -65,7 +79,7 @@ impl Campaign {
             Ok(proof) => {
                 let mut broken: Vec<_> = proof.findings.violations.iter().collect();
                 // Those of the store have no lines: what was seen on the way comes first.
-                broken.sort_by_key(|violation| violation.lines.last().map_or(u64::MAX, |line| line.started));
+                broken.sort_by_key(|violation| violation.seen_at());
                 say(format_args!("a promise was broken; the first: {}", broken[0]));
                 let mut text = format!("seed {}\n{proof}\n", self.seed);
                 for violation in broken {
@@ -79,7 +93,37 @@ impl Campaign {
         outcome
     }
 
+    /// Runs it until a rule is broken. Returns when that was seen, since the beginning of the strikes, and what.
+    ///
+    /// # Errors
+    /// When something does not come up, or does not end well.
+    pub async fn run_until_broken(&self) -> Result<Option<(Duration, Violation)>> {
+        let place = Arc::new(Place::temporary("mutant")?);
+        let Set { mut stage, lines, plan, .. } = self.set(&place).await?;
+        let begun = clock::now_us();
+        let broken = match Chaos::on(&mut stage, &lines).until_broken().strike(&plan, self.length).await? {
+            Some(broken) => Some(broken),
+            None => stage.prove(None).await?.findings.violations.into_iter().min_by_key(Violation::seen_at),
+        };
+        let after =
+            |broken: &Violation| Duration::from_micros(broken.seen_at().min(clock::now_us()).saturating_sub(begun));
+        Ok(broken.map(|broken| (after(&broken), broken)))
+    }
+
     async fn run_in(&self, place: &Arc<Place>) -> Result<Proof> {
+        let Set { mut stage, lines, plan, names } = self.set(place).await?;
+        Chaos::on(&mut stage, &lines).strike(&plan, self.length).await?;
+        all_are_loaded(&stage, &names).await?;
+        let proof = stage.prove(Some(LONGEST_WAIT + longest_outage(&plan))).await?;
+        say(format_args!(
+            "\nseed {}, {} replicas, {} sources, {:?}",
+            self.seed, self.replicas, self.sources, self.length
+        ));
+        say(&proof);
+        Ok(proof)
+    }
+
+    async fn set(&self, place: &Arc<Place>) -> Result<Set> {
         let sources = sources(self.sources);
         let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
         let all: Vec<String> = ('a'..).take(MOST_REPLICAS).map(|letter| format!("headgate-{letter}")).collect();
@@ -96,7 +140,8 @@ impl Campaign {
         let mut lines = BTreeMap::new();
         for replica in &all {
             let own = Lines::of(replica, place, &stage.parts, stage.source.address()).await?;
-            stage.fleet.furnish(replica, own.environment());
+            let mutation = self.mutation.map(|mutation| ("HEADGATE_MUTATION", mutation.into()));
+            stage.fleet.furnish(replica, own.environment().into_iter().chain(mutation).collect());
             lines.insert(replica.clone(), own);
         }
         stage.leases = Some(LeaseWatch::begin(&stage.client));
@@ -106,15 +151,7 @@ impl Campaign {
         for replica in replicas {
             stage.fleet.ready(replica).await?;
         }
-        Chaos { stage: &mut stage, lines: &lines }.strike(&plan, self.length).await?;
-        all_are_loaded(&stage, &names).await?;
-        let proof = stage.prove(Some(LONGEST_WAIT + longest_outage(&plan))).await?;
-        say(format_args!(
-            "\nseed {}, {} replicas, {} sources, {:?}",
-            self.seed, self.replicas, self.sources, self.length
-        ));
-        say(&proof);
-        Ok(proof)
+        Ok(Set { stage, lines, plan, names })
     }
 
     /// Sources are asked again soon whatever happens, so that a run sees many requests.
@@ -159,15 +196,20 @@ fn sources(count: usize) -> Vec<SourceConfig> {
         SourceConfig::new("backlog", 10_000_000),
         SourceConfig::new("backlog-slow", 10_000_000).sometimes(1.0, Fault::SlowBody { ms: 300 }),
         SourceConfig::new("backlog-far", 10_000_000).answering_after(Duration::from_millis(80)),
-        growing("steady"),
+        growing("steady").sometimes(0.2, Fault::Thinks { ms: THINKING_MS }),
         growing("opaque").with_opaque_ids(),
-        growing("flaky").sometimes(0.2, Fault::Status(500)),
+        growing("flaky").sometimes(0.2, Fault::Status(500)).sometimes(0.2, Fault::Thinks { ms: THINKING_MS }),
         growing("cut").sometimes(0.1, Fault::CutBody { share: 0.6 }),
         growing("limited")
             .sometimes(0.1, Fault::RateLimited { seconds: 1, as_date: false })
             .sometimes(0.1, Fault::RateLimited { seconds: 2, as_date: true }),
-        growing("hanging").sometimes(0.03, Fault::NeverAnswers),
-        growing("untidy").sometimes(0.1, Fault::Repeats).sometimes(0.1, Fault::MoreThanAsked),
+        growing("hanging")
+            .sometimes(0.03, Fault::NeverAnswers)
+            .sometimes(0.1, Fault::NoticesLate { ms: LONGEST_SERVING_MS }),
+        growing("untidy")
+            .sometimes(0.1, Fault::Repeats)
+            .sometimes(0.1, Fault::MoreThanAsked)
+            .sometimes(0.1, Fault::Thinks { ms: THINKING_MS }),
         growing("backwards").at_most(2_000).sometimes(0.1, Fault::Unsorted),
         growing("redirecting").sometimes(0.1, Fault::Redirect),
     ];

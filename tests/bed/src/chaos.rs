@@ -1,13 +1,16 @@
 //! The driver: does to replicas, servers and sources what was planned, in real time.
 
+mod look;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sqlx::{Connection, PgConnection};
+use tokio::task::JoinHandle;
 
-use crate::checker::NemesisKind;
+use crate::checker::{NemesisKind, Violation};
 use crate::forwarder::Road;
 use crate::lines::Lines;
 use crate::narrate::say;
@@ -18,6 +21,8 @@ use crate::stage::Stage;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How soon something that is not possible yet is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Between two looks at a run that is to end when a rule is broken: each reads the whole store.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
 
 /// The two halves of a strike, in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,23 +33,40 @@ enum Half {
 
 /// Everything that can be struck.
 pub struct Chaos<'a> {
-    pub stage: &'a mut Stage,
+    stage: &'a mut Stage,
     /// Of each replica that may ever run.
-    pub lines: &'a BTreeMap<String, Lines>,
+    lines: &'a BTreeMap<String, Lines>,
+    /// Looks on the way whether a rule is broken, and ends there.
+    ends_when_broken: bool,
+    looked: Instant,
+    looking: Option<JoinHandle<Option<Violation>>>,
 }
 
-impl Chaos<'_> {
-    /// Does what was planned, and then waits until `length` is over. Every server and replica runs at the end.
+impl<'a> Chaos<'a> {
+    #[must_use]
+    pub fn on(stage: &'a mut Stage, lines: &'a BTreeMap<String, Lines>) -> Self {
+        Self { stage, lines, ends_when_broken: false, looked: Instant::now(), looking: None }
+    }
+
+    #[must_use]
+    pub fn until_broken(self) -> Self {
+        Self { ends_when_broken: true, ..self }
+    }
+
+    /// Does what was planned, and then waits until `length` is over. Every server and replica runs at the end, but for a run
+    /// that has ended with the broken rule that is returned.
     ///
     /// # Errors
     /// When something cannot be started, or a replica does not end well after SIGTERM.
-    pub async fn strike(&mut self, plan: &[Planned], length: Duration) -> Result<()> {
+    pub async fn strike(&mut self, plan: &[Planned], length: Duration) -> Result<Option<Violation>> {
         let begun = Instant::now();
         // When it is due, and since when it waits.
         let mut due: BinaryHeap<Reverse<(Duration, usize, Half, Duration)>> =
             plan.iter().enumerate().map(|(place, it)| Reverse((it.at, place, Half::Begin, it.at))).collect();
         while let Some(Reverse((at, place, half, since))) = due.pop() {
-            tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
+            if let Some(broken) = self.wait(begun + at).await {
+                return Ok(Some(broken));
+            }
             let planned = &plan[place];
             let now = begun.elapsed();
             if !self.is_possible(planned, half) {
@@ -62,9 +84,33 @@ impl Chaos<'_> {
                 self.end(planned).await.with_context(|| format!("cannot undo {planned}"))?;
             }
         }
-        tokio::time::sleep(length.saturating_sub(begun.elapsed())).await;
+        if let Some(broken) = self.wait(begun + length).await {
+            return Ok(Some(broken));
+        }
         self.stage.parts.postgres.start().await?;
-        self.stage.parts.control_plane.start().await
+        self.stage.parts.control_plane.start().await?;
+        Ok(None)
+    }
+
+    async fn wait(&mut self, until: Instant) -> Option<Violation> {
+        while self.ends_when_broken && Instant::now() < until {
+            let Some(looking) = &mut self.looking else {
+                let next = self.looked + LOOK_EVERY;
+                tokio::time::sleep_until(until.min(next).into()).await;
+                if next < until {
+                    self.looking = Some(look::first_broken(self.stage));
+                }
+                continue;
+            };
+            if let Ok(seen) = tokio::time::timeout_at(until.into(), looking).await {
+                (self.looking, self.looked) = (None, Instant::now());
+                if let Ok(Some(broken)) = seen {
+                    return Some(broken);
+                }
+            }
+        }
+        tokio::time::sleep_until(until.into()).await;
+        None
     }
 
     /// A replica that hands off late is struck, and started again, when it has ended.

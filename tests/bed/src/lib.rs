@@ -12,6 +12,7 @@
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
 //! | [`campaign`] | `make chaos`: all of that for as long as one likes, and the report |
+//! | [`mutants`] | `make mutants`: rules left out on purpose, and whether the campaign notices |
 //! | [`checker`], [`stored`], [`leases`], [`proof`] | whether the promises held, by the log, the store and the Leases |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
@@ -40,6 +41,7 @@ pub mod image;
 pub mod leases;
 pub mod lines;
 mod mark;
+pub mod mutants;
 pub mod narrate;
 pub mod nemesis;
 pub mod node;

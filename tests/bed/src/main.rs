@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use headgate_bed::{bench, campaign, clock, control_plane, demo, e2e, image, parts, playground};
+use headgate_bed::{bench, campaign, clock, control_plane, demo, e2e, image, mutants, parts, playground};
 
 /// Real servers to test and try Headgate with.
 #[derive(Parser)]
@@ -51,6 +51,18 @@ enum Command {
         #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(12..=200))]
         sources: u16,
         /// Where the evidence is left when a promise was broken.
+        #[arg(long, default_value_os_t = campaign::default_evidence())]
+        evidence: PathBuf,
+    },
+    /// Leaves one rule of the protocol out after the other, and sees the chaos run notice.
+    Mutants {
+        /// A `headgate` binary that was built with the feature `mutations`.
+        #[arg(long)]
+        binary: PathBuf,
+        /// Try this mutant alone, or `none` for the binary as it is; may be given more than once.
+        #[arg(long)]
+        only: Vec<String>,
+        /// Where the evidence is left when the binary as it is breaks a promise.
         #[arg(long, default_value_os_t = campaign::default_evidence())]
         evidence: PathBuf,
     },
@@ -174,8 +186,14 @@ async fn main() -> Result<ExitCode> {
                 replicas: replicas.into(),
                 sources: sources.into(),
                 evidence,
+                mutation: None,
             };
             if !campaign.run().await?.findings.clean() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Mutants { binary, only, evidence } => {
+            if !mutants::run(&binary, &evidence, &only).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -145,6 +145,14 @@ pub struct Violation {
     pub lines: Vec<Access>,
 }
 
+impl Violation {
+    /// When the request started that shows it, on the clock of the log. Those of the store have no lines and come last.
+    #[must_use]
+    pub fn seen_at(&self) -> u64 {
+        self.lines.last().map_or(u64::MAX, |line| line.started)
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {}: {}", self.rule, self.source, self.what)?;

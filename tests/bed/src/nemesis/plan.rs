@@ -35,6 +35,8 @@ const SCALED_DOWN: Duration = Duration::from_secs(12);
 const SCALED_UP: Duration = Duration::from_secs(18);
 /// A replica that was terminated may be this late: no handoff without an API server.
 const DRAINING: Duration = Duration::from_secs(20);
+/// A replica that cannot renew its Lease is taken for dead after 5 s: these end soon after others have its sources.
+const TAKEOVER: (u64, u64) = (6_500, 10_000);
 /// A replica that was away is a member again within this.
 const REJOINING: Duration = Duration::from_secs(5);
 
@@ -44,7 +46,8 @@ const SHORT: Duration = Duration::from_mins(5);
 /// Request bytes are late by less than D (3 s) less the longest time that a source serves one request whose sender is gone
 /// (1.5 s), which is longer than `minInterval`: docs/guarantees.md says why.
 const LATEST_REQUEST_MS: u64 = 800;
-pub(super) const LONGEST_SERVING_MS: u64 = 1_500;
+/// How long a source goes on with a request whose sender is gone, at most.
+pub const LONGEST_SERVING_MS: u64 = 1_500;
 
 /// Plans a run of this length, in the order of time. A replica is left alone until it is back from the last strike.
 #[must_use]
@@ -54,7 +57,7 @@ pub fn plan(seed: u64, cast: Cast<'_>, length: Duration) -> Vec<Planned> {
     planner.storms(cast.sources);
     let scenes = planner.scenes(cast);
     for (place, replica) in cast.replicas.iter().enumerate() {
-        let first = planner.first_strike(place);
+        let first = [planner.first_strike(place), planner.overtaking(place)];
         planner.strikes(replica, first, &scenes);
     }
     planner.plan.sort_by(|a, b| (a.at, &a.whom).cmp(&(b.at, &b.whom)));
@@ -101,12 +104,13 @@ impl Planner {
     fn storms(&mut self, sources: &[String]) {
         let mut at = self.millis(STORM_PAUSES);
         while at < self.length {
-            let fault = match self.dice.random_range(0..6) {
+            let fault = match self.dice.random_range(0..7) {
                 0 => Fault::Status(503),
                 1 => Fault::Status(500),
                 2 => Fault::RateLimited { seconds: self.dice.random_range(1..4), as_date: self.dice.random() },
                 3 => Fault::CutBody { share: self.dice.random_range(0.05..0.95) },
                 4 => Fault::SlowBody { ms: self.dice.random_range(100..=LONGEST_SERVING_MS) },
+                5 => Fault::NoticesLate { ms: self.dice.random_range(0..=LONGEST_SERVING_MS) },
                 _ => Fault::NeverAnswers,
             };
             let struck = self.dice.random_range(sources.len().div_ceil(4)..=sources.len());
@@ -167,11 +171,22 @@ impl Planner {
         }
     }
 
-    fn strikes(&mut self, replica: &str, first: Strike, scenes: &[(Duration, Duration)]) {
+    /// Others take its sources over while the replica lives and has a request in flight, or a batch to commit: what the row
+    /// is there for.
+    fn overtaking(&mut self, place: usize) -> Strike {
+        let lasting = self.millis(TAKEOVER);
+        match place % 3 {
+            0 => Strike::Lines { to: vec![Peer::ApiServer], road: Road::Cut, lasting },
+            1 => Strike::Lines { to: vec![Peer::ApiServer, Peer::Database], road: Road::Cut, lasting },
+            _ => Strike::Freeze { lasting },
+        }
+    }
+
+    fn strikes(&mut self, replica: &str, first: [Strike; 2], scenes: &[(Duration, Duration)]) {
         let mut at = self.millis(PAUSES);
-        let mut first = Some(first);
+        let mut first = first.into_iter();
         while at < self.length {
-            let mut strike = first.take().unwrap_or_else(|| self.strike());
+            let mut strike = first.next().unwrap_or_else(|| self.strike());
             if matches!(strike, Strike::Terminate { .. }) && self.has_no_api(at) {
                 strike = Strike::Kill { back_after: strike.over_after() };
             }

@@ -29,6 +29,8 @@ pub(super) struct Answer {
     /// For each event of the body in written order: its index, and where its last byte ends.
     events: Vec<(u64, usize)>,
     manner: Manner,
+    /// How long the first byte is waited for.
+    thinks_for: Duration,
 }
 
 /// How the body goes out.
@@ -36,7 +38,10 @@ enum Manner {
     AtOnce,
     Over(Duration),
     CutAfter(usize),
-    Never,
+    /// Nothing, and the end of the request is noticed this late.
+    Never {
+        noticed_after: Duration,
+    },
 }
 
 /// Decides what is answered.
@@ -61,10 +66,10 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
             answer
         }
         Some(Fault::CutBody { share }) => Answer::page(feed, &page(after, limit)).cut_after(*share),
-        Some(Fault::NeverAnswers) => {
-            let mut answer = Answer::status(200);
-            answer.manner = Manner::Never;
-            answer
+        Some(Fault::NeverAnswers) => Answer::never(Duration::ZERO),
+        Some(Fault::NoticesLate { ms }) => Answer::never(Duration::from_millis(*ms)),
+        Some(Fault::Thinks { ms }) => {
+            Answer { thinks_for: Duration::from_millis(*ms), ..Answer::page(feed, &page(after, limit)) }
         }
         Some(Fault::Unsorted) => Answer::page(feed, &page(after, limit).into_iter().rev().collect::<Vec<_>>()),
         Some(Fault::Repeats) => {
@@ -107,9 +112,13 @@ impl Answer {
         Self { status, ..Self::text(body) }
     }
 
+    fn never(noticed_after: Duration) -> Self {
+        Self { manner: Manner::Never { noticed_after }, ..Self::status(200) }
+    }
+
     fn text(body: String) -> Self {
         let headers = vec![("x-note", UNSPEAKABLE.to_owned())];
-        Self { status: 200, headers, body: body.into_bytes(), events: Vec::new(), manner: Manner::AtOnce }
+        Self { headers, body: body.into_bytes(), ..Self::items(std::iter::empty()) }
     }
 
     fn page(feed: &Feed, indexes: &[u64]) -> Self {
@@ -149,16 +158,23 @@ impl Answer {
             events.extend(index.map(|index| (index, body.len())));
         }
         body.push(b']');
-        Self { status: 200, headers: Vec::new(), body, events, manner: Manner::AtOnce }
+        let (manner, thinks_for) = (Manner::AtOnce, Duration::ZERO);
+        Self { status: 200, headers: Vec::new(), body, events, manner, thinks_for }
     }
 
     /// Sends it and writes into `access` what the network stack took.
     pub(super) async fn send(self, stream: &mut TcpStream, access: &mut Access) -> std::io::Result<()> {
         access.status = self.status;
-        if matches!(self.manner, Manner::Never) {
-            // Whatever the peer sends or closes ends it.
-            let _ = stream.read(&mut [0; 64]).await?;
-            return Ok(());
+        // Whatever the peer sends or closes ends it.
+        if let Manner::Never { noticed_after } = self.manner {
+            let gone = stream.read(&mut [0; 64]).await;
+            tokio::time::sleep(noticed_after).await;
+            return gone.map(drop);
+        }
+        if !self.thinks_for.is_zero()
+            && let Ok(gone) = tokio::time::timeout(self.thinks_for, stream.read(&mut [0; 64])).await
+        {
+            return gone.map(drop);
         }
         let length = self.body.len().to_string();
         let mut headers = vec![("content-type", "application/json"), ("content-length", length.as_str())];
@@ -188,7 +204,7 @@ impl Answer {
                 }
                 (written, Ok(()))
             }
-            Manner::Never => (0, Ok(())),
+            Manner::Never { .. } => (0, Ok(())),
         }
     }
 }

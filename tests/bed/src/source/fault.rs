@@ -17,6 +17,10 @@ pub enum Fault {
     Redirect,
     /// Reads the request and never answers; ends when the client goes away.
     NeverAnswers,
+    /// As [`Fault::NeverAnswers`], and notices this many milliseconds late that the client has gone: until then it serves.
+    NoticesLate { ms: u64 },
+    /// Sends the first byte only after this many milliseconds, if the client is still there.
+    Thinks { ms: u64 },
     /// Sends the page in falling order.
     Unsorted,
     /// Sends each event of the page twice.
@@ -49,6 +53,8 @@ pub enum FaultKind {
     CutBody,
     Redirect,
     NeverAnswers,
+    NoticesLate,
+    Thinks,
     Unsorted,
     Repeats,
     MoreThanAsked,
@@ -71,6 +77,8 @@ impl From<Option<&Fault>> for FaultKind {
             Some(Fault::CutBody { .. }) => Self::CutBody,
             Some(Fault::Redirect) => Self::Redirect,
             Some(Fault::NeverAnswers) => Self::NeverAnswers,
+            Some(Fault::NoticesLate { .. }) => Self::NoticesLate,
+            Some(Fault::Thinks { .. }) => Self::Thinks,
             Some(Fault::Unsorted) => Self::Unsorted,
             Some(Fault::Repeats) => Self::Repeats,
             Some(Fault::MoreThanAsked) => Self::MoreThanAsked,
