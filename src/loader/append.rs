@@ -139,12 +139,13 @@ impl<'a> Appender<'a> {
     }
 
     /// Closes the attempt of a page that brought nothing. Returns when the row opens again at the latest, if it is closed
-    /// for certain: an answer that was lost is not worth holding up a handoff for.
+    /// for certain: an answer that was lost is not worth holding up a handoff for. A `patient` one may wait for company.
     pub(super) async fn append_nothing(
         &mut self,
         cursor: Cursor,
         not_ascending: bool,
         next_start: Option<Instant>,
+        patient: bool,
     ) -> Option<Instant> {
         let nothing = Batch {
             cursor_before: cursor.clone(),
@@ -153,7 +154,7 @@ impl<'a> Appender<'a> {
             set_aside: Arc::default(),
             bytes: 0,
         };
-        let mut append = self.statement(nothing, not_ascending);
+        let mut append = Append { patient, ..self.statement(nothing, not_ascending) };
         for _ in 0..LOCKED_TRIES {
             append.close = next_start.map(close_at);
             let asked = Instant::now();
@@ -185,6 +186,7 @@ impl<'a> Appender<'a> {
             set_aside: batch.set_aside,
             not_ascending,
             close: None,
+            patient: false,
         }
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
+    /// The source was saturated until this request.
+    pub(super) saturated: bool,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -225,7 +227,7 @@ impl Exchange<'_> {
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
         let closes = self.next_start(&end);
-        match commit_rest(self.context, &mut page, &mut appender, &end, closes).await {
+        match self.commit_rest(&mut page, &mut appender, &end, closes).await {
             Ok(row_opens) => outcome(end, page, finish, row_opens, closes),
             Err(NotAppended::Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
@@ -236,6 +238,39 @@ impl Exchange<'_> {
                 outcome(end, page, finish, None, closes)
             }
         }
+    }
+
+    /// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
+    async fn commit_rest(
+        &self,
+        page: &mut Prefix,
+        appender: &mut Appender<'_>,
+        end: &End,
+        closes: Option<Instant>,
+    ) -> Result<Option<Instant>, NotAppended> {
+        let out_of_order = page.is_out_of_order();
+        // Said again with each append, because the row may not have heard it.
+        let not_ascending = !page.flows();
+        let mut row_opens = None;
+        let nothing_left = !page.has_pending();
+        while page.has_pending() {
+            let batch = page.take();
+            let taken = batch.taken();
+            let closes = closes.filter(|_| !page.has_pending());
+            row_opens = match appender.append(batch, not_ascending, closes).await {
+                Err(NotAppended::StoredBefore) => {
+                    self.context.count_retransported(Cause::Unusable, page.overlaps(&taken));
+                    return Err(NotAppended::StoredBefore);
+                }
+                result => result?,
+            };
+        }
+        if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
+            // Nobody waits for the row of an idle source, unless it is to be handed off.
+            let patient = !self.saturated && !self.stop.is_cancelled();
+            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patient).await;
+        }
+        Ok(row_opens)
     }
 
     /// When the next request may start, if the attempt may be closed.
@@ -358,35 +393,4 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
             }
         }
     }
-}
-
-/// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
-async fn commit_rest(
-    context: &Context,
-    page: &mut Prefix,
-    appender: &mut Appender<'_>,
-    end: &End,
-    closes: Option<Instant>,
-) -> Result<Option<Instant>, NotAppended> {
-    let out_of_order = page.is_out_of_order();
-    // Said again with each append, because the row may not have heard it.
-    let not_ascending = !page.flows();
-    let mut row_opens = None;
-    let nothing_left = !page.has_pending();
-    while page.has_pending() {
-        let batch = page.take();
-        let taken = batch.taken();
-        let closes = closes.filter(|_| !page.has_pending());
-        row_opens = match appender.append(batch, not_ascending, closes).await {
-            Err(NotAppended::StoredBefore) => {
-                context.count_retransported(Cause::Unusable, page.overlaps(&taken));
-                return Err(NotAppended::StoredBefore);
-            }
-            result => result?,
-        };
-    }
-    if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-        row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
-    }
-    Ok(row_opens)
 }

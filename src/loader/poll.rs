@@ -219,6 +219,7 @@ impl Poller {
             min_interval: self.settings.min_interval,
             attempt: grant.attempt,
             opens: grant.permit.opens(),
+            saturated: self.pace.is_saturated(),
             stop,
         };
         self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());

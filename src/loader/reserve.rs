@@ -57,7 +57,7 @@ impl Reservations {
     }
 
     /// Asks for the right to send one request. `ahead` tells that the source is saturated: then a slot a little ahead
-    /// is taken.
+    /// is taken, and it waits for no company.
     ///
     /// # Errors
     /// What the pass comes to without a request.
@@ -74,6 +74,7 @@ impl Reservations {
                 in_flight: IN_FLIGHT,
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
+                patient: !ahead,
             };
             let attempt = reserve.attempt;
             let answer = context.store().reserve(reserve).await;

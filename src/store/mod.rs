@@ -129,6 +129,8 @@ pub struct Reserve {
     pub min_interval: Duration,
     /// A slot at most this far ahead is given; a later one is refused.
     pub at_most_ahead: Duration,
+    /// It may wait a moment, so that others share its statement: the source is idle.
+    pub patient: bool,
 }
 
 /// A granted reservation: the slot opens `wait` after the database's clock was read.
@@ -188,6 +190,8 @@ pub struct Append {
     pub not_ascending: bool,
     /// Set on the last append of a response.
     pub close: Option<Close>,
+    /// As of [`Reserve`]; only where there is nothing to store.
+    pub patient: bool,
 }
 
 /// What COMMIT did.

@@ -133,6 +133,7 @@ impl Replica {
             in_flight: self.in_flight,
             min_interval: GAP,
             at_most_ahead: Duration::ZERO,
+            patient: false,
         }
     }
 
@@ -178,6 +179,7 @@ impl Replica {
             set_aside: Arc::new([]),
             not_ascending: false,
             close: None,
+            patient: false,
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     answer::{NUMBER, OPAQUE, answer, count, each},
     batch::{Batch, text_beside_number},
     column::{Json, Timestamp},
-    failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow, was_cut_off},
+    failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
     gate::{micros, over, position, tokens, verb},
     session,
 };
@@ -37,39 +37,18 @@ enum Outcome {
 }
 
 impl PostgresStore {
-    /// Appends for many streams in one statement; each is judged alone.
+    /// Appends for many streams in one statement; each is judged alone. A value that PostgreSQL refuses fails the statement
+    /// for all of them; from an append that is alone it is set aside.
     pub async fn append_all(&self, requests: &[&Append]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let batches: Vec<_> = requests.iter().map(|append| Batch::of(append)).collect();
+        let mut batches: Vec<_> = requests.iter().map(|append| Batch::of(append)).collect();
         match self.append_batches(&batches).await {
-            // One value failed the statement for all: each for itself, and the one that is at fault without that value.
-            Err(error) if refuses_a_value(&error) => {
-                let mut answers = Vec::with_capacity(batches.len());
-                for batch in batches {
-                    answers.push(self.append_despite_refused(batch).await?);
-                }
-                Ok(answers)
-            }
-            // Too much for one statement: each for itself.
-            Err(error) if was_cut_off(&error) && batches.len() > 1 => {
-                let mut answers = Vec::with_capacity(batches.len());
-                for batch in &batches {
-                    answers.extend(self.append_batches(std::slice::from_ref(batch)).await.map_err(too_slow)?);
-                }
-                Ok(answers)
+            Err(error) if refuses_a_value(&error) && batches.len() == 1 => {
+                let batch = batches.pop().expect("it was counted");
+                let sifted = self.set_refused_aside(batch, error).await?;
+                self.append_batches(std::slice::from_ref(&sifted)).await.map_err(too_slow)
             }
             result => result.map_err(too_slow),
         }
-    }
-
-    async fn append_despite_refused(&self, batch: Batch<'_>) -> Result<Answer<Appended>, StoreError> {
-        let answers = match self.append_batches(std::slice::from_ref(&batch)).await {
-            Err(error) if refuses_a_value(&error) => {
-                let sifted = self.set_refused_aside(batch, error).await?;
-                self.append_batches(std::slice::from_ref(&sifted)).await
-            }
-            result => result,
-        };
-        Ok(answers.map_err(too_slow)?.into_iter().next().expect("one answer for each request"))
     }
 
     async fn append_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<Answer<Appended>>, StoreError> {

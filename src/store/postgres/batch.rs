@@ -93,11 +93,8 @@ impl<'a> Batch<'a> {
         self.numbers.iter().all(Option::is_some)
     }
 
-    /// Whether it holds a number at or below the cursor that it moves: a part of the same response may have stored it, and
-    /// where the sequence is a count, the sequence does not show it.
     pub(super) fn looks_back(&self) -> bool {
-        let Some(cursor) = self.append.cursor_before.id() else { return false };
-        self.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
+        looks_back(self.append)
     }
 
     /// How the ids compare, by the first one.
@@ -105,6 +102,13 @@ impl<'a> Batch<'a> {
         let first = self.events.first().map(|event| &event.id).or(self.aside.first().map(|aside| aside.id));
         first.map(EventId::kind)
     }
+}
+
+/// Whether it holds a number at or below the cursor that it moves: a part of the same response may have stored it, and
+/// where the sequence is a count, the sequence does not show it.
+pub(super) fn looks_back(append: &Append) -> bool {
+    let Some(cursor) = append.cursor_before.id() else { return false };
+    append.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
 }
 
 fn set_aside(event: &Event, reason: SetAsideReason) -> Aside<'_> {
@@ -168,6 +172,7 @@ mod tests {
             set_aside: Arc::new([]),
             not_ascending: false,
             close: None,
+            patient: false,
         }
     }
 

@@ -86,10 +86,6 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     }
 }
 
-pub(super) fn was_cut_off(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable { source, .. } if matches!(source.downcast_ref(), Some(Cause::CutOff)))
-}
-
 /// An append that was cut off is worth less at a time, and not the same again.
 pub(super) fn too_slow(error: StoreError) -> StoreError {
     match error {
