@@ -3,6 +3,8 @@
 ARG BINARY=compile
 
 FROM rust:1.95.0-bookworm AS compile
+# The one of the image: what rust-toolchain.toml names would be downloaded beside it.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 # Static against glibc, so that it runs in an empty root and still resolves names.

@@ -6,8 +6,10 @@ SHELL := bash
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/headgate-bed
-# The SQL is tested on the PostgreSQL of this machine, and on these major versions too.
+# The SQL is tested on the PostgreSQL of this machine, and on these major versions too (none: make test POSTGRES_TOO=).
 POSTGRES_TOO ?= 18
+# What a version can change: statements, their plans and their locks. Lost answers, clocks and crashes are met alike.
+OF_A_VERSION := append:: forget:: gate:: plans:: reread:: upkeep:: races::bulk:: races::gap:: races::reapplied::
 
 ##@ Try
 
@@ -26,11 +28,19 @@ down: bed ## End the playground and remove all it wrote
 ##@ Test
 
 .PHONY: test
-test: lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
+test: prepare lint ## Format, lints, and every test against a real PostgreSQL and kube-apiserver
 	cargo test --workspace --no-run
 	$(BED) parts run -- cargo test --workspace
 	for version in $(POSTGRES_TOO); do \
-	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store; done
+	  HEADGATE_POSTGRES_VERSION=$$version $(BED) parts run -- cargo test --workspace --test store -- $(OF_A_VERSION); done
+
+.PHONY: prepare
+prepare: bed ## Find, install or build PostgreSQL (POSTGRES_TOO=18 as well), etcd and kube-apiserver
+	@$(BED) prepare $(POSTGRES_TOO)
+
+.PHONY: fuzz
+fuzz: cargo ## Fuzz what reads the bytes of strangers for MINUTES=60: bodies, paths, headers, gzip
+	HEADGATE_FUZZ_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) cargo test --quiet --package headgate --lib fuzz_ -- --nocapture
 
 .PHONY: lint
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
@@ -49,6 +59,11 @@ parts-down: bed ## End them and remove their files
 	@$(BED) parts down
 
 ##@ Measure
+
+.PHONY: chaos
+chaos: binaries ## Kill, freeze, cut off and restart everything for MINUTES=30, and prove the promises (SEED=, REPLICAS=3..5, SOURCES=12..200)
+	$(BED) chaos --binary $(TARGET)/debug/headgate --minutes $(or $(MINUTES),30) \
+	  $(addprefix --seed ,$(SEED)) $(addprefix --replicas ,$(REPLICAS)) $(addprefix --sources ,$(SOURCES))
 
 # Release builds: the figures of a debug build mean nothing.
 .PHONY: bench
@@ -103,4 +118,4 @@ binaries bed: cargo
 
 .PHONY: cargo
 cargo:
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust with rustup, which reads rust-toolchain.toml' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.95 or newer with rustup' >&2; exit 1; }

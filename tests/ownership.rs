@@ -24,13 +24,12 @@ use headgate::{
     store::{Abort, Adopt, Adopted, Answer, Extend, Forget, Gate, Holder, Reserve, Reserved, Reset, StoreError},
     telemetry::metrics::Metrics,
 };
-use headgate_bed::test_api::TestApi;
+use headgate_bed::test_api::{TestApi, config_of};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -57,8 +56,7 @@ struct Replica {
 impl Cluster {
     async fn with_sources(count: usize) -> Self {
         let api = TestApi::create().await;
-        let kubeconfig = Kubeconfig::read_from(api.kubeconfig()).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let config = config_of(api.kubeconfig()).await.unwrap();
         Self {
             leases: Api::namespaced(api.client(), api.namespace()),
             api,

@@ -67,6 +67,8 @@ pub(super) fn announcements(old: Option<&Seen>, new: Option<&Seen>) -> Vec<Annou
     let mut told = Vec::new();
     match (old, new) {
         (None, None) => {}
+        // Its release has been told.
+        (None, Some(new)) if new.report.assigned.reason == AssignedReason::AwaitingReplica => {}
         (Some(old), None) => told.extend(released(&old.report)),
         (old, Some(new)) => {
             let before = old.map(|old| &*old.report);

@@ -22,7 +22,7 @@ use super::{
     sample::View,
 };
 use crate::{
-    api::{EventSourceStatus, Source},
+    api::{AssignedReason, EventSourceStatus, Source},
     desired::Desired,
     event::StreamName,
     loader::report::{Report, Reports},
@@ -151,7 +151,7 @@ impl Board {
     /// Takes in what changed since the last look. Returns what is worth an Event.
     pub(super) fn look(&mut self, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
-        for report in reports.take_lost() {
+        for report in reports.take_parted() {
             let source = desired.get(&report.holding.stream);
             self.see(report, source, true, now, &mut news);
         }
@@ -185,6 +185,7 @@ impl Board {
         let stream = report.holding.stream.clone();
         if let Some(tracked) = self.tracked.get_mut(&stream) {
             tracked.parting = parting;
+            tracked.leaving = report.assigned.reason == AssignedReason::AwaitingReplica;
             if tracked.seen.is(&report, source.as_ref()) {
                 return;
             }
@@ -199,7 +200,8 @@ impl Board {
             _ => {
                 self.forget(&stream);
                 self.serials += 1;
-                let tracked = Tracked { parting, ..Tracked::new(Serial(self.serials), seen) };
+                let leaving = seen.report.assigned.reason == AssignedReason::AwaitingReplica;
+                let tracked = Tracked { leaving, parting, ..Tracked::new(Serial(self.serials), seen) };
                 self.tracked.insert(stream.clone(), tracked);
             }
         }
@@ -298,7 +300,7 @@ impl Board {
         let streams: Vec<_> = self.tracked.keys().cloned().collect();
         for stream in streams {
             if let Some(tracked) = self.tracked.get_mut(&stream) {
-                tracked.leaving = !tracked.parting;
+                tracked.leaving |= !tracked.parting;
             }
             self.give_turn(&stream, now);
         }

@@ -31,10 +31,10 @@ pub enum FetchError {
     ResponseTooLarge { limit: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
-        "the response needs more memory than the responses of all sources may hold: {budget} bytes (`--buffer-bytes`); lower \
-         `poll.batchSize`, or give the operator more memory and a larger budget"
+        "the response needs more memory than any may hold: {most} bytes, most of `--buffer-bytes`; lower `poll.batchSize`, or \
+         give the operator more memory and a larger budget"
     )]
-    LargerThanBudget { budget: u64 },
+    LargerThanBudget { most: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
         "the response was given up because it and others waited for each other's memory, {budget} bytes in all \

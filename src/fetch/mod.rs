@@ -16,6 +16,8 @@ use crate::{
 pub mod credentials;
 pub mod decode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 
 pub use error::{FetchError, OpenError};

@@ -1,23 +1,27 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    context::{Cause, Context, LOCKED_RETRY, LOCKED_TRIES},
+    context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
     prefix::Batch,
 };
 use crate::{
     api::StoredReason,
-    event::{Cursor, IdKind},
+    event::{Cursor, Event, EventId, IdKind},
     permit::Attempt,
-    store::{Answer, Append, Appended, Close, Row, StoreError},
+    store::{Answer, Append, Appended, Close, Row, StoreError, Then},
 };
 
 /// Between two tries to commit while the database is away: quick at first, for a failover; then easy on a server that
 /// is starting.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// The longest time between two tries to commit while somebody holds the row's lock: the batch travels with each.
+const LAST_LOCKED_RETRY: Duration = Duration::from_millis(500);
 
 /// COMMIT: the appends of one attempt, in order.
 pub(super) struct Appender<'a> {
@@ -28,12 +32,21 @@ pub(super) struct Appender<'a> {
     most_events: usize,
 }
 
+/// A batch is in the store.
+#[derive(Debug)]
+pub(super) struct Committed {
+    /// Where it leaves the cursor.
+    pub(super) cursor: Cursor,
+    /// When the row opens again at the latest, if the attempt was closed for certain.
+    pub(super) row_opens: Option<Instant>,
+}
+
 /// Why a batch was given up.
 #[derive(Debug)]
 pub(super) enum NotAppended {
     /// The row has moved on: somebody else has reserved, or the stream was reset. What was held is of no use any more.
     Superseded { row: Option<Row> },
-    /// Events of it are stored: the page does not begin after the cursor. Nothing was changed.
+    /// The page begins with an event that is stored, and so not after the cursor. Nothing was changed.
     StoredBefore,
 }
 
@@ -52,29 +65,34 @@ impl<'a> Appender<'a> {
     }
 
     /// Commits one batch, and repeats the same append until the row has answered: through an outage of any length the
-    /// batch is held, and the source is never asked again for it (P5). With `next_start` it closes the attempt, and
-    /// returns when the row opens again at the latest.
+    /// batch is held, and the source is never asked again for it (P5). With `next_start` it closes the attempt.
     pub(super) async fn append(
         &mut self,
-        batch: Batch,
+        mut batch: Batch,
         not_ascending: bool,
         next_start: Option<Instant>,
-    ) -> Result<Option<Instant>, NotAppended> {
+    ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
-        if self.was_stored(&batch, &mut hold).await {
+        let stored = self.find_stored(&batch, &mut hold).await;
+        // As from a source that does not know the cursor and begins anew: all that follows would travel again. One event
+        // that is listed again may come first; two in a row are a beginning.
+        let begins_anew = !batch.events.is_empty() && batch.events.iter().take(2).all(|it| stored.contains(&it.id));
+        if self.part == 0 && begins_anew {
             return Err(NotAppended::StoredBefore);
         }
+        batch.stop_before_trailing(&stored);
+        let cursor = batch.cursor_after.clone();
         // The next one to be sent is the last of them.
-        let mut left = vec![self.statement(batch, not_ascending)];
+        let mut left = vec![Append { looks_up: !stored.is_empty(), ..self.statement(batch, not_ascending) }];
         let mut row_opens = None;
         while let Some(append) = left.pop() {
             if append.events.len() > self.most_events {
-                let (first, second) = halves(&append);
+                let (first, second) = halves(&append, &stored);
                 left.extend([second, first]);
                 continue;
             }
             let closes = next_start.filter(|_| left.is_empty());
-            let items = append.events.len() + append.set_aside.len();
+            let items = items(&append);
             match self.send(append, closes, &mut hold).await {
                 Ok(Sent::Stored { row_opens: opens }) => row_opens = opens,
                 Ok(Sent::TooSlow(append)) => {
@@ -82,13 +100,13 @@ impl<'a> Appender<'a> {
                     left.push(append);
                 }
                 Err(superseded) => {
-                    let lost = items + left.iter().map(|it| it.events.len() + it.set_aside.len()).sum::<usize>();
+                    let lost = items + left.iter().map(self::items).sum::<usize>();
                     self.context.count_retransported(Cause::Superseded, lost as u64);
                     return Err(superseded);
                 }
             }
         }
-        Ok(row_opens)
+        Ok(Committed { cursor, row_opens })
     }
 
     /// Repeats one statement until the row has answered.
@@ -99,18 +117,26 @@ impl<'a> Appender<'a> {
         hold: &mut Hold<'_>,
     ) -> Result<Sent, NotAppended> {
         append.part = self.part;
-        let mut retry = FIRST_RETRY;
+        let (mut retry, mut locked_retry) = (FIRST_RETRY, LOCKED_RETRY);
         loop {
-            append.close = next_start.map(close_at);
+            append.then = then(next_start);
             let asked = Instant::now();
             match self.context.store().append(&append).await {
                 Ok(Answer::Applied(appended)) => {
                     self.applied(&append, &appended, asked.elapsed());
                     return Ok(Sent::Stored { row_opens: opens(&append) });
                 }
-                Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
-                // An earlier try was applied and its answer lost: cursor and events only move together.
-                Ok(Answer::Refused(Some(row))) if hold.holds && row.cursor == append.cursor_after => {
+                Ok(Answer::Locked) => {
+                    sleep(jittered(locked_retry)).await;
+                    locked_retry = (locked_retry * 2).min(LAST_LOCKED_RETRY);
+                }
+                // An earlier try was applied and its answer lost: a cursor that moved from there to here moved with these
+                // events. Events below a cursor that has passed them leave it where it is, and it proves nothing for them.
+                Ok(Answer::Refused(Some(row)))
+                    if hold.holds
+                        && row.cursor == append.cursor_after
+                        && append.cursor_before != append.cursor_after =>
+                {
                     self.part += 1;
                     return Ok(Sent::Stored { row_opens: None });
                 }
@@ -121,31 +147,38 @@ impl<'a> Appender<'a> {
         }
     }
 
-    /// Opaque ids have no order, so only the store can tell that a page does not begin after its cursor, as from a source
-    /// that does not know the cursor and begins anew. In the order of the feed what is stored ends at the cursor, which
-    /// `Prefix` looks for: a batch that holds any of it holds it at one of its ends.
-    async fn was_stored(&self, batch: &Batch, hold: &mut Hold<'_>) -> bool {
-        let ends: Vec<_> = batch.events.first().into_iter().chain(batch.events.last()).map(|event| &event.id).collect();
-        if batch.cursor_before == Cursor::Start || ends.first().is_none_or(|id| id.kind() == IdKind::Number) {
-            return false;
+    /// Opaque ids have no order, so only the store can tell which of them came before the cursor. It takes longer with
+    /// each day that is kept, so what takes too long is asked in parts; nobody else appends in between.
+    async fn find_stored(&self, batch: &Batch, hold: &mut Hold<'_>) -> HashSet<EventId> {
+        let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
+        if batch.cursor_before == Cursor::Start || ids.first().is_none_or(|id| id.kind() == IdKind::Number) {
+            return HashSet::new();
         }
+        let (mut left, mut at_once) = (&ids[..], ids.len());
+        let mut stored = HashSet::new();
         let mut retry = FIRST_RETRY;
-        loop {
-            match self.context.store().was_stored(&self.context.stream, &ends).await {
-                Ok(stored) => return stored,
+        while !left.is_empty() {
+            let (asked, later) = left.split_at(at_once.min(left.len()));
+            match self.context.store().find_stored(&self.context.stream, asked).await {
+                Ok(found) => {
+                    stored.extend(found);
+                    left = later;
+                }
+                Err(StoreError::TooSlow { .. }) if asked.len() > 1 => at_once = asked.len().div_ceil(2),
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
         }
+        stored
     }
 
     /// Closes the attempt of a page that brought nothing. Returns when the row opens again at the latest, if it is closed
-    /// for certain: an answer that was lost is not worth holding up a handoff for. A `patient` one may wait for company.
+    /// for certain: an answer that was lost is not worth holding up a handoff for. With `patience` it may wait for others.
     pub(super) async fn append_nothing(
         &mut self,
         cursor: Cursor,
         not_ascending: bool,
         next_start: Option<Instant>,
-        patient: bool,
+        patience: Duration,
     ) -> Option<Instant> {
         let nothing = Batch {
             cursor_before: cursor.clone(),
@@ -154,9 +187,9 @@ impl<'a> Appender<'a> {
             set_aside: Arc::default(),
             bytes: 0,
         };
-        let mut append = Append { patient, ..self.statement(nothing, not_ascending) };
+        let mut append = Append { patience, ..self.statement(nothing, not_ascending) };
         for _ in 0..LOCKED_TRIES {
-            append.close = next_start.map(close_at);
+            append.then = then(next_start);
             let asked = Instant::now();
             match self.context.store().append(&append).await {
                 Ok(Answer::Applied(appended)) => {
@@ -185,8 +218,10 @@ impl<'a> Appender<'a> {
             events: batch.events,
             set_aside: batch.set_aside,
             not_ascending,
-            close: None,
-            patient: false,
+            looks_up: false,
+            more_follows: false,
+            then: then(None),
+            patience: Duration::ZERO,
         }
     }
 
@@ -240,7 +275,7 @@ impl Hold<'_> {
             self.holds = true;
             self.context.shared.ownership.holds_batch(&self.context.stream, true);
         }
-        sleep(*retry).await;
+        sleep(jittered(*retry)).await;
         *retry = (*retry * 2).min(LAST_RETRY);
     }
 }
@@ -253,25 +288,52 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// The two halves of an append. Items set aside go first, also those beyond the cursor that the first half leaves: if it is
-/// the last one that is stored, they come again and are kept once; behind the cursor they would be lost.
-fn halves(append: &Append) -> (Append, Append) {
+/// The two halves of an append. Items set aside go with both, also with the first those beyond the cursor that it leaves: if
+/// it is the last one that is stored, they come again; behind the cursor they would be lost. They are kept once.
+fn halves(append: &Append, stored: &HashSet<EventId>) -> (Append, Append) {
     let (first, second) = append.events.split_at(append.events.len() / 2);
-    let before = &append.cursor_before;
-    let middle = first.last().map_or_else(|| before.clone(), |event| before.moved_to(&event.id));
+    let middle = last_fresh(&append.cursor_before, first, stored);
     (
-        Append { events: first.into(), cursor_after: middle.clone(), ..append.clone() },
-        Append { events: second.into(), cursor_before: middle, set_aside: Arc::default(), ..append.clone() },
+        Append { events: first.into(), cursor_after: middle.clone(), more_follows: true, ..append.clone() },
+        Append { events: second.into(), cursor_before: middle, ..append.clone() },
     )
 }
 
-fn close_at(next_start: Instant) -> Close {
-    Close { next_start_in: next_start.saturating_duration_since(Instant::now()) }
+/// Each item counts with one of the halves.
+fn items(append: &Append) -> usize {
+    append.events.len() + if append.more_follows { 0 } else { append.set_aside.len() }
+}
+
+/// Where these events move the cursor: never back to one that is stored.
+fn last_fresh(cursor: &Cursor, events: &[Event], stored: &HashSet<EventId>) -> Cursor {
+    let fresh = events.iter().rev().find(|event| !stored.contains(&event.id));
+    fresh.map_or_else(|| cursor.clone(), |event| cursor.moved_to(&event.id))
+}
+
+impl Batch {
+    /// Keeps the cursor before stored events that the batch ends with.
+    fn stop_before_trailing(&mut self, stored: &HashSet<EventId>) {
+        if self.cursor_after.id().is_some_and(|id| stored.contains(id)) {
+            self.cursor_after = last_fresh(&self.cursor_before, &self.events, stored);
+        }
+    }
+}
+
+fn then(next_start: Option<Instant>) -> Then {
+    match next_start {
+        Some(at) => Then::Closes(Close { next_start_in: at.saturating_duration_since(Instant::now()) }),
+        None => Then::GoesOn { in_flight: IN_FLIGHT },
+    }
+}
+
+/// Between half of it and all: those who wait for the same moment do not come at the same one.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// The row counted from a moment before its answer.
 fn opens(append: &Append) -> Option<Instant> {
-    append.close.map(|close| Instant::now() + close.next_start_in)
+    append.then.close().map(|close| Instant::now() + close.next_start_in)
 }
 
 #[cfg(test)]

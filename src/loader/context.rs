@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use super::{buffer::Buffer, guard::Guard, reporter::Reporter, send_limit::SendLimit};
 use crate::{
     event::StreamName,
@@ -41,6 +43,8 @@ pub(super) struct Context {
     pub(super) stream: StreamName,
     pub(super) holder: Holder,
     pub(super) reporter: Reporter,
+    /// Whether the Lease of this source is known to be ours; false for good once it was lost.
+    pub(super) lease: watch::Receiver<bool>,
     guard: Arc<Mutex<Guard>>,
 }
 
@@ -74,9 +78,10 @@ impl Context {
         stream: StreamName,
         holder: Holder,
         reporter: Reporter,
+        lease: watch::Receiver<bool>,
         guard: Arc<Mutex<Guard>>,
     ) -> Self {
-        Self { shared, stream, holder, reporter, guard }
+        Self { shared, stream, holder, reporter, lease, guard }
     }
 
     pub(super) fn store(&self) -> &dyn Store {

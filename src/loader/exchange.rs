@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::{
     select,
     sync::oneshot,
@@ -34,6 +35,10 @@ const EXTEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two tries of an extension that failed.
 const EXTEND_RETRY: Duration = Duration::from_millis(200);
+
+/// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
+/// append of the same attempt, and a large one takes a while.
+const LOCKED_LONGEST: Duration = Duration::from_millis(500);
 
 /// How a request ended.
 #[derive(Debug)]
@@ -78,8 +83,8 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
-    /// The source was saturated until this request.
-    pub(super) saturated: bool,
+    /// How long its empty commit may wait for others.
+    pub(super) patience: Duration,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -114,7 +119,7 @@ impl Exchange<'_> {
             let (end, (), ()) = tokio::join!(
                 biased;
                 reading,
-                commit_prefixes(self.context, &intake, &mut appender),
+                commit_prefixes(self.context, &intake, &mut appender, &lapse),
                 keep_extending(self.context, self.attempt, &intake, &lapse),
             );
             let end = if intake.is_superseded() { End::Superseded(intake.row()) } else { end };
@@ -183,11 +188,14 @@ impl Exchange<'_> {
     }
 
     /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it; a stop
-    /// ends it between two tries. This process keeps to it in any case.
+    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it. A stop
+    /// ends it only where the database does not answer, and not before the row has opened by itself: until then the one try
+    /// that gets through keeps the next holder away. This process keeps to it in any case.
     async fn give_up(&self, given_up_for: Option<Duration>) {
         let Some(by) = given_up_for else { return };
-        let until = Instant::now() + by;
+        let given_up = Instant::now();
+        let until = given_up + by;
+        let mut locked = LOCKED_RETRY;
         loop {
             let by = until.saturating_duration_since(Instant::now());
             if by.is_zero() {
@@ -196,9 +204,10 @@ impl Exchange<'_> {
             let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
             match self.context.store().extend(extend).await {
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                answer => {
-                    let wait = if answer.is_ok() { LOCKED_RETRY } else { EXTEND_RETRY };
-                    if self.stop.run_until_cancelled(sleep(wait)).await.is_none() {
+                Ok(Answer::Locked) => sleep(grown(&mut locked)).await,
+                Err(_) if given_up.elapsed() < IN_FLIGHT => sleep(EXTEND_RETRY).await,
+                Err(_) => {
+                    if self.stop.run_until_cancelled(sleep(EXTEND_RETRY)).await.is_none() {
                         return;
                     }
                 }
@@ -262,13 +271,17 @@ impl Exchange<'_> {
                     self.context.count_retransported(Cause::Unusable, page.overlaps(&taken));
                     return Err(NotAppended::StoredBefore);
                 }
-                result => result?,
+                result => {
+                    let committed = result?;
+                    page.stands_at(committed.cursor);
+                    committed.row_opens
+                }
             };
         }
         if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
             // Nobody waits for the row of an idle source, unless it is to be handed off.
-            let patient = !self.saturated && !self.stop.is_cancelled();
-            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patient).await;
+            let patience = if self.stop.is_cancelled() { Duration::ZERO } else { self.patience };
+            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patience).await;
         }
         Ok(row_opens)
     }
@@ -352,10 +365,19 @@ async fn read_page(
     }
 }
 
-/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: a late one must not come
-/// after, and shorten, the one of a request that is given up.
+/// The next wait for a row that is locked.
+fn grown(locked: &mut Duration) -> Duration {
+    let wait = *locked;
+    *locked = (wait * 2).min(LOCKED_LONGEST);
+    wait
+}
+
+/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
+/// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the
+/// request is over, or was given up for as long as the guard knows already.
 async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
     let mut wait = EXTEND_EVERY;
+    let mut locked = LOCKED_RETRY;
     loop {
         select! {
             biased;
@@ -367,10 +389,13 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
         wait = match context.store().extend(extend).await {
             Ok(Answer::Applied(())) => {
                 lapse.extended(issued);
-                context.guard().busy_until(Instant::now() + IN_FLIGHT);
+                if intake.ended().now_or_never().is_none() {
+                    context.guard().busy_until(Instant::now() + IN_FLIGHT);
+                }
+                locked = LOCKED_RETRY;
                 EXTEND_EVERY
             }
-            Ok(Answer::Locked) => LOCKED_RETRY,
+            Ok(Answer::Locked) => grown(&mut locked),
             Ok(Answer::Refused(row)) => {
                 intake.supersede(row);
                 return;
@@ -381,11 +406,16 @@ async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, la
 }
 
 /// Progressive commit, as long as the response goes on.
-async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>) {
+async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>, lapse: &Lapse) {
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
+        let issued = Instant::now();
         match appender.append(batch, false, None).await {
-            Ok(_) => intake.free(bytes),
+            Ok(committed) => {
+                // It extends too: while it holds the lock of the row, no EXTEND gets through.
+                lapse.extended(issued);
+                intake.committed(bytes, committed.cursor);
+            }
             Err(NotAppended::Superseded { row }) => return intake.supersede(row),
             Err(NotAppended::StoredBefore) => {
                 context.count_retransported(Cause::Unusable, intake.overlaps(&taken));

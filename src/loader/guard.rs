@@ -8,7 +8,7 @@ use crate::permit::Attempt;
 ///
 /// The row decides who may send. This is the second lock on the same door: a database clock that jumps forward, or a
 /// failover to a row that went back, harms nobody as long as the holder stays the same (DESIGN 4). It outlives the
-/// tasks of a source within the process.
+/// tasks of a source for as long as its Lease is held without a break; whoever wins a Lease anew knows only the row.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     last_start: Option<Instant>,

@@ -21,6 +21,7 @@ use super::{
     report::BlockedBy,
 };
 use crate::{
+    event::Cursor,
     fetch::{FetchError, Item},
     store::Row,
 };
@@ -99,7 +100,7 @@ impl Intake {
     /// this very page.
     ///
     /// # Errors
-    /// The response needs more than the whole budget.
+    /// The response needs more than any may have, or gave way to another.
     pub(super) async fn wait_for_room(
         &self,
         kept: u64,
@@ -125,26 +126,39 @@ impl Intake {
                 return Ok(());
             }
         }
-        let (needed, budget) = (self.needed(kept), share.budget());
-        if needed > budget {
-            return Err(FetchError::LargerThanBudget { budget });
+        if self.needed(kept) > share.most() {
+            return Err(FetchError::LargerThanBudget { most: share.most() });
         }
         // What others give back may be enough; else this response, in its turn, gets the part that is kept for such; and
         // if that is not enough either, those whose turn has not come give way.
         let since = Instant::now();
-        let mut turn = pin!(share.turn());
+        if !share.has_last_part() {
+            let mut turn = pin!(share.turn());
+            loop {
+                select! {
+                    last_part = &mut turn => break share.add(last_part),
+                    () = sleep(ROOM_RETRY) => {}
+                }
+                if self.has_room(kept, share) {
+                    return Ok(());
+                }
+                if share.is_to_give_way() {
+                    return Err(FetchError::GaveWay { budget: share.budget() });
+                }
+            }
+        }
+        self.last_room(kept, share, since).await;
+        Ok(())
+    }
+
+    /// The one whose turn it is stands in line for what is missing: by looking now and then it would find nothing as long as
+    /// anybody else stands there.
+    async fn last_room(&self, kept: u64, share: &mut Share, since: Instant) {
+        let mut missing = pin!(share.in_line_for(self.needed(kept)));
         loop {
             select! {
-                last_part = &mut turn, if !share.has_last_part() => share.add(last_part),
-                () = sleep(ROOM_RETRY) => {}
-            }
-            if self.has_room(kept, share) {
-                return Ok(());
-            }
-            match share.has_last_part() {
-                true if since.elapsed() > GIVE_WAY_AFTER => share.ask_to_give_way(),
-                false if share.is_to_give_way() => return Err(FetchError::GaveWay { budget }),
-                _ => {}
+                more = &mut missing => return share.grow(more),
+                () = sleep(ROOM_RETRY) => if since.elapsed() > GIVE_WAY_AFTER { share.ask_to_give_way() },
             }
         }
     }
@@ -186,13 +200,14 @@ impl Intake {
         }
     }
 
-    /// A batch was committed.
-    pub(super) fn free(&self, bytes: u64) {
+    /// The batch taken last was committed.
+    pub(super) fn committed(&self, bytes: u64, cursor: Cursor) {
+        self.page().stands_at(cursor);
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.notify_one();
     }
 
-    /// The batch taken last holds events that are stored. What is held is of no use, and what still comes is not held.
+    /// The batch taken last begins with an event that is stored. What is held is of no use, and what still comes is not held.
     pub(super) fn overlaps(&self, batch: &Taken) -> u64 {
         let dropped = self.page().overlaps(batch);
         self.held.store(0, Ordering::Relaxed);

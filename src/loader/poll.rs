@@ -1,7 +1,9 @@
 //! One pass of one source. The loop of `task` is only the repetition of [`Poller::run_once`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use rand::rngs::StdRng;
+use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -23,6 +25,9 @@ use crate::{
     permit::Attempt,
     store::{Adopted, Row},
 };
+
+/// How long a source may hold memory while it connects again: a handshake with a source that is well.
+const CONNECT_WITH_SHARE: Duration = Duration::from_millis(200);
 
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +80,17 @@ impl Poller {
         rng: StdRng,
     ) -> Self {
         let now = Instant::now();
-        context.guard().not_before(now + adopted.starts_in.max(adopted.in_flight_for));
+        let mut rng = rng;
+        {
+            let mut guard = context.guard();
+            // The waits of an attempt that this process owes end when it is closed, which it is before the next reservation.
+            // If what stands in the row is not that attempt, the row itself refuses the reservation.
+            if guard.owed().is_none() {
+                guard.not_before(now + adopted.starts_in.max(adopted.in_flight_for));
+            }
+        }
         Self {
-            reservations: Reservations::new(adopted.fence, settings.min_interval),
+            reservations: Reservations::new(adopted.fence, settings.min_interval, StdRng::from_rng(&mut rng)),
             pace: Pace::new(&settings),
             page_size: PageSize::default(),
             cursor: adopted.cursor.clone(),
@@ -131,7 +144,7 @@ impl Poller {
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let ahead = self.pace.is_saturated();
         // Not cut by a stop: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead).await?;
+        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead, self.patience()).await?;
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
         if stop.is_cancelled() {
@@ -142,6 +155,11 @@ impl Poller {
             self.context.metrics().takeover_duration.observe(won.elapsed().as_secs_f64());
         }
         Ok((grant, share))
+    }
+
+    /// A page that is to be held whole has taken much memory, for which others may wait.
+    fn patience(&self) -> Duration {
+        if self.progressive { self.pace.patience() } else { Duration::ZERO }
     }
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {
@@ -195,18 +213,30 @@ impl Poller {
     }
 
     /// A stream whose pages must be held whole takes what the largest one may need; any other what its pages were like.
+    /// Neither takes much of the budget before a byte has come.
     async fn take_memory(&mut self) -> Result<Share, Pass> {
         let largest = self.settings.max_response_bytes;
         let bytes = if self.progressive { self.page_size.expected(largest) } else { largest };
-        if let Some(share) = self.context.shared.buffer.try_take(bytes) {
-            return Ok(share);
+        let buffer = self.context.shared.buffer.clone();
+        let bytes = bytes.min(buffer.most_before_a_byte());
+        let mut with_share = CONNECT_WITH_SHARE;
+        loop {
+            if let Some(share) = buffer.try_take(bytes) {
+                return Ok(share);
+            }
+            self.context.reporter.blocked_by(Some(BlockedBy::Memory));
+            let share = buffer.take(bytes).await;
+            self.context.reporter.blocked_by(None);
+            // The connection may have died while we waited. Others wait for the share meanwhile, so a slow source connects
+            // without it, and waits again.
+            match timeout(with_share, self.connect()).await {
+                Ok(connected) => return connected.map(|()| share),
+                Err(_) => drop(share),
+            }
+            // A server that closes what is not used loses the place in the line again; not for ever.
+            with_share *= 2;
+            self.connect().await?;
         }
-        self.context.reporter.blocked_by(Some(BlockedBy::Memory));
-        let share = self.context.shared.buffer.take(bytes).await;
-        self.context.reporter.blocked_by(None);
-        // The connection may have died while we waited.
-        self.connect().await?;
-        Ok(share)
     }
 
     async fn exchange(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Outcome {
@@ -219,7 +249,7 @@ impl Poller {
             min_interval: self.settings.min_interval,
             attempt: grant.attempt,
             opens: grant.permit.opens(),
-            saturated: self.pace.is_saturated(),
+            patience: self.patience(),
             stop,
         };
         self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());

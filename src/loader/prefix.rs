@@ -41,7 +41,7 @@ pub(super) struct Prefix {
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
-    /// It holds events that are stored, see [`Prefix::overlaps`]; what came after that was dropped.
+    /// It begins with an event that is stored, see [`Prefix::overlaps`]; what came after that was dropped.
     overlaps: bool,
     dropped: u64,
 }
@@ -235,7 +235,12 @@ impl Prefix {
         Batch { cursor_before, cursor_after, events: events.into(), set_aside: set_aside.into(), bytes }
     }
 
-    /// The batch that was taken last holds events that are stored: the page does not begin after the cursor. It is given
+    /// The batch that was taken last left the cursor here: before stored events that it ended with.
+    pub(super) fn stands_at(&mut self, cursor: Cursor) {
+        self.passed = cursor;
+    }
+
+    /// The batch that was taken last begins with an event that is stored: the page does not begin after the cursor. It is given
     /// back, and neither the rest of the page nor what follows it is of any use. Returns the events that came in vain.
     pub(super) fn overlaps(&mut self, batch: &Taken) -> u64 {
         self.passed = batch.cursor_before.clone();
@@ -354,7 +359,7 @@ impl Prefix {
 
 pub(super) fn overlap() -> FetchError {
     FetchError::CursorRejected {
-        detail: "events of the page are stored already: it does not begin after the event in `http.cursor`, which the source \
+        detail: "the page begins with an event that is stored already, and so does not begin after the event in `http.cursor`, which the source \
                  may not know any more; if its feed was rebuilt, raise `spec.epoch` to read it again"
             .to_owned(),
     }

@@ -160,8 +160,10 @@ impl BlockedBy {
 #[derive(Clone)]
 pub struct Reports {
     slots: Arc<RwLock<HashMap<StreamName, Slot>>>,
-    /// What was removed after its Lease was lost and was not taken yet.
-    lost: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
+    /// What was removed after its Lease was lost, or found no successor, and was not taken yet.
+    parted: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
+    /// What was given up for a successor.
+    yielded: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
     /// The streams whose report changed are not named: readers compare what they last saw.
     version: Arc<watch::Sender<u64>>,
 }
@@ -171,7 +173,12 @@ type Slot = Arc<Mutex<Arc<Report>>>;
 
 impl Default for Reports {
     fn default() -> Self {
-        Self { slots: Arc::default(), lost: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
+        Self {
+            slots: Arc::default(),
+            parted: Arc::default(),
+            yielded: Arc::default(),
+            version: Arc::new(watch::Sender::new(0)),
+        }
     }
 }
 
@@ -183,19 +190,43 @@ impl Reports {
     /// Puts a report and returns the pen that goes on writing it.
     pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
         let slot: Slot = Arc::new(Mutex::new(Arc::new(report)));
-        self.lost().remove(stream);
+        locked(&self.parted).remove(stream);
+        locked(&self.yielded).remove(stream);
         self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
         self.bump();
         Pen { slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
-        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
-        let lost = removed.map(|slot| read(&slot)).filter(|report| report.assigned.reason == AssignedReason::LeaseLost);
+        let lost = self.take(stream).filter(|report| report.assigned.reason == AssignedReason::LeaseLost);
         if let Some(report) = lost {
-            self.lost().insert(stream.clone(), report);
+            locked(&self.parted).insert(stream.clone(), report);
         }
         self.bump();
+    }
+
+    /// Removes the report of a source that is to be handed to another replica.
+    pub(super) fn give_up(&self, stream: &StreamName) {
+        if let Some(report) = self.take(stream) {
+            locked(&self.yielded).insert(stream.clone(), report);
+        }
+        self.bump();
+    }
+
+    /// Nobody took over these sources that were given up: their status still calls this replica their holder.
+    pub fn left_to_nobody(&self, streams: &[StreamName]) {
+        for stream in streams {
+            let Some(mut report) = locked(&self.yielded).remove(stream) else { continue };
+            let message = "its replica ended, and no other took it over".to_owned();
+            Arc::make_mut(&mut report).assigned = Verdict { reason: AssignedReason::AwaitingReplica, message };
+            locked(&self.parted).insert(stream.clone(), report);
+        }
+        self.bump();
+    }
+
+    fn take(&self, stream: &StreamName) -> Option<Arc<Report>> {
+        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
+        removed.map(|slot| read(&slot))
     }
 
     #[must_use]
@@ -208,11 +239,12 @@ impl Reports {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).values().map(read).collect()
     }
 
-    /// The last reports of sources whose Lease was lost: their task may have ended before anybody looked, and their status
-    /// still calls this replica their holder. Each is given out once, to whoever writes the status.
+    /// The last reports of sources whose Lease was lost, or that were left to nobody: their task may have ended before
+    /// anybody looked, and their status still calls this replica their holder. Each is given out once, to whoever writes
+    /// the status.
     #[must_use]
-    pub fn take_lost(&self) -> Vec<Arc<Report>> {
-        std::mem::take(&mut *self.lost()).into_values().collect()
+    pub fn take_parted(&self) -> Vec<Arc<Report>> {
+        std::mem::take(&mut *locked(&self.parted)).into_values().collect()
     }
 
     /// Changes when the set of reports changes, or one of them in what a condition shows (verdicts, caught up, suspended,
@@ -222,17 +254,17 @@ impl Reports {
         self.version.subscribe()
     }
 
-    fn lost(&self) -> MutexGuard<'_, HashMap<StreamName, Arc<Report>>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn bump(&self) {
         self.version.send_modify(|version| *version += 1);
     }
 }
 
 fn read(slot: &Slot) -> Arc<Report> {
-    Arc::clone(&slot.lock().unwrap_or_else(PoisonError::into_inner))
+    Arc::clone(&locked(slot))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes one report.
@@ -250,7 +282,7 @@ impl Pen {
     /// Changes the report. Readers are told when `change` returns true.
     pub(super) fn write(&self, change: impl FnOnce(&mut Report) -> bool) {
         // Copies only when a reader still holds the last version.
-        let tell = change(Arc::make_mut(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner)));
+        let tell = change(Arc::make_mut(&mut locked(&self.slot)));
         if tell {
             self.reports.bump();
         }
@@ -283,8 +315,22 @@ mod tests {
         let reports = Reports::default();
         reports.put(&orders(), report(AssignedReason::LeaseLost));
         reports.remove(&orders());
-        assert_eq!(reports.take_lost().len(), 1);
-        assert!(reports.take_lost().is_empty());
+        assert_eq!(reports.take_parted().len(), 1);
+        assert!(reports.take_parted().is_empty());
+    }
+
+    #[test]
+    fn of_what_was_given_up_only_what_nobody_took_awaits_a_replica() {
+        let reports = Reports::default();
+        let stock = StreamName::new("shop", "stock");
+        reports.put(&orders(), report(AssignedReason::LeaseHeld));
+        reports.put(&stock, report(AssignedReason::LeaseHeld));
+        reports.give_up(&orders());
+        reports.give_up(&stock);
+        assert!(reports.all().is_empty() && reports.take_parted().is_empty());
+        reports.left_to_nobody(&[orders()]);
+        let parted: Vec<_> = reports.take_parted().iter().map(|report| report.assigned.reason).collect();
+        assert_eq!(parted, [AssignedReason::AwaitingReplica]);
     }
 
     #[test]
@@ -292,10 +338,10 @@ mod tests {
         let reports = Reports::default();
         reports.put(&orders(), report(AssignedReason::LeaseHeld));
         reports.remove(&orders());
-        assert!(reports.take_lost().is_empty());
+        assert!(reports.take_parted().is_empty());
         reports.put(&orders(), report(AssignedReason::LeaseLost));
         reports.remove(&orders());
         reports.put(&orders(), report(AssignedReason::LeaseHeld));
-        assert!(reports.take_lost().is_empty());
+        assert!(reports.take_parted().is_empty());
     }
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -30,6 +31,7 @@ pub(super) struct Reservations {
     fence: Fence,
     min_interval: Duration,
     failures: u32,
+    rng: StdRng,
 }
 
 /// A granted reservation.
@@ -52,16 +54,22 @@ pub(super) fn check_guard(context: &Context) -> Result<(), Pass> {
 }
 
 impl Reservations {
-    pub(super) fn new(fence: Fence, min_interval: Duration) -> Self {
-        Self { fence, min_interval, failures: 0 }
+    pub(super) fn new(fence: Fence, min_interval: Duration, rng: StdRng) -> Self {
+        Self { fence, min_interval, failures: 0, rng }
     }
 
     /// Asks for the right to send one request. `ahead` tells that the source is saturated: then a slot a little ahead
-    /// is taken, and it waits for no company.
+    /// is taken.
     ///
     /// # Errors
     /// What the pass comes to without a request.
-    pub(super) async fn reserve(&mut self, context: &Context, cursor: &Cursor, ahead: bool) -> Result<Grant, Pass> {
+    pub(super) async fn reserve(
+        &mut self,
+        context: &Context,
+        cursor: &Cursor,
+        ahead: bool,
+        patience: Duration,
+    ) -> Result<Grant, Pass> {
         for _ in 0..LOCKED_TRIES {
             let send_within = context.shared.send_limit.current();
             let reserve = Reserve {
@@ -74,7 +82,7 @@ impl Reservations {
                 in_flight: IN_FLIGHT,
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
-                patient: !ahead,
+                patience,
             };
             let attempt = reserve.attempt;
             let answer = context.store().reserve(reserve).await;
@@ -150,11 +158,37 @@ impl Reservations {
         false
     }
 
-    /// Between two tries while the database is away.
-    pub(super) fn retry_in(&self) -> Duration {
+    /// Between two tries while the database is away; with jitter, so that not all sources come back to it in step.
+    pub(super) fn retry_in(&mut self) -> Duration {
         match self.failures {
             0 => LOCKED_RETRY,
-            failures => FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY),
+            failures => {
+                let longest = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY);
+                longest.mul_f64(self.rng.random_range(0.5..=1.0))
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn sources_that_fail_together_do_not_come_back_together() {
+        let retries: Vec<Duration> = (0..100)
+            .map(|seed| {
+                let rng = StdRng::seed_from_u64(seed);
+                let mut reservations = Reservations::new(Fence(1), Duration::from_millis(200), rng);
+                reservations.failures = 20;
+                reservations.retry_in()
+            })
+            .collect();
+        let (first, last) = (retries.iter().min().expect("many"), retries.iter().max().expect("many"));
+        let spread = last.abs_diff(*first);
+        assert!(spread > LAST_RETRY / 4, "{spread:?}");
+        assert!(retries.iter().all(|retry| (LAST_RETRY / 2..=LAST_RETRY).contains(retry)));
     }
 }

@@ -78,6 +78,8 @@ struct Held {
     holding: Holding,
     pen: Pen,
     guard: Arc<Mutex<Guard>>,
+    /// Whether the Lease is known to be ours.
+    lease: watch::Sender<bool>,
     job: Option<Job>,
     leaving: Option<Leaving>,
     /// The Lease came back while the task was ending.
@@ -158,6 +160,8 @@ impl Supervisor {
     fn follow(&mut self, directive: Directive) {
         match directive {
             Directive::Run(holding) => self.hold(holding),
+            Directive::Doubted(stream) => self.know_the_lease(&stream, false),
+            Directive::Confirmed(stream) => self.know_the_lease(&stream, true),
             Directive::Yield(stream) => {
                 if !self.leave(&stream, Leaving::Yield) {
                     self.shared.ownership.yielded(&stream);
@@ -173,8 +177,16 @@ impl Supervisor {
                         true
                     });
                 }
+                self.know_the_lease(&stream, false);
                 self.leave(&stream, Leaving::Lost);
             }
+        }
+    }
+
+    /// Whether the Lease of a source is known to be ours. What is lost is not found again by the same task.
+    fn know_the_lease(&self, stream: &StreamName, is_ours: bool) {
+        if let Some(held) = self.held.get(stream).filter(|held| held.leaving != Some(Leaving::Lost)) {
+            held.lease.send_replace(is_ours);
         }
     }
 
@@ -184,6 +196,9 @@ impl Supervisor {
         match self.held.get_mut(&stream) {
             // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
             Some(held) if held.leaving.is_some() || held.holding.holder != holding.holder => {
+                if held.holding.holder != holding.holder {
+                    held.lease.send_replace(false);
+                }
                 held.leaving = Some(Leaving::Lost);
                 held.next = Some(holding);
                 if let Some(job) = &held.job {
@@ -204,7 +219,8 @@ impl Supervisor {
         let (generation, uid) =
             self.desired.get(&stream).map(|source| (source.generation, source.uid.clone())).unwrap_or_default();
         let pen = self.reports.open(&stream, Report::of(holding.clone(), generation, uid));
-        Held { holding, pen, guard, job: None, leaving: None, next: None, panics: 0, last_panic: None }
+        let lease = watch::Sender::new(true);
+        Held { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
     }
 
     /// Lets a source go, once its task has ended. Returns whether it was held.
@@ -268,7 +284,11 @@ impl Supervisor {
     }
 
     fn let_go(&mut self, stream: &StreamName, leaving: Leaving) {
-        let Some(held) = self.forget_held(stream) else { return };
+        let Some(held) = self.held.remove(stream) else { return };
+        match (&held.next, leaving) {
+            (None, Leaving::Yield) => self.reports.give_up(stream),
+            _ => self.reports.remove(stream),
+        }
         match (leaving, held.next) {
             (_, Some(holding)) => {
                 let held = self.held_for(holding, held.guard);
@@ -292,6 +312,7 @@ impl Supervisor {
             stream.clone(),
             held.holding.holder.clone(),
             Reporter::new(stream.clone(), held.pen.clone()),
+            held.lease.subscribe(),
             Arc::clone(&held.guard),
         );
         let stop = CancellationToken::new();

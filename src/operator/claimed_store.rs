@@ -1,7 +1,7 @@
 //! The store, for the parts that start before it may be used: until the schema is that of this release and the database
 //! is claimed for this installation, every verb is answered as by a database that is down.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -104,8 +104,8 @@ impl<S: EventStore> EventStore for ClaimedStore<S> {
         self.claimed().await?.append(append).await
     }
 
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
-        self.claimed().await?.was_stored(stream, ids).await
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
+        self.claimed().await?.find_stored(stream, ids).await
     }
 }
 

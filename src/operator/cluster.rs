@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{
+    Client,
+    config::{InferConfigError, Kubeconfig, KubeconfigError},
+};
 
 use super::{OperatorError, startup::Failed};
 use crate::{
@@ -27,7 +30,12 @@ impl Cluster {
     /// # Errors
     /// When none is configured, or nonsense.
     pub(super) async fn configured(namespace: Option<String>) -> Result<Self, OperatorError> {
-        let config = kube::Config::infer().await.map_err(|error| OperatorError::NoCluster(Box::new(error)))?;
+        let mut config =
+            kube::Config::infer().await.map_err(|error| OperatorError::NoCluster(not_configured(&error)))?;
+        // kube takes HTTPS_PROXY for it too, without a look at NO_PROXY, and then makes no client. That one is for the sources.
+        if !kubeconfig_names_a_proxy() {
+            config.proxy_url = None;
+        }
         let client = Client::try_from(config.clone()).map_err(|error| OperatorError::Client(Box::new(error)))?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { config, client, namespace })
@@ -52,6 +60,72 @@ impl Cluster {
             }
             Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
             Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),
+        }
+    }
+}
+
+/// Whether the cluster of the current context is to be reached through a proxy.
+fn kubeconfig_names_a_proxy() -> bool {
+    Kubeconfig::read().is_ok_and(|file| proxy_of(&file).is_some())
+}
+
+fn proxy_of(file: &Kubeconfig) -> Option<&str> {
+    let context = file.contexts.iter().find(|named| Some(&named.name) == file.current_context.as_ref())?;
+    let cluster = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|named| named.name == *cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.as_deref().filter(|url| !url.is_empty())
+}
+
+/// Why there is no cluster, without any line of the kubeconfig.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotConfigured(String);
+
+fn not_configured(error: &InferConfigError) -> NotConfigured {
+    let source = std::error::Error::source(error);
+    let unreadable = source.and_then(|source| source.downcast_ref()).and_then(unreadable);
+    NotConfigured(unreadable.unwrap_or_else(|| in_one_line(error)))
+}
+
+/// The parser quotes the line that it cannot read and those around it, and tokens stand there.
+fn unreadable(error: &KubeconfigError) -> Option<String> {
+    let KubeconfigError::Parse(error) = error else { return None };
+    let at = error.location().map_or_else(String::new, |at| format!(", from line {} on", at.line()));
+    Some(format!("the kubeconfig cannot be read as one{at}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy_with(current: &str) -> Option<String> {
+        let text = format!(
+            "{{current-context: {current}, \
+              contexts: [{{name: far, context: {{cluster: far}}}}, {{name: near, context: {{cluster: near}}}}], \
+              clusters: [{{name: far, cluster: {{server: 'https://far', proxy-url: 'http://proxy:3128'}}}}, \
+                         {{name: near, cluster: {{server: 'https://near', proxy-url: ''}}}}]}}"
+        );
+        proxy_of(&Kubeconfig::from_yaml(&text).expect("a kubeconfig")).map(str::to_owned)
+    }
+
+    #[test]
+    fn a_proxy_of_the_api_server_is_the_one_of_the_current_cluster() {
+        assert_eq!(proxy_with("far").as_deref(), Some("http://proxy:3128"));
+        assert_eq!(proxy_with("near"), None);
+        assert_eq!(proxy_with("nobody"), None);
+    }
+
+    #[test]
+    fn no_line_of_a_kubeconfig_that_cannot_be_read_is_repeated() {
+        for nonsense in [
+            "users:\n- name: me\n  user:\n    token: hush\n   client: {",
+            "users:\n- name: me\n  user: hush",
+            "users: hush\nclusters:\n  - {\n    cluster",
+        ] {
+            let error = Kubeconfig::from_yaml(nonsense).expect_err("it is nonsense");
+            let said = unreadable(&error).expect("it is the parser that said no");
+            assert!(said.starts_with("the kubeconfig cannot be read as one, from line "), "{said}");
+            assert!(!said.contains("hush"), "{said}");
         }
     }
 }

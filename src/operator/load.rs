@@ -49,7 +49,7 @@ impl Load<'_> {
         let Started { ownership, directives, .. } = self.start_ownership(&stop)?;
         let supervisor = self.supervisor(ownership.clone())?;
         let (watch_state, watched) = watch::channel(WatchState::Listing);
-        // After the loader: what then still stands in the reports found no successor.
+        // After the loader: by then it is known what found no successor.
         let stop_controller = CancellationToken::new();
 
         let health = &self.boards.health;
@@ -130,9 +130,12 @@ impl Load<'_> {
             () = drain.cancelled() => {}
         }
         let handed_off = async { tokio::join!(supervising, ownership.drain()) };
-        if tokio::time::timeout(self.args.drain_timeout + LAST_POLLS, handed_off).await.is_err() {
+        let Ok(((), left_to_nobody)) = tokio::time::timeout(self.args.drain_timeout + LAST_POLLS, handed_off).await
+        else {
             warn!("ends with sources that were not handed off: their polls or commits did not end in time");
-        }
+            return Ok(());
+        };
+        self.boards.reports.left_to_nobody(&left_to_nobody);
         Ok(())
     }
 }

@@ -53,7 +53,7 @@ pub enum OperatorError {
         source: std::io::Error,
     },
     #[error("no cluster is configured: run in a pod, or point KUBECONFIG at a kubeconfig file")]
-    NoCluster(#[source] Box<kube::config::InferConfigError>),
+    NoCluster(#[source] cluster::NotConfigured),
     #[error("cannot use the cluster's configuration")]
     Client(#[source] Box<kube::Error>),
     #[error("this replica may not work with Leases in its namespace; grant what the chart's Role *-leases grants")]

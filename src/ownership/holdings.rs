@@ -35,6 +35,8 @@ enum Phase {
 pub struct Holdings {
     phases: HashMap<StreamName, Phase>,
     batches: HashSet<StreamName>,
+    /// Those that an unanswered write may have given away.
+    doubted: HashSet<StreamName>,
 }
 
 impl Holdings {
@@ -97,6 +99,23 @@ impl Holdings {
         self.phases.insert(stream.clone(), Phase::Handing { to: to.clone() });
     }
 
+    /// The write of a handoff was not answered, so the Lease may name another. It is being taken back.
+    pub fn doubt(&mut self, stream: &StreamName) {
+        self.doubted.insert(stream.clone());
+    }
+
+    #[must_use]
+    pub fn is_doubted(&self, stream: &StreamName) -> bool {
+        self.doubted.contains(stream)
+    }
+
+    /// The attempt to take a source back was answered, and its Lease names me or not; [`Holdings::align`] says what follows
+    /// if not.
+    pub fn end_doubt(&mut self, stream: &StreamName, names_me: bool) -> Option<Directive> {
+        let runs = matches!(self.phases.get(stream), Some(Phase::Held | Phase::Yielding { .. }));
+        (self.doubted.remove(stream) && names_me && runs).then(|| Directive::Confirmed(stream.clone()))
+    }
+
     /// A stopped source stays with me after all.
     pub fn resume(&mut self, lease: &SourceLease, me: &Holder) -> Option<Directive> {
         let stopped = self.phases.get(&lease.stream) == Some(&Phase::Stopped);
@@ -125,6 +144,7 @@ impl Holdings {
     /// This incarnation has ended: everything is lost.
     pub fn lose_all(&mut self) -> Vec<Directive> {
         self.batches.clear();
+        self.doubted.clear();
         self.phases
             .drain()
             .filter(|(_, phase)| matches!(phase, Phase::Held | Phase::Yielding { .. }))
@@ -132,11 +152,13 @@ impl Holdings {
             .collect()
     }
 
-    /// The sources that could be told to yield now: those that run and hold no batch, unless `with_batches`.
+    /// The sources that could be told to yield now: those that run, are not in doubt (the answer to an earlier handoff must
+    /// not pass for one to the next), and hold no batch, unless `with_batches`.
     pub fn movable(&self, with_batches: bool) -> impl Iterator<Item = &StreamName> {
+        let may_go = move |stream| !self.is_doubted(stream) && (with_batches || !self.batches.contains(stream));
         self.phases
             .iter()
-            .filter(move |(stream, phase)| **phase == Phase::Held && (with_batches || !self.batches.contains(*stream)))
+            .filter(move |(stream, phase)| **phase == Phase::Held && may_go(stream))
             .map(|(stream, _)| stream)
     }
 
@@ -205,9 +227,11 @@ impl Holdings {
         })
     }
 
+    /// A Lease of a newer version is another's, or gone. An unanswered write of mine can land no more.
     fn forget(&mut self, stream: &StreamName) {
         self.phases.remove(stream);
         self.batches.remove(stream);
+        self.doubted.remove(stream);
     }
 }
 
@@ -275,6 +299,24 @@ mod tests {
         assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "the answer decides");
         holdings.settle(&orders());
         assert!(!holdings.has(&orders()));
+    }
+
+    #[test]
+    fn a_source_in_doubt_is_confirmed_once_and_only_while_it_runs_under_my_lease() {
+        let mut holdings = holding();
+        assert_eq!(holdings.end_doubt(&orders(), true), None, "nobody doubted it");
+        assert_eq!(holdings.movable(true).count(), 1);
+        holdings.doubt(&orders());
+        assert!(holdings.is_doubted(&orders()));
+        assert_eq!(holdings.movable(true).count(), 0, "the answer to this handoff is still to come");
+        assert_eq!(holdings.end_doubt(&orders(), true), Some(Directive::Confirmed(orders())));
+        assert_eq!(holdings.end_doubt(&orders(), true), None);
+        holdings.doubt(&orders());
+        assert_eq!(holdings.end_doubt(&orders(), false), None, "it names another");
+        holdings.begin_yield(&orders(), None, Instant::now());
+        holdings.stopped(&orders());
+        holdings.doubt(&orders());
+        assert_eq!(holdings.end_doubt(&orders(), true), None, "it does not run");
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub enum Directive {
     /// The Lease is mine: adopt the row and poll. After a `Lost` of the same stream the old task may still finish its
     /// poll; the new one waits for it.
     Run(Holding),
+    /// A write that would have given the Lease of this running source away was not answered. It runs on, for an API server
+    /// that is away stops nothing (P5), but its Lease keeps nobody away for certain until `Confirmed`; or `Lost` follows.
+    Doubted(StreamName),
+    /// The Lease of a source in doubt names this replica, and the unanswered write can land no more.
+    Confirmed(StreamName),
     /// The Lease is to move to another replica: finish the poll, stop, then call [`Ownership::yielded`].
     Yield(StreamName),
     /// The Lease is no longer mine: finish the poll in flight and stop. Nobody waits for it. The reason is for the log
@@ -78,7 +83,9 @@ pub struct Renewal {
     /// When the write was issued: the incarnation had not been declared dead then.
     pub issued: Instant,
     /// Until then nobody can have declared the incarnation dead: a peer measures silence from when it saw this write or a
-    /// later one, which is not before it was issued. A Lease that somebody deletes by hand is not covered.
+    /// later one, which is not before it was issued. Not covered are a Lease that somebody deletes by hand, and a second
+    /// process under the name of a pod that runs: it takes the first one for its own predecessor, whose container has ended,
+    /// and declares it dead at once.
     pub alive_until: Instant,
 }
 

@@ -5,7 +5,7 @@
 
 pub mod postgres;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -129,8 +129,8 @@ pub struct Reserve {
     pub min_interval: Duration,
     /// A slot at most this far ahead is given; a later one is refused.
     pub at_most_ahead: Duration,
-    /// It may wait a moment, so that others share its statement: the source is idle.
-    pub patient: bool,
+    /// How long it may wait for others that share its statement.
+    pub patience: Duration,
 }
 
 /// A granted reservation: the slot opens `wait` after the database's clock was read.
@@ -188,10 +188,52 @@ pub struct Append {
     pub set_aside: Arc<[SetAside]>,
     /// This stream was seen not to ascend: remember that progressive commit is off.
     pub not_ascending: bool,
-    /// Set on the last append of a response.
-    pub close: Option<Close>,
+    /// It is known to hold events that are stored: each one is looked up, and none is stored twice.
+    pub looks_up: bool,
+    /// The database was too slow for this with what follows it. What is set aside goes with all such parts, also with those
+    /// before the events it came behind.
+    pub more_follows: bool,
+    pub then: Then,
     /// As of [`Reserve`]; only where there is nothing to store.
-    pub patient: bool,
+    pub patience: Duration,
+}
+
+impl Append {
+    /// The size of what it stores.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(|event| event.payload.as_str().len()).sum();
+        let aside: usize = self.set_aside.iter().map(|item| item.item.len()).sum();
+        events + aside
+    }
+}
+
+/// What becomes of the attempt with an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It was the last of a response that is over.
+    Closes(Close),
+    /// The response or its appends go on, or the source may still be serving: the row stays shut for at least `in_flight`
+    /// from now. The append held the row's lock, so that no EXTEND came through.
+    GoesOn { in_flight: Duration },
+}
+
+impl Then {
+    #[must_use]
+    pub fn close(self) -> Option<Close> {
+        match self {
+            Self::Closes(close) => Some(close),
+            Self::GoesOn { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub fn in_flight(self) -> Option<Duration> {
+        match self {
+            Self::Closes(_) => None,
+            Self::GoesOn { in_flight } => Some(in_flight),
+        }
+    }
 }
 
 /// What COMMIT did.
@@ -217,7 +259,7 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database ended an append at its time limit. Nothing of it was done; fewer events at a time may fit.
+    /// The database ended a statement at its time limit. Nothing of it was done; fewer events at a time may fit.
     #[error("the database gave up within its time limit to {action}")]
     TooSlow {
         action: &'static str,
@@ -261,9 +303,9 @@ pub trait EventStore: Send + Sync {
     /// Refused when attempt or cursor are no longer the row's. Repeating an append whose answer was lost is safe: it is
     /// answered `Applied` when it was applied.
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError>;
-    /// Whether one of these ids is that of a stored event which no reset has asked for again. Opaque ids have no order
-    /// that would show it.
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError>;
+    /// Which of these ids are those of stored events; none while a reset has asked for events again, when each append looks
+    /// its ids up anyway. Opaque ids have no order that would show it.
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError>;
 }
 
 /// Both ports, as the loader holds them.

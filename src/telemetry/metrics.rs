@@ -67,7 +67,7 @@ pub struct ResultLabels {
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub requests: Family<OutcomeLabels, Counter>,
-    /// Start to start per source, across holders where the row tells: the promise as a series.
+    /// Start to start per source, between requests of this process: across replicas only the log of the source tells.
     pub request_interval: Histogram,
     /// Must stay 0: a start seen by this process less than 200 ms after the one before.
     pub gate_violations: Counter,

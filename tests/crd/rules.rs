@@ -111,10 +111,19 @@ fn headers(names: &[&str]) -> Value {
 }
 
 pub(crate) static RULES: LazyLock<Vec<RuleCase>> = LazyLock::new(|| {
-    [object_rules(), poll_rules(), http_rules(), url_rules(), auth_rules(), body_rules()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        object_rules(),
+        poll_rules(),
+        http_rules(),
+        parameter_rules(),
+        url_rules(),
+        header_name_rules(),
+        auth_rules(),
+        body_rules(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 });
 
 fn object_rules() -> Vec<RuleCase> {
@@ -231,6 +240,18 @@ fn http_rules() -> Vec<RuleCase> {
             .accepts(http(json!({"headers": headers(&["X-Tenant"]), "auth": header_auth("X-API-Key")})))
             .rejects(http(json!({"headers": headers(&["x-api-key"]), "auth": header_auth("X-API-Key")})))
             .saying("spec.http.headers", "`headers` must not name the header of `auth.header`"),
+        RuleCase::at(".spec.http", "a request ends")
+            .accepts(http(json!({"timeout": "100ms"})))
+            .accepts(http(json!({"timeout": "10m"})))
+            .rejects(http(json!({"timeout": "0s"})))
+            .rejects(http(json!({"timeout": "10m1s"})))
+            .saying("spec.http.timeout", "`timeout` must be from 100ms to 10m"),
+    ]
+}
+
+/// Who may set the parameters of a request that hold its position and its limit.
+fn parameter_rules() -> Vec<RuleCase> {
+    vec![
         RuleCase::at(".spec.http", "the query leaves the cursor alone")
             .accepts(http(json!({"query": headers(&["expand"])})))
             .rejects(http(json!({"query": headers(&["expand", "afterId"])})))
@@ -252,12 +273,6 @@ fn http_rules() -> Vec<RuleCase> {
             .accepts(http(json!({"limitParam": "afterid"})))
             .rejects(http(json!({"limitParam": "afterId"})))
             .saying("spec.http.limitParam", "`limitParam` must not be the cursor's `param`"),
-        RuleCase::at(".spec.http", "a request ends")
-            .accepts(http(json!({"timeout": "100ms"})))
-            .accepts(http(json!({"timeout": "10m"})))
-            .rejects(http(json!({"timeout": "0s"})))
-            .rejects(http(json!({"timeout": "10m1s"})))
-            .saying("spec.http.timeout", "`timeout` must be from 100ms to 10m"),
         RuleCase::at(".spec.http.cursor", "one way to send the position")
             .accepts(http(json!({"cursor": {"afterID": {}}})))
             .rejects(http(json!({"cursor": {}})))
@@ -329,9 +344,8 @@ const HEADERS_THAT_CHANGE_THE_ANSWER: [&str; 9] = [
     "headgate-replica",
 ];
 
-fn auth_rules() -> Vec<RuleCase> {
+fn header_name_rules() -> Vec<RuleCase> {
     let header = |name: &str| http(json!({"headers": headers(&[name])}));
-    let value = |value: &str| http(json!({"headers": [{"name": "X-Tenant", "value": value}]}));
     let auth = |auth: Value| http(json!({ "auth": auth }));
     let mut names = RuleCase::at(".spec.http.headers", "no header of the connection").accepts(header("Accept"));
     let mut auth_names = RuleCase::at(".spec.http.auth.header.name", "no header of the connection")
@@ -364,6 +378,13 @@ fn auth_rules() -> Vec<RuleCase> {
             .accepts(auth(header_auth("X-API-Key")))
             .rejects(auth(header_auth("X-API-Key\r\nX-Other")))
             .saying("spec.http.auth.header.name", "must be a header name"),
+    ]
+}
+
+fn auth_rules() -> Vec<RuleCase> {
+    let value = |value: &str| http(json!({"headers": [{"name": "X-Tenant", "value": value}]}));
+    let auth = |auth: Value| http(json!({ "auth": auth }));
+    vec![
         RuleCase::at(".spec.http.headers", "each header once")
             .accepts(http(json!({"headers": headers(&["X-A", "X-B"])})))
             .rejects(http(json!({"headers": headers(&["X-A", "x-a"])})))

@@ -1,11 +1,13 @@
 //! The API server under test.
 
+use std::path::Path;
+
 use headgate::api::{EventSource, crd};
+use headgate_bed::test_api::config_of;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
-    Api, Client, Config, CustomResourceExt,
+    Api, Client, CustomResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
     core::Status,
     runtime::{conditions, wait::await_condition},
 };
@@ -37,8 +39,7 @@ impl Server {
                 "HEADGATE_TEST_KUBECONFIG is not set: run `make test`, or `make parts` and export the variables it prints"
             )
         });
-        let kubeconfig = Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a config");
+        let config = config_of(Path::new(&path)).await.unwrap_or_else(|error| panic!("{error:#}"));
         let client = Client::try_from(config).expect("a client");
         APPLIED.get_or_init(|| apply_definition(client.clone())).await;
         Self { sources: Api::namespaced(client.clone(), NAMESPACE), client }

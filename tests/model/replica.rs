@@ -291,7 +291,7 @@ impl Protocol {
     /// One COMMIT in the row and in the store.
     pub(crate) fn append_to_row(&self, state: &mut State, fence_is_mine: bool, append: Append) -> Appended {
         let before_deadline = state.row.deadline > 0;
-        let answer = state.row.append(self.variant, append);
+        let answer = state.row.append(self.variant, &self.times, append);
         if answer == Appended::Applied {
             let appended = ids(append.cursor_before, append.cursor_after);
             state.stored_twice |= state.stored & appended != 0;

@@ -51,7 +51,7 @@ pub(crate) struct Append {
     pub(crate) part: u8,
     pub(crate) cursor_before: u8,
     pub(crate) cursor_after: u8,
-    /// `next_start_in` of the last append of a response.
+    /// `next_start_in` of the last append of a response; any other one extends.
     pub(crate) close: Option<u8>,
 }
 
@@ -115,7 +115,7 @@ impl Row {
     }
 
     /// append.sql: compare-and-set on attempt and cursor; no fence, no deadline.
-    pub(crate) fn append(&mut self, variant: Variant, append: Append) -> Appended {
+    pub(crate) fn append(&mut self, variant: Variant, times: &Times, append: Append) -> Appended {
         let attempt_is_mine = self.attempt == Some(append.attempt);
         let cursor_is_mine = self.cursor == append.cursor_before;
         let mine = match variant {
@@ -126,8 +126,9 @@ impl Row {
         if mine {
             self.cursor = append.cursor_after;
             self.parts = append.part + 1;
-            if let Some(next_start) = append.close {
-                self.close(variant, append.attempt, next_start);
+            match append.close {
+                Some(next_start) => self.close(variant, append.attempt, next_start),
+                None => self.deadline = self.deadline.max(times.in_flight),
             }
             return Appended::Applied;
         }

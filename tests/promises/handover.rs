@@ -42,10 +42,11 @@ async fn p7_the_sources_of_a_killed_replica_run_again_within_8_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p7_a_terminated_replica_hands_its_sources_off_in_half_a_second() {
+async fn p7_a_terminated_replica_hands_all_its_sources_off_in_a_second_and_most_in_half_of_one() {
     let names = ["s1", "s2", "s3", "s4", "s5", "s6"];
     let mut world = World::with("drain", saturated(&names), eager(), &["headgate-a", "headgate-b"]).await;
-    world.all_hold_their_share_of(names.len()).await;
+    let half_each = async || world.shares().await.iter().all(|(_, count)| *count == names.len() / 2);
+    world.until("each replica holds half of the sources", half_each).await;
     world.all_are_loaded_since(&names, now()).await;
 
     world.stage.fleet.ask_to_end("headgate-a").expect("it runs");
@@ -54,11 +55,9 @@ async fn p7_a_terminated_replica_hands_its_sources_off_in_half_a_second() {
 
     let mut handovers = world.prove().await.handovers;
     handovers.sort_unstable();
+    let [_, median, longest] = handovers[..] else { panic!("each source it held has moved once: {handovers:?}") };
     // One that meets a request or a commit under way takes longer; `make bench` tells by how much.
-    let (Some(median), Some(longest)) = (handovers.get(handovers.len() / 2), handovers.last()) else {
-        panic!("it held something");
-    };
-    assert!(*median <= 500_000 && *longest <= 1_000_000, "{handovers:?}");
+    assert!(median <= 500_000 && longest <= 1_000_000, "{handovers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

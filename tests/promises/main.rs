@@ -3,6 +3,7 @@
 
 mod chaos;
 mod handover;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod outage;

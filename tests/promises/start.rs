@@ -2,6 +2,7 @@
 //! that says what to do.
 
 use std::{
+    ffi::OsStr,
     process::{Output, Stdio},
     time::Duration,
 };
@@ -147,6 +148,19 @@ async fn an_api_server_and_a_crd_that_come_late_are_waited_for_and_said() {
     world.until("the EventSource is accepted", accepted).await;
     world.stage.fleet.ready("headgate-a").await.expect("it becomes ready");
     says(&world, "s1", "CaughtUp", "True", "NoMoreEvents").await;
+    world.prove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_of_the_environment_is_for_the_sources_and_not_for_the_api_server() {
+    let mut world = World::with("proxy", saturated(&["s1"]), eager(), &[]).await;
+    // Nobody listens there; NO_PROXY says so for the source, and kube does not read it.
+    let proxy =
+        [("HTTPS_PROXY", "http://127.0.0.1:1"), ("HTTP_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "127.0.0.1")];
+    let environment = proxy.map(|(name, value)| (name, OsStr::new(value)));
+    world.stage.fleet.start_with("headgate-a", &environment).expect("the replica starts");
+    world.stage.fleet.ready("headgate-a").await.expect("it reaches its cluster");
+    world.all_are_loaded_since(&["s1"], now()).await;
     world.prove().await;
 }
 

@@ -21,7 +21,12 @@ pub(crate) struct TlsFront {
 
 impl TlsFront {
     pub(crate) async fn before(source: SocketAddr) -> Self {
-        let (authority, config) = identity();
+        Self::called("127.0.0.1", source).await
+    }
+
+    /// As [`TlsFront::before`], but it shows the certificate of this name.
+    pub(crate) async fn called(name: &str, source: SocketAddr) -> Self {
+        let (authority, config) = identity(name);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -55,8 +60,8 @@ impl Drop for TlsFront {
     }
 }
 
-/// A new authority, and a server that it vouches for.
-fn identity() -> (String, ServerConfig) {
+/// A new authority, and a server of this name that it vouches for.
+fn identity(name: &str) -> (String, ServerConfig) {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -64,7 +69,7 @@ fn identity() -> (String, ServerConfig) {
     let issuer = Issuer::new(params, key);
 
     let key = KeyPair::generate().expect("a key");
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
+    let server = CertificateParams::new([name.to_owned()]).expect("parameters");
     let certificate = server.signed_by(&key, &issuer).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -41,6 +41,7 @@ pub(crate) struct World {
     name: &'static str,
     place: Arc<Place>,
     resets: std::sync::Mutex<Vec<Reset>>,
+    min_intervals: std::sync::Mutex<BTreeMap<String, u64>>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -63,12 +64,18 @@ impl World {
         world
     }
 
+    /// For a test that brings up a stage of its own.
+    pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+        ONE_AT_A_TIME.lock().await
+    }
+
     async fn served(name: &'static str, sources: Vec<SourceConfig>) -> Self {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = Self::alone().await;
         let place = Arc::new(Place::temporary(name).expect("a temporary directory"));
         let binary = Path::new(env!("CARGO_BIN_EXE_headgate"));
         let stage = Stage::without_objects(&place, binary, sources, 1).await.expect("the servers come up");
-        Self { stage, name, place, resets: std::sync::Mutex::default(), _turn: turn }
+        let (resets, min_intervals) = (std::sync::Mutex::default(), std::sync::Mutex::default());
+        Self { stage, name, place, resets, min_intervals, _turn: turn }
     }
 
     async fn start(&mut self, replicas: &[&str]) {
@@ -87,6 +94,14 @@ impl World {
 
     /// `kubectl apply`.
     pub(crate) async fn apply(&self, source: &str, spec: Value) {
+        let interval: headgate::api::Duration =
+            spec["poll"]["minInterval"].as_str().unwrap_or("200ms").parse().expect("a duration");
+        let interval: u64 = Duration::from(interval).as_micros().try_into().expect("not for ever");
+        {
+            // The smallest it ever has: the checker knows nothing of changes.
+            let mut known = self.min_intervals.lock().expect("no holder panics");
+            known.entry(source.to_owned()).and_modify(|known| *known = interval.min(*known)).or_insert(interval);
+        }
         apply_spec(&self.stage.client, source, &spec).await.expect("the EventSource is accepted");
     }
 
@@ -187,6 +202,20 @@ impl World {
         (row.get(0), row.get(1))
     }
 
+    /// The first and the last of the events that an attempt has stored.
+    pub(crate) async fn stored_by(&self, source: &str, attempt: &str) -> Option<(u64, u64)> {
+        let (first, last): (Option<i64>, Option<i64>) = sqlx::query_as(
+            "SELECT min(first_sequence), max(last_sequence) FROM headgate.commits
+             WHERE stream = $1 AND encode(attempt, 'hex') = $2",
+        )
+        .bind(format!("{SOURCES}/{source}"))
+        .bind(attempt)
+        .fetch_one(&self.database().await)
+        .await
+        .expect("the table is there");
+        Some((first?.cast_unsigned(), last?.cast_unsigned()))
+    }
+
     /// Lets the next answer take so long that things can be done to the source meanwhile, and waits until it is under way.
     pub(crate) async fn in_the_middle_of_an_answer(&self, source: &str) {
         self.stage.source.script(source, [Some(Fault::SlowBody { ms: 1_500 })]);
@@ -251,14 +280,15 @@ impl World {
         line
     }
 
-    /// Holder and fence of each row.
+    /// Holder and fence of each row; no holder's name is empty, but between being fenced off and being adopted.
     pub(crate) async fn rows(&self) -> BTreeMap<String, (String, i64)> {
         let url = self.stage.parts.postgres.url();
         let mut database = PgConnection::connect(&url).await.expect("PostgreSQL answers");
-        let rows: Vec<(String, String, i64)> = sqlx::query_as("SELECT stream, holder, fence FROM headgate.source")
-            .fetch_all(&mut database)
-            .await
-            .expect("the table is there");
+        let rows: Vec<(String, String, i64)> =
+            sqlx::query_as("SELECT stream, coalesce(holder, ''), fence FROM headgate.source")
+                .fetch_all(&mut database)
+                .await
+                .expect("the table is there");
         rows.into_iter().map(|(stream, holder, fence)| (stream, (holder, fence))).collect()
     }
 
@@ -280,20 +310,21 @@ impl World {
     }
 
     /// Ends the replicas and checks the log and the store; a broken rule fails the test and leaves the evidence.
-    pub(crate) async fn prove(self) -> Proof {
-        self.prove_within(None).await
-    }
-
-    /// As [`World::prove`]; and no source may have stood still for longer than this (I8).
-    pub(crate) async fn prove_within(mut self, longest_wait: Option<Duration>) -> Proof {
+    pub(crate) async fn prove(mut self) -> Proof {
         self.stage.resets = self.resets.into_inner().expect("no holder panics");
-        let proof = self.stage.prove(longest_wait).await.expect("the replicas end well and the store can be read");
+        self.stage.min_intervals = self.min_intervals.into_inner().expect("no holder panics");
+        let leave = |what: &str| {
+            let folder = headgate_bed::repository().join(".headgate/evidence").join(self.name);
+            evidence::leave(what, self.place.path(), &folder).expect("the evidence can be written");
+        };
+        let proof = self.stage.prove(None).await.unwrap_or_else(|error| {
+            leave(&format!("nothing could be proved: {error:#}\n"));
+            panic!("the replicas did not end well, or the store cannot be read: {error:#}");
+        });
         say(&proof);
         if !proof.findings.clean() {
             let what: Vec<String> = proof.findings.violations.iter().map(ToString::to_string).collect();
-            let what = what.join("\n");
-            let folder = headgate_bed::repository().join(".headgate/evidence").join(self.name);
-            evidence::leave(&what, self.place.path(), &folder).expect("the evidence can be written");
+            leave(&what.join("\n"));
             panic!("a promise was broken; the first: {}", proof.findings.violations[0]);
         }
         proof
@@ -321,8 +352,11 @@ pub(crate) fn rate(accesses: &[Access], time: Duration) -> f64 {
     accesses.len() as f64 / time.as_secs_f64()
 }
 
-/// The longest time without a start of a request, in microseconds, among requests that are given in any order.
-pub(crate) fn longest_gap(mut accesses: Vec<Access>) -> u64 {
-    accesses.sort_by_key(|access| access.started);
-    accesses.windows(2).map(|pair| pair[1].started - pair[0].started).max().unwrap_or(u64::MAX)
+/// The longest time without a start of a request between two moments, in microseconds, both ends included: a source that
+/// was never asked again stood still until the end.
+pub(crate) fn longest_gap(accesses: &[Access], from: u64, until: u64) -> u64 {
+    let mut moments: Vec<u64> = accesses.iter().map(|access| access.started.clamp(from, until)).collect();
+    moments.extend([from, until]);
+    moments.sort_unstable();
+    moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }

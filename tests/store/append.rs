@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use headgate::{
     event::{Cursor, Event, EventId, IdKind, Payload, SetAside, SetAsideReason},
-    store::{Answer, Append, Appended, Close, EventStore},
+    store::{Answer, Append, Appended, Close, EventStore, Gate, Then},
 };
 
 use crate::{
     database::Database,
-    replica::{Replica, after, applied, event, events, refused},
+    replica::{GAP, Replica, after, applied, event, events, refused},
 };
 
 const IDS: &str = "SELECT id FROM headgate.events ORDER BY sequence";
@@ -152,8 +152,8 @@ async fn an_empty_last_append_may_be_repeated() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.reserve().await;
-    let close = Some(Close { next_start_in: Duration::from_secs(30) });
-    let empty = Append { close, ..replica.closing(vec![]) };
+    let then = Then::Closes(Close { next_start_in: Duration::from_secs(30) });
+    let empty = Append { then, ..replica.closing(vec![]) };
     replica.append(&empty).await;
     applied(replica.store.append(&empty).await.unwrap());
     let row = refused(replica.try_reserve().await);
@@ -183,8 +183,8 @@ async fn the_next_start_is_counted_from_the_last_append() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.reserve().await;
-    let close = Some(Close { next_start_in: Duration::from_millis(50) });
-    let append = Append { close, ..replica.closing(events([1])) };
+    let then = Then::Closes(Close { next_start_in: Duration::from_millis(50) });
+    let append = Append { then, ..replica.closing(events([1])) };
     replica.append(&append).await;
     // Not from what RESERVE wrote, which had to assume that the request leaves at the last moment.
     let counted: bool = database
@@ -197,7 +197,7 @@ async fn the_next_start_is_counted_from_the_last_append() {
 }
 
 #[tokio::test]
-async fn one_statement_appends_for_many_streams_and_judges_each_alone() {
+async fn appends_of_many_streams_that_come_together_are_judged_each_alone() {
     let database = Database::migrated().await;
     let store = database.store();
     let mut replicas = Vec::new();
@@ -213,7 +213,7 @@ async fn one_statement_appends_for_many_streams_and_judges_each_alone() {
         replicas[3].closing(vec![]),
     ];
     appends[1].cursor_before = after("3");
-    let answers = store.append_all(&appends.each_ref()).await.unwrap();
+    let answers = futures::future::try_join_all(appends.iter().map(|append| store.append(append))).await.unwrap();
     assert!(matches!(answers[1], Answer::Refused(Some(_))), "{answers:?}");
     let stored: Vec<_> = [0, 2, 3].into_iter().map(|n: usize| applied(answers[n].clone()).stored).collect();
     assert_eq!(stored, [3, 2, 0]);
@@ -284,4 +284,25 @@ async fn an_error_tells_no_value() {
     let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error).map(ToString::to_string));
     assert!(!shown.contains("secret"), "{shown}");
     assert_eq!(replica.cursor, Cursor::Start);
+}
+
+#[tokio::test]
+async fn an_append_that_does_not_close_keeps_the_row_shut_as_an_extension_does() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    for epoch in 1..=2 {
+        replica.in_flight = GAP;
+        replica.reserve().await;
+        for (id, in_flight) in [(1, 60), (2, 1)] {
+            let then = Then::GoesOn { in_flight: Duration::from_secs(in_flight) };
+            let part = Append { then, ..replica.appending(events([id])) };
+            replica.append(&part).await;
+            let row = refused(replica.store.reserve(replica.reservation()).await.unwrap());
+            assert!(row.in_flight_for > Duration::from_secs(50), "{row:?}");
+        }
+        assert_eq!(replica.abort(Duration::ZERO).await, Answer::Applied(()));
+        // The same for events that are looked up.
+        replica.reset(epoch).await;
+    }
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 2);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use headgate::{
-    store::{Answer, Append, Close, EventStore, Gate, Reserve, Reserved, Row, postgres::PostgresStore},
+    store::{Answer, Append, Close, EventStore, Gate, Reserve, Reserved, Row, Then, postgres::PostgresStore},
     telemetry::metrics::Metrics,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -14,6 +14,9 @@ use crate::{
     database::Database,
     replica::{GAP, Replica, applied, event, events},
 };
+
+/// Of an idle source.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A store of one replica, and what it counted.
 struct Counted {
@@ -53,7 +56,7 @@ async fn adopting(store: &PostgresStore, holder: &str, streams: usize) -> Vec<Re
 
 /// As an idle source asks.
 fn idle_reservation(replica: &Replica) -> Reserve {
-    Reserve { patient: true, ..replica.reservation() }
+    Reserve { patience: PATIENCE, ..replica.reservation() }
 }
 
 /// Reserves until the row has answered.
@@ -73,7 +76,7 @@ async fn decided(replica: &mut Replica, reserve: Reserve) -> Result<Reserved, Ro
 async fn idle_poll(replica: &mut Replica) {
     let reserve = idle_reservation(replica);
     decided(replica, reserve).await.unwrap();
-    let append = Append { patient: true, ..replica.closing(vec![]) };
+    let append = Append { patience: PATIENCE, ..replica.closing(vec![]) };
     replica.append(&append).await;
 }
 
@@ -198,7 +201,7 @@ async fn contend(stream: usize, mut me: Replica) -> Vec<Flight> {
         let reserve = Reserve {
             send_within: SEND_WITHIN,
             in_flight: Duration::from_secs(1),
-            patient: rand::random(),
+            patience: rand::random_range(0..=1) * PATIENCE,
             ..me.reservation()
         };
         let reserved = match decided(&mut me, reserve).await {
@@ -223,8 +226,8 @@ async fn contend(stream: usize, mut me: Replica) -> Vec<Flight> {
         let found = rand::random::<bool>().then_some(next..=next + 2).into_iter().flatten();
         let append = Append {
             // The first byte came when the request was sent.
-            close: Some(Close { next_start_in: (sent + GAP).saturating_duration_since(Instant::now()) }),
-            patient: rand::random(),
+            then: Then::Closes(Close { next_start_in: (sent + GAP).saturating_duration_since(Instant::now()) }),
+            patience: rand::random_range(0..=1) * PATIENCE,
             ..me.closing(events(found))
         };
         loop {

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use headgate::store::{Answer, EventStore, Gate, StoreError, postgres::PostgresStore};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
 use crate::{
     database::Database,
     replica::{Replica, events},
@@ -205,4 +210,92 @@ async fn a_request_in_flight_is_extended_while_appends_keep_every_connection_bus
     assert!(!appending.is_finished());
     blocker.rollback().await.unwrap();
     assert!(matches!(appending.await.unwrap().unwrap(), Answer::Applied(_)));
+}
+
+#[tokio::test]
+async fn only_the_append_itself_is_ever_too_slow_to_be_sent_whole() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.reserve().await;
+    // No day is there, and making one takes too long.
+    database
+        .run(
+            "DO $$ DECLARE day text; BEGIN FOR day IN SELECT name FROM headgate.partition LOOP \
+             EXECUTE 'DROP TABLE headgate.' || day; END LOOP; END $$; \
+             CREATE OR REPLACE FUNCTION headgate.make_partitions(days_ahead integer) RETURNS integer LANGUAGE sql \
+             AS 'SELECT 1 FROM pg_sleep(6)'",
+        )
+        .await;
+    let error = replica.store.append(&replica.closing(events(1..=2))).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+}
+
+fn cause(error: &StoreError) -> String {
+    std::error::Error::source(error).expect("a cause").to_string()
+}
+
+#[tokio::test]
+async fn busy_connections_are_told_from_a_database_that_is_away() {
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    database
+        .run(
+            "CREATE FUNCTION crawl() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(4.2); RETURN NEW; END $$; \
+             CREATE TRIGGER crawl BEFORE INSERT ON headgate.event FOR EACH ROW EXECUTE FUNCTION crawl()",
+        )
+        .await;
+    replica.reserve().await;
+    let append = replica.closing(events([1]));
+    let reservation = replica.reservation();
+    let (appended, reserved) = tokio::join!(biased; store.append(&append), store.reserve(reservation));
+    assert!(matches!(appended, Ok(Answer::Applied(_))), "{appended:?}");
+    let error = reserved.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert!(cause(&error).contains("all 1 connections were busy"), "{error:?}");
+}
+
+/// A pooler that lets no `options` pass.
+async fn pooler_before(url: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_query(Some("sslmode=disable"));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let length = client.read_u32().await.unwrap();
+                let mut start = vec![0; length as usize - 4];
+                client.read_exact(&mut start).await.unwrap();
+                let mut fields = start[4..].split(|byte| *byte == 0);
+                let mut passed = start[..4].to_vec();
+                while let (Some(name @ [_, ..]), Some(value)) = (fields.next(), fields.next()) {
+                    if name != b"options" {
+                        passed.extend([name, value].into_iter().flat_map(|field| field.iter().copied().chain([0])));
+                    }
+                }
+                passed.push(0);
+                server.write_u32(u32::try_from(passed.len()).unwrap() + 4).await.unwrap();
+                server.write_all(&passed).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    url.to_string()
+}
+
+#[tokio::test]
+async fn a_session_without_the_servers_time_limit_is_not_used_and_says_what_to_do() {
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&pooler_before(&database.url).await, "headgate-test", 1).unwrap();
+    let error = store.ping().await.unwrap_err();
+    assert!(cause(&error).contains("statement_timeout did not arrive"), "{error:?}");
+    // The role or the database may have it instead.
+    database
+        .run("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 4500', current_database()); END $$")
+        .await;
+    store.ping().await.unwrap();
 }

@@ -68,6 +68,25 @@ async fn nobody_may_ask_while_a_request_is_in_flight_and_anybody_after_its_deadl
 }
 
 #[tokio::test]
+async fn a_request_that_is_extended_keeps_others_away_when_the_gap_has_long_passed() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.in_flight = GAP;
+    replica.reserve().await;
+    let extended = Duration::from_secs(3);
+    applied(replica.extend(extended).await);
+    let mut heir = Replica::adopting(&database.store(), "b", "orders").await;
+    let wait = refused(heir.try_reserve().await).starts_in;
+    tokio::time::sleep(wait).await;
+
+    // Nothing but the request in flight stands against it now.
+    let row = refused(heir.try_reserve().await);
+    assert!(row.starts_in.is_zero() && row.in_flight_for > Duration::ZERO, "{row:?}");
+    tokio::time::sleep(row.in_flight_for).await;
+    applied(heir.try_reserve().await);
+}
+
+#[tokio::test]
 async fn a_slot_a_little_ahead_is_given_and_a_later_one_is_refused() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;

@@ -7,7 +7,7 @@ use headgate::{
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, EventStore, Extend, Fence, Gate, Holder,
-        Reserve, Reserved, Reset, Row, postgres::PostgresStore,
+        Reserve, Reserved, Reset, Row, Then, postgres::PostgresStore,
     },
 };
 
@@ -133,7 +133,7 @@ impl Replica {
             in_flight: self.in_flight,
             min_interval: GAP,
             at_most_ahead: Duration::ZERO,
-            patient: false,
+            patience: Duration::ZERO,
         }
     }
 
@@ -178,14 +178,16 @@ impl Replica {
             events: events.into(),
             set_aside: Arc::new([]),
             not_ascending: false,
-            close: None,
-            patient: false,
+            looks_up: false,
+            more_follows: false,
+            then: Then::GoesOn { in_flight: Duration::ZERO },
+            patience: Duration::ZERO,
         }
     }
 
     /// The last append of an answer.
     pub(crate) fn closing(&self, events: Vec<Event>) -> Append {
-        Append { close: Some(Close { next_start_in: Duration::ZERO }), ..self.appending(events) }
+        Append { then: Then::Closes(Close { next_start_in: Duration::ZERO }), ..self.appending(events) }
     }
 
     pub(crate) async fn append(&mut self, append: &Append) -> Appended {

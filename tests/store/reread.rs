@@ -1,7 +1,9 @@
 //! After a reset the same events come again: none is stored twice, and none is missed.
 
+use std::sync::Arc;
+
 use headgate::{
-    event::EventId,
+    event::{EventId, SetAside, SetAsideReason},
     store::{Append, Appended, EventStore, Gate},
 };
 
@@ -114,7 +116,7 @@ async fn a_lost_answer_of_a_reread_append_tells_what_it_did() {
     replica.poll(events([1, 2])).await;
     replica.reset(1).await;
     replica.reserve().await;
-    let again = Append { close: None, ..replica.closing(vec![event("1", "1"), event("2", r#"{"id": "2"}"#)]) };
+    let again = replica.appending(vec![event("1", "1"), event("2", r#"{"id": "2"}"#)]);
     let told = replica.append(&again).await;
     assert_eq!(told, Appended { stored: 0, repeated: 1, conflicting: 1, events_stored: 2 });
     replica.part -= 1;
@@ -228,20 +230,64 @@ async fn a_number_that_comes_again_in_the_next_part_of_a_response_is_stored_once
 }
 
 #[tokio::test]
-async fn a_stored_opaque_event_is_found_unless_a_reset_has_asked_for_it() {
+async fn stored_opaque_events_are_found_unless_a_reset_has_asked_for_it() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.poll(events(["x", "00y", "z"])).await;
     let stream = replica.stream.clone();
-    let was_stored = async |replica: &Replica, ids: &[&str]| {
+    let found = async |replica: &Replica, ids: &[&str]| {
         let ids: Vec<_> = ids.iter().map(|id| EventId::new(id).unwrap()).collect();
-        replica.store.was_stored(&stream, &ids.iter().collect::<Vec<_>>()).await.unwrap()
+        let found = replica.store.find_stored(&stream, &ids.iter().collect::<Vec<_>>()).await.unwrap();
+        found.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
     };
-    assert!(was_stored(&replica, &["new", "x"]).await);
-    assert!(was_stored(&replica, &["00y"]).await);
-    assert!(!was_stored(&replica, &["0y", "new"]).await, "texts are equal only as they are");
+    assert_eq!(found(&replica, &["new", "x", "newer"]).await, ["x"]);
+    assert_eq!(found(&replica, &["00y"]).await, ["00y"]);
+    assert!(found(&replica, &["0y", "new"]).await.is_empty(), "texts are equal only as they are");
     replica.reset(1).await;
-    assert!(!was_stored(&replica, &["x"]).await);
+    assert!(found(&replica, &["x"]).await.is_empty());
     replica.poll(events(["x", "00y", "z"])).await;
-    assert!(was_stored(&replica, &["x"]).await);
+    assert_eq!(found(&replica, &["x"]).await, ["x"]);
+}
+
+#[tokio::test]
+async fn opaque_events_that_are_known_to_be_stored_are_looked_up_among_new_ones() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(vec![event("x", "1"), event("y", "1")]).await;
+    replica.reserve().await;
+    let page = vec![event("z", "1"), event("x", "1"), event("y", "2"), event("zz", "1")];
+    let page = Append { looks_up: true, ..replica.closing(page) };
+    assert_eq!(replica.append(&page).await, Appended { stored: 2, repeated: 1, conflicting: 1, events_stored: 4 });
+    assert_eq!(database.all::<String>(IDS).await, ["x", "y", "z", "zz"]);
+    assert_eq!(database.all::<String>("SELECT id FROM headgate.set_aside").await, ["y"]);
+}
+
+#[tokio::test]
+async fn a_reread_in_parts_is_over_with_the_last_of_them_also_where_its_mark_was_set_aside() {
+    let database = Database::migrated().await;
+    let pending = "SELECT count(*) FROM headgate.source WHERE reread_to IS NOT NULL";
+    let long = |digit: &str| format!("{}{digit}", "9".repeat(39));
+    for (name, ids) in [("opaque", ["x", "y", "z"].map(str::to_owned)), ("counted", ["1", "2", "3"].map(long))] {
+        let mut replica = Replica::adopting(&database.store(), "a", name).await;
+        let set_aside: Arc<[_]> = Arc::new([SetAside {
+            id: EventId::new(&ids[2]).unwrap(),
+            reason: SetAsideReason::NestedTooDeep,
+            item: Box::from(*b"[]"),
+        }]);
+        replica.reserve().await;
+        let end = after(&ids[2]);
+        let page = replica.closing(events(&ids[..2]));
+        replica.append(&Append { set_aside: Arc::clone(&set_aside), cursor_after: end.clone(), ..page }).await;
+
+        replica.reset(1).await;
+        replica.reserve().await;
+        let first = replica.appending(events(&ids[..1]));
+        let first = Append { set_aside: Arc::clone(&set_aside), more_follows: true, ..first };
+        assert_eq!(replica.append(&first).await.repeated, 1, "{name}");
+        let second = Append { set_aside, cursor_after: end, ..replica.closing(events(&ids[1..2])) };
+        assert_eq!(replica.append(&second).await.repeated, 1, "{name}");
+        assert_eq!(database.one::<i64>(pending).await, 0, "{name}");
+    }
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 4);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.set_aside").await, 2);
 }

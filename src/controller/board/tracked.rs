@@ -29,7 +29,7 @@ pub(super) struct Tracked {
     /// The API server said that there is no such object any more; the watch will say so too.
     pub(super) gone: bool,
     pub(super) leaving: bool,
-    /// Its Lease was lost and it is not reported any more; the status is still to say so.
+    /// Its Lease was lost, or nobody took it over, and it is not reported any more; the status is still to say so.
     pub(super) parting: bool,
 }
 

@@ -3,6 +3,7 @@ use rstest::rstest;
 use super::*;
 use crate::event::{Event, SetAside, SetAsideReason};
 
+mod fuzz;
 mod properties;
 
 /// The response of a source whose spec sets these.

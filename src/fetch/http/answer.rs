@@ -56,7 +56,7 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credenti
 
 /// `Retry-After` in seconds or as a date. A date is measured from the `Date` of the same response where there is one, so
 /// that it is the source's clock on both sides.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
@@ -92,7 +92,8 @@ pub(super) fn explain(endpoint: &Endpoint, error: &hyper::Error) -> FetchError {
     if let Some(error) = tls::rustls_error(error) {
         return FetchError::TlsFailed { detail: tls::explain(endpoint, error) };
     }
-    let detail = if error.is_parse_too_large() {
+    let too_much = io_kind(error) == Some(io::ErrorKind::QuotaExceeded);
+    let detail = if error.is_parse_too_large() || too_much {
         format!("the head of the answer of {endpoint} is too large")
     } else if error.is_parse() {
         format!("the answer of {endpoint} is not HTTP/1.1")

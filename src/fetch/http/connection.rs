@@ -106,6 +106,7 @@ impl Connection {
     pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         let answer = self.sender.send_request(request);
         let response = self.drive(answer).await?;
+        self.line.answered();
         self.idle_until = Instant::now() + idle_time(response.headers());
         Ok(response)
     }

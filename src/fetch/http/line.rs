@@ -32,6 +32,11 @@ use tokio::{
 
 use crate::permit::Permit;
 
+/// The most that is read of an answer before its head is complete. HTTP's own limit is on each head, and a source that
+/// sends interim answers (100, 103) without end would keep a core busy until `http.timeout` strikes. Ample for a head of
+/// 64 KiB, some interim ones before it, and what is read ahead of the body.
+const MOST_BEFORE_THE_HEAD: usize = 256 * 1024;
+
 /// What one connection may do now, and what came of its last request. Shared by the layers of the connection.
 pub(super) struct Line(Mutex<State>);
 
@@ -39,6 +44,8 @@ struct State {
     stance: Stance,
     /// No TLS layer between this socket and HTTP: bytes that wait unread belong to no TLS record but to HTTP.
     cleartext: bool,
+    /// What may still be read of an answer whose head is not complete; none when it is, or nothing was asked.
+    before_the_head: Option<usize>,
 }
 
 enum Stance {
@@ -73,12 +80,12 @@ pub(super) enum Reach {
 impl Line {
     /// A line on which writes pass until [`Line::stand`].
     pub(super) fn open() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { stance: Stance::Open, cleartext: false })))
+        Arc::new(Self(Mutex::new(State { stance: Stance::Open, cleartext: false, before_the_head: None })))
     }
 
     /// From now on nothing leaves without a permit.
     pub(super) fn stand(&self, cleartext: bool) {
-        *self.state() = State { stance: Stance::Standing, cleartext };
+        *self.state() = State { stance: Stance::Standing, cleartext, before_the_head: None };
     }
 
     /// The request is over: nothing leaves without another permit.
@@ -88,7 +95,14 @@ impl Line {
 
     /// Lets one request leave.
     pub(super) fn arm(&self, permit: Permit) {
-        self.state().stance = Stance::Armed(permit);
+        let mut state = self.state();
+        state.stance = Stance::Armed(permit);
+        state.before_the_head = Some(MOST_BEFORE_THE_HEAD);
+    }
+
+    /// The head of the answer is complete.
+    pub(super) fn answered(&self) {
+        self.state().before_the_head = None;
     }
 
     /// How far the request came. A permit that is still unspent has let nothing pass.
@@ -100,10 +114,15 @@ impl Line {
         }
     }
 
-    fn heard(&self, now: Instant) {
-        if let Stance::Left { first_byte } = &mut self.state().stance {
+    fn heard(&self, bytes: usize, now: Instant) -> io::Result<()> {
+        let mut state = self.state();
+        if let Stance::Left { first_byte } = &mut state.stance {
             first_byte.get_or_insert(now);
         }
+        if let Some(left) = &mut state.before_the_head {
+            *left = left.checked_sub(bytes).ok_or(io::ErrorKind::QuotaExceeded)?;
+        }
+        Ok(())
     }
 
     /// Makes the one write system call that a permit is good for. It is never tried again: whatever keeps it from
@@ -187,7 +206,7 @@ impl AsyncWrite for GatedSocket {
     }
 }
 
-/// Notes when the first byte of an answer was read.
+/// Notes when the first byte of an answer was read, and bounds what comes before the end of its head.
 pub(super) struct Heard<S> {
     stream: S,
     line: Arc<Line>,
@@ -203,10 +222,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.line.heard(Instant::now());
-        }
-        Poll::Ready(Ok(()))
+        let bytes = buf.filled().len() - before;
+        Poll::Ready(if bytes > 0 { self.line.heard(bytes, Instant::now()) } else { Ok(()) })
     }
 }
 

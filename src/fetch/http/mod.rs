@@ -39,6 +39,8 @@ mod connection;
 mod dial;
 mod endpoint;
 mod fetcher;
+#[cfg(test)]
+mod fuzz;
 mod inflate;
 mod line;
 mod oauth2;

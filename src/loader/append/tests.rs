@@ -26,8 +26,10 @@ async fn what_the_database_is_too_slow_for_is_stored_in_parts_and_the_last_one_c
     for pair in appends.windows(2) {
         assert_eq!(pair[0].cursor_after, pair[1].cursor_before);
     }
-    let closes: Vec<_> = appends.iter().map(|append| append.close.is_some()).collect();
+    let closes: Vec<_> = appends.iter().map(|append| append.then.close().is_some()).collect();
     assert_eq!(closes, [false, false, false, true]);
+    // No EXTEND comes through while an append holds the row's lock.
+    assert!(appends[..3].iter().all(|append| append.then.in_flight() == Some(IN_FLIGHT)));
     assert_eq!((world.stored_ids().len(), world.cursor()), (240, "240".to_owned()));
     assert!(!world.ownership.told().held_a_batch, "it is no outage");
     polling.poll().await;
@@ -113,4 +115,79 @@ async fn a_wait_for_a_connection_makes_no_reservation_expire() {
     let mut polling = world.adopted_by("a").await;
     polling.pass().await;
     assert_eq!((world.store.asked("reserve"), world.cursor()), (1, "5".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opaque_event_that_comes_again_among_new_ones_is_a_repeat_and_the_cursor_never_goes_back_to_it() {
+    let world = World::new();
+    world.source.next([
+        Script::Exactly(opaque(1..=10)),
+        Script::Exactly(opaque([11, 3, 12])),
+        Script::Exactly(opaque([13, 4])),
+    ]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    for (stored, cursor) in [(12, "x12"), (13, "x13")] {
+        polling.poll().await;
+        assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=stored)), cursor.to_owned()));
+        assert_ne!(world.report().reachable.clone().expect("a verdict").reason, ReachableReason::CursorRejected);
+    }
+    polling.poll().await;
+    assert_eq!(world.source.log()[3].after.as_deref(), Some("x13"));
+    assert_eq!(world.report().retransported, 2, "they are counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_with_stored_opaque_events_that_is_stored_in_parts_leaves_the_cursor_at_a_new_one_after_each() {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Exactly(opaque([11, 3, 12, 4]))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.faults(|faults| faults.too_slow_above = Some(2));
+    polling.poll().await;
+    let cursors: Vec<_> = world.store.appends().into_iter().skip(1).map(|append| append.cursor_after).collect();
+    let after = |id: &str| Cursor::After(EventId::new(id).expect("an id"));
+    assert_eq!(cursors, [after("x11"), after("x12")]);
+    assert_eq!(world.stored_ids(), names(&opaque(1..=12)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_stays_locked_is_asked_less_and_less_often() {
+    let world = World::with_events(2);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Slow(1, Duration::from_millis(300))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(250)).await;
+    world.store.faults(|faults| faults.lock = 1.0);
+    let asked = world.store.asked("append");
+    sleep(Duration::from_secs(20)).await;
+    let tries = world.store.asked("append") - asked;
+    assert!((20..120).contains(&tries), "{tries} tries in 20 s");
+    world.store.faults(|faults| faults.lock = 0.0);
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_ids_that_take_too_long_to_look_up_are_asked_for_in_parts() {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Exactly(opaque([11, 3, 12, 13, 14]))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.faults(|faults| faults.too_slow_above = Some(2));
+    let asked = world.store.asked("find_stored");
+    polling.poll().await;
+    assert!(world.store.asked("find_stored") - asked >= 3, "no two at a time cover five");
+    assert_eq!(world.stored_ids(), names(&opaque(1..=14)));
+    assert!(!world.ownership.told().held_a_batch, "it is no outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_event_that_begins_a_page_with_new_ones_is_dropped_and_stops_nothing() {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Exactly(opaque([3, 11, 12]))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
 }

@@ -57,7 +57,7 @@ async fn two_pages_that_wait_for_each_other_end_in_turn_with_the_last_part_of_th
     let buffer = Buffer::new(MIB);
     let (one, mut two) = (held_back("one", 22, &buffer), held_back("two", 22, &buffer));
     two.source.kept = Arc::clone(&one.source.kept);
-    let others = buffer.take(MIB / 8 * 5).await;
+    let others = buffer.take(MIB / 8 * 4).await;
     store_both(&one, &two, 22).await;
     assert_eq!((one.source.log().len(), two.source.log().len()), (1, 1), "nothing was asked for again");
     let most = one.source.kept.most();
@@ -91,7 +91,7 @@ async fn a_page_that_waits_for_the_memory_of_others_keeps_its_row_shut_and_goes_
     let mut polling = world.adopted_by("a").await;
     let others = async {
         sleep(Duration::from_millis(50)).await;
-        let share = buffer.try_take(MIB / 8 * 4).expect("room for others");
+        let share = buffer.try_take(MIB / 8 * 3).expect("room for others");
         let last_part = share.turn().await;
         sleep(Duration::from_secs(4)).await;
         assert_eq!(world.report().blocked_by, Some(BlockedBy::Memory));

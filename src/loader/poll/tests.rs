@@ -1,3 +1,5 @@
+mod extension;
+mod memory;
 mod order;
 mod row;
 

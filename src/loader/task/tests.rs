@@ -9,6 +9,7 @@ use crate::{
     api::{AcceptedReason, Source, StoredReason},
     fetch::{FetchError, OpenError},
     loader::{
+        context::IN_FLIGHT,
         report::BlockedBy,
         testing::{Frost, Script, Steering, World, number},
     },
@@ -316,6 +317,7 @@ async fn a_stop_ends_the_extension_of_a_long_wait_in_an_outage_which_holds_no_me
     lose_the_database_after_the_first_reserve(&world).await;
     until("extended in vain", || world.store.asked("extend") > 10).await;
     assert_eq!(world.buffer.free(), free, "the memory was given back");
+    sleep(IN_FLIGHT).await;
     let stopped = Instant::now();
     running.stop().await;
     assert!(stopped.elapsed() < Duration::from_millis(500), "{:?}", stopped.elapsed());
@@ -353,5 +355,19 @@ async fn that_ids_do_not_ascend_reaches_the_row_after_an_outage_that_ends_in_ano
     world.store.faults(|faults| faults.unavailable = false);
     until("the next page is stored", || world.cursor() == "1").await;
     assert!(!world.store.row(&world.stream, |row| row.progressive), "the row knows it");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_is_given_back_after_another_adoption_keeps_nobody_waiting() {
+    let world = World::with_events(3);
+    world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
+    let begun = Instant::now();
+    let running = start(&world);
+    until("its answer was lost", || world.store.asked("reserve") == 1).await;
+    running.change(|source| source.generation += 1);
+    until("loaded", || world.cursor() == "3").await;
+    assert_eq!((world.store.asked("adopt"), world.store.asked("abort")), (2, 1));
+    assert!(begun.elapsed() < Duration::from_secs(1), "not after the deadline: {:?}", begun.elapsed());
     running.stop().await;
 }

@@ -13,5 +13,5 @@ mod world;
 pub(super) use freeze::Frost;
 pub(super) use row::FakeRow;
 pub(super) use source::{FakeSource, Odds, Script, Served};
-pub(super) use store::FakeStore;
+pub(super) use store::{FakeStore, Faults};
 pub(super) use world::{Steering, World, event, number};

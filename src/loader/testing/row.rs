@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use crate::{
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve,
-        Reserved, Reset, Row,
+        Reserved, Reset, Row, Then,
     },
 };
 
@@ -180,7 +180,8 @@ impl FakeRow {
         let mut appended = Appended::default();
         for event in append.events.iter() {
             self.reread_to.take_if(|mark| *mark == event.id);
-            self.store(event, &mut appended);
+            let looks_up = append.looks_up || self.reread_to.is_some() || event.id.kind() == IdKind::Number;
+            self.store(event, looks_up, &mut appended);
         }
         self.set_aside.extend(append.set_aside.iter().cloned());
         self.kind = self.kind.or_else(|| append.cursor_after.id().map(crate::event::EventId::kind));
@@ -188,8 +189,9 @@ impl FakeRow {
         self.progressive &= !append.not_ascending;
         self.events_stored += appended.stored;
         appended.events_stored = self.events_stored;
-        if let Some(close) = append.close {
-            self.close(close);
+        match append.then {
+            Then::Closes(close) => self.close(close),
+            Then::GoesOn { in_flight } => self.deadline = self.deadline.max(Some(Instant::now() + in_flight)),
         }
         if !append.events.is_empty() {
             self.commits.insert(name, appended);
@@ -197,12 +199,14 @@ impl FakeRow {
         Answer::Applied(appended)
     }
 
-    pub(super) fn was_stored(&self, ids: &[&EventId]) -> bool {
-        self.reread_to.is_none() && ids.iter().any(|id| self.known.contains_key(id.as_str()))
+    pub(super) fn find_stored(&self, ids: &[&EventId]) -> HashSet<EventId> {
+        let stored = ids.iter().filter(|id| self.reread_to.is_none() && self.known.contains_key(id.as_str()));
+        stored.map(|id| (*id).clone()).collect()
     }
 
-    fn store(&mut self, event: &Event, appended: &mut Appended) {
-        match self.known.get(event.id.as_str()) {
+    /// As the real one, it finds a stored event only where it looks for it.
+    fn store(&mut self, event: &Event, looks_up: bool, appended: &mut Appended) {
+        match self.known.get(event.id.as_str()).filter(|_| looks_up) {
             None => {
                 self.known.insert(event.id.as_str().to_owned(), self.events.len());
                 self.events.push(event.clone());

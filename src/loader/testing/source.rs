@@ -80,6 +80,8 @@ struct Inner {
     /// The longest time to the source and to the first byte.
     network: Duration,
     connect_errors: VecDeque<FetchError>,
+    /// How long the next connections take.
+    handshakes: VecDeque<Duration>,
     open_errors: VecDeque<OpenError>,
     opens: usize,
     reloads: usize,
@@ -110,6 +112,7 @@ impl FakeSource {
             odds: Odds::default(),
             network: Duration::from_millis(5),
             connect_errors: VecDeque::new(),
+            handshakes: VecDeque::new(),
             open_errors: VecDeque::new(),
             opens: 0,
             reloads: 0,
@@ -144,6 +147,10 @@ impl FakeSource {
 
     pub(in crate::loader) fn refuse_connections(&self, errors: impl IntoIterator<Item = FetchError>) {
         self.lock().connect_errors.extend(errors);
+    }
+
+    pub(in crate::loader) fn take_time_to_connect(&self, handshakes: impl IntoIterator<Item = Duration>) {
+        self.lock().handshakes.extend(handshakes);
     }
 
     pub(in crate::loader) fn refuse_to_open(&self, errors: impl IntoIterator<Item = OpenError>) {
@@ -318,8 +325,11 @@ pub(in crate::loader) struct FakeFetcher {
 #[async_trait]
 impl Fetcher for FakeFetcher {
     async fn connect(&mut self) -> Result<(), FetchError> {
-        let mut inner = self.source.lock();
-        inner.connect_errors.pop_front().map_or(Ok(()), Err)
+        let handshake = self.source.lock().handshakes.pop_front().unwrap_or_default();
+        if !handshake.is_zero() {
+            sleep(handshake).await;
+        }
+        self.source.lock().connect_errors.pop_front().map_or(Ok(()), Err)
     }
 
     async fn send(&mut self, permit: Permit, page: &PageRequest) -> Result<Reply, Failure> {

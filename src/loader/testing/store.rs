@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -250,11 +250,15 @@ impl EventStore for FakeStore {
         .await
     }
 
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
-        let inner = self.lock();
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
+        let mut inner = self.lock();
+        inner.verbs.push("find_stored");
         if inner.faults.unavailable {
             return Err(unavailable("look for stored events"));
         }
-        Ok(inner.rows.get(stream).is_some_and(|row| row.was_stored(ids)))
+        if inner.faults.too_slow_above.is_some_and(|most| ids.len() > most) {
+            return Err(StoreError::TooSlow { action: "look for stored events", source: Box::new(Said) });
+        }
+        Ok(inner.rows.get(stream).map(|row| row.find_stored(ids)).unwrap_or_default())
     }
 }

@@ -218,11 +218,14 @@ impl World {
         let report = Report::of(self.holding(holder), self.object.generation, self.object.uid.clone());
         let reporter = Reporter::new(self.stream.clone(), self.reports.open(&self.stream, report));
         let guard = Arc::new(Mutex::new(Guard::default()));
+        // Known to be ours throughout: the supervisor has tests of the rest.
+        let (_, lease) = watch::channel(true);
         Context::new(
             self.shared(holder, transports, ownership),
             self.stream.clone(),
             Holder::new(holder),
             reporter,
+            lease,
             guard,
         )
     }

@@ -20,9 +20,15 @@ use crate::{
 /// A refused claim is tried again after this; by then the watch has shown who was first.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
-/// A source that waits for the write of its handoff is not polled, so an API server that does not answer would stop it.
-/// After this it runs here again. If the write did land, the row lets only its new holder go on (DESIGN 4).
-const HANDOFF_PATIENCE: Duration = Duration::from_millis(1500);
+/// A source that waits for the write of its handoff is not polled, so an API server that does not answer would stop it (P5).
+/// After this it is taken back, by a compare-and-set on the same version: the API server carries out one of the two writes
+/// and never both, so the answer tells whose the source is.
+const HANDOFF_PATIENCE: Duration = Duration::from_secs(1);
+
+/// When that is not answered either, the source runs here again, in doubt, and is taken back until there is an answer. If
+/// the handoff did land, the row lets only one holder at a time go on (DESIGN 4), and a request in flight here is given up
+/// as soon as the row cannot be kept.
+const TAKE_BACK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A write of a source Lease that was answered.
 #[derive(Debug)]
@@ -35,6 +41,11 @@ pub(super) enum Claimed {
     HandedOver {
         stream: StreamName,
         to: Holder,
+        written: Written,
+    },
+    /// What was in doubt is so no more.
+    TakenBack {
+        stream: StreamName,
         written: Written,
     },
     /// With the Lease as it stands if it was not deleted.
@@ -74,15 +85,36 @@ impl Replica {
     /// Writes the Lease to name another; the task has stopped.
     pub(super) fn hand_off(&mut self, stream: &StreamName, to: Holder) {
         let Some(previous) = self.view.source(stream) else { return };
+        let Some(mine) = self.mine(previous) else { return };
         let Some(pod) = self.view.live(&to).map(|lease| lease.pod.clone()) else { return };
         let lease = SourceLease::give(stream, Some(previous), &to, &pod, Timestamp::now());
         self.holdings.hand(stream, &to);
         let (api, stream) = (self.api.clone(), stream.clone());
         // Who leaves has nothing to go back to.
         let patience = if self.is_leaving() { Duration::MAX } else { HANDOFF_PATIENCE };
-        let handoff =
-            async move { Claimed::HandedOver { stream, to, written: write::write_within(patience, api, lease).await } };
+        let handoff = async move {
+            let written = match write::write_within(patience, api.clone(), lease).await {
+                Written::Unanswered => write::write_within(TAKE_BACK_PATIENCE, api, mine).await,
+                answered => answered,
+            };
+            Claimed::HandedOver { stream, to, written }
+        };
         self.writes.push(handoff.boxed());
+    }
+
+    /// The Lease as it would be if I took it back from whoever an unanswered write has given it to.
+    fn mine(&self, previous: &SourceLease) -> Option<Lease> {
+        let me = self.me.as_ref()?;
+        Some(SourceLease::give(&previous.stream, Some(previous), me, &self.config.pod, Timestamp::now()))
+    }
+
+    /// An unanswered handoff leaves it open who holds the source. It runs on, in doubt, until that is known.
+    fn take_back(&mut self, stream: &StreamName) {
+        let Some(mine) = self.view.source(stream).and_then(|previous| self.mine(previous)) else { return };
+        self.holdings.doubt(stream);
+        let (api, stream) = (self.api.clone(), stream.clone());
+        let take = async move { Claimed::TakenBack { stream, written: write::write(api, mine).await } };
+        self.writes.push(take.boxed());
     }
 
     /// Deletes the Lease of a source that has ended for good.
@@ -104,6 +136,7 @@ impl Replica {
         match claimed {
             Claimed::Taken { stream, from, written } => self.on_taken(&stream, from.as_ref(), written),
             Claimed::HandedOver { stream, to, written } => self.on_handed_over(&stream, &to, written),
+            Claimed::TakenBack { stream, written } => self.on_taken_back(&stream, written),
             Claimed::Deleted { stream, current } => {
                 // It waits for the watch to show the deletion; an edit that came between is deleted too.
                 if let Some(current) = current {
@@ -145,16 +178,33 @@ impl Replica {
     fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
         self.holdings.settle(stream);
         match written {
-            Written::Done(lease) => {
-                tracing::debug!(stream = %stream, to = %to, "handed over");
-                self.metrics.lease_transitions.inc();
+            // Mine or the other's: what was taken back in vain was handed over.
+            Written::Done(lease) | Written::Refused(Some(lease)) => {
+                if SourceLease::read(&lease).is_some_and(|lease| lease.holder.as_ref() == Some(to)) {
+                    tracing::debug!(stream = %stream, to = %to, "handed over");
+                    self.metrics.lease_transitions.inc();
+                }
                 self.learn(&lease);
             }
-            Written::Refused(Some(current)) => self.learn(&current),
             Written::Refused(None) => {}
             Written::Unanswered => {
-                tracing::info!(stream = %stream, to = %to, "not handed over: no answer; runs on here");
+                tracing::info!(stream = %stream, to = %to, "no answer to the handoff");
+                // Unless the watch has shown meanwhile that it landed.
+                if self.names_me(stream) {
+                    self.take_back(stream);
+                }
             }
+        }
+        self.align(stream);
+    }
+
+    fn on_taken_back(&mut self, stream: &StreamName, written: Written) {
+        if let Written::Done(lease) | Written::Refused(Some(lease)) = written {
+            self.learn(&lease);
+        }
+        let names_me = self.names_me(stream);
+        if let Some(directive) = self.holdings.end_doubt(stream, names_me) {
+            self.direct(directive);
         }
         self.align(stream);
     }

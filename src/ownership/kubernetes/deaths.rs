@@ -78,7 +78,8 @@ impl Replica {
         self.last_signs.retain(|_, at| now - *at < REMEMBER_LAST_SIGN);
     }
 
-    /// Incarnations of this very pod that were there before my first: their container has ended.
+    /// Incarnations of this very pod that were there before my first: their container has ended, so their silence need not
+    /// be waited for. This rests on a pod's name being given once at a time ([`Config::pod`](super::Config)).
     pub(super) fn declare_predecessors(&mut self) {
         let predecessors: Vec<_> = self
             .view

@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::watch, time::Instant};
 
 use super::client::{LeaseApi, LeaseError};
-use crate::ownership::lease::Version;
+use crate::ownership::lease::{SourceLease, Version};
 
 /// One write, as the API server saw it.
 #[derive(Clone)]
@@ -161,6 +161,8 @@ pub(super) struct Faults {
     /// The watch shows nothing any more, without an error.
     deaf: AtomicBool,
     watches_dropped: watch::Sender<u64>,
+    /// So many of the next writes of source Leases are carried out, and their answers lost.
+    swallowed: AtomicU32,
 }
 
 impl Faults {
@@ -170,6 +172,10 @@ impl Faults {
 
     pub(super) fn leave_unanswered(&self, per_mille: u32) {
         self.unanswered.store(per_mille, Ordering::Relaxed);
+    }
+
+    pub(super) fn swallow_answers_to_source_writes(&self, count: u32) {
+        self.swallowed.store(count, Ordering::Relaxed);
     }
 
     /// Takes the permission for everything away, or gives it back.
@@ -251,7 +257,15 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        self.call(|| self.api.replace(&self.writer, lease)).await
+        let answer = self.call(|| self.api.replace(&self.writer, lease)).await;
+        let swallow = |left: u32| left.checked_sub(1);
+        let swallowed = &self.faults.swallowed;
+        if SourceLease::read(lease).is_some()
+            && swallowed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, swallow).is_ok()
+        {
+            std::future::pending::<()>().await;
+        }
+        answer
     }
 
     async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError> {

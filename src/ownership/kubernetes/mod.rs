@@ -48,7 +48,11 @@ pub use installation::installation_uid;
 /// How one replica takes part.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The pod's name: what people see as the holder, and what the member ranks by. Unique among the replicas.
+    /// The pod's name: what people see as the holder, and what the member ranks by. Unique among all processes that run: one
+    /// that starts declares an incarnation of the same name dead at once, as that of its own container before a restart. A
+    /// Deployment never gives a name twice. A StatefulSet does when a pod is deleted by force while its node is cut off: the
+    /// old process then stops at its next renewal, but if it reaches neither API server nor database, it may still read a
+    /// response when the new one asks.
     pub pod: String,
     /// The pod-template-hash, so that a rolling update moves a source once; empty when there is none.
     pub pod_template: String,
@@ -104,6 +108,8 @@ pub struct OwnershipView {
     pub orphans: usize,
     /// My database fails while another replica's works.
     pub database_lost: bool,
+    /// Once I have ended: the sources that I let go and nobody took.
+    pub left_to_nobody: Vec<StreamName>,
 }
 
 /// How far this replica has come.
@@ -210,11 +216,13 @@ impl KubernetesOwnership {
     }
 
     /// SIGTERM: takes nothing more, hands every source off, frees the member Lease. Each source is polled until it is
-    /// told to yield. Returns when it has left, or when the limit has passed.
-    pub async fn drain(&self) {
+    /// told to yield. Returns when it has left, or when the limit has passed, with the sources that nobody took.
+    pub async fn drain(&self) -> Vec<StreamName> {
         self.send(Command::Drain);
+        let mut views = self.published.clone();
+        let ended = views.wait_for(|view| view.stage == Stage::Ended).await;
         // An error says that the task has ended: nothing is left to wait for.
-        let _ = self.published.clone().wait_for(|view| view.stage == Stage::Ended).await;
+        ended.map(|view| view.left_to_nobody.clone()).unwrap_or_default()
     }
 
     fn send(&self, command: Command) {

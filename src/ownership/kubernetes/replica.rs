@@ -187,7 +187,8 @@ impl Replica {
                 }
             }
         }
-        self.outlets.publish.send_modify(|view| view.stage = Stage::Ended);
+        let left_to_nobody = self.holdings.stopped_sources().cloned().collect();
+        self.outlets.publish.send_modify(|view| (view.stage, view.left_to_nobody) = (Stage::Ended, left_to_nobody));
     }
 
     fn on_event(&mut self, event: Result<Event<Lease>, LeaseError>) {
@@ -312,6 +313,7 @@ impl Replica {
             held: self.holdings.held(),
             orphans: self.roster.orphans.len(),
             database_lost: self.database.is_lost(),
+            left_to_nobody: Vec::new(),
         };
         self.metrics.leases_held.set(i64::try_from(view.held).unwrap_or(i64::MAX));
         self.outlets.publish.send_if_modified(|published| {
@@ -337,7 +339,13 @@ impl Replica {
     }
 
     pub(super) fn direct(&self, directive: Directive) {
-        // A supervisor that is gone has stopped its tasks.
-        let _ = self.outlets.directives.send(directive);
+        let doubted = match &directive {
+            Directive::Run(holding) if self.holdings.is_doubted(&holding.stream) => Some(holding.stream.clone()),
+            _ => None,
+        };
+        for directive in std::iter::once(directive).chain(doubted.map(Directive::Doubted)) {
+            // A supervisor that is gone has stopped its tasks.
+            let _ = self.outlets.directives.send(directive);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! COMMIT: events, cursor and the record of the commit in one statement.
 
+use std::collections::HashSet;
+
 use sqlx::{
     Postgres, Row as _,
     postgres::{PgArguments, PgBindIterExt, PgRow},
@@ -13,7 +15,7 @@ use super::{
     column::{Json, Timestamp},
     failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
     gate::{micros, over, position, tokens, verb},
-    session,
+    only, session,
 };
 use crate::{
     event::{EventId, IdKind, StreamName},
@@ -25,10 +27,14 @@ const APPEND_REREAD: &str = verb!("append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
 const FIND_STORED: &str = include_str!("sql/find_stored.sql");
 
+/// A commit with more payload has a statement of its own: others would wait for it, and it gains nothing.
+const MOST_SHARED_PAYLOAD: usize = 64 * 1024;
+
 const ACTION: &str = "append events";
 
 /// What the row said to one append.
-enum Outcome {
+#[derive(Debug)]
+pub(super) enum Outcome {
     Answered(Answer<Appended>),
     /// Ids have to be looked up; nothing was changed.
     Reread,
@@ -37,56 +43,62 @@ enum Outcome {
 }
 
 impl PostgresStore {
-    /// Appends for many streams in one statement; each is judged alone. A value that PostgreSQL refuses fails the statement
-    /// for all of them; from an append that is alone it is set aside.
-    pub async fn append_all(&self, requests: &[&Append]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let mut batches: Vec<_> = requests.iter().map(|append| Batch::of(append)).collect();
-        match self.append_batches(&batches).await {
-            Err(error) if refuses_a_value(&error) && batches.len() == 1 => {
-                let batch = batches.pop().expect("it was counted");
-                let sifted = self.set_refused_aside(batch, error).await?;
-                self.append_batches(std::slice::from_ref(&sifted)).await.map_err(too_slow)
+    /// COMMIT of one stream. It may share its first statement; what it needs beyond that, nobody else waits for, nor fails
+    /// with it.
+    pub(super) async fn append_one(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
+        let outcome = match self.append_whole(append).await {
+            Err(error) if refuses_a_value(&error) => {
+                let sifted = self.set_refused_aside(Batch::of(append), error).await?;
+                self.append_alone(&sifted).await
             }
-            result => result.map_err(too_slow),
-        }
-    }
-
-    async fn append_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let outcomes = if batches.iter().any(Batch::looks_back) {
-            let mut outcomes = Vec::with_capacity(batches.len());
-            for batch in batches {
-                let verb = if batch.looks_back() { APPEND_REREAD } else { APPEND };
-                outcomes.extend(self.run_append(verb, std::slice::from_ref(batch)).await?);
-            }
-            outcomes
-        } else {
-            self.run_append(APPEND, batches).await?
+            outcome => outcome,
         };
-        let mut answers = Vec::with_capacity(batches.len());
-        for (batch, outcome) in batches.iter().zip(outcomes) {
-            let outcome = match outcome {
-                Outcome::Reread => self.append_reread(batch).await?,
-                outcome => outcome,
-            };
-            answers.push(self.after_lost_answer(batch, outcome).await?);
+        match outcome {
+            // The caller may send it in parts, so an earlier try of the whole must not have been applied.
+            Err(error @ StoreError::TooSlow { .. }) => {
+                Ok(Answer::Applied(self.find_commit(append).await?.ok_or(error)?))
+            }
+            outcome => self.after_lost_answer(append, outcome?).await,
         }
-        Ok(answers)
     }
 
-    async fn append_reread(&self, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
-        let outcomes = self.run_append(APPEND_REREAD, std::slice::from_ref(batch)).await?;
-        Ok(outcomes.into_iter().next().expect("one outcome for each request"))
+    async fn append_whole(&self, append: &Append) -> Result<Outcome, StoreError> {
+        let batch = Batch::of(append);
+        if batch.looks_back() || append.payload_bytes() > MOST_SHARED_PAYLOAD {
+            return self.append_alone(&batch).await;
+        }
+        match self.append_together(append).await? {
+            Outcome::Reread => self.run_one(APPEND_REREAD, &batch).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn append_alone(&self, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
+        let verb = if batch.looks_back() { APPEND_REREAD } else { APPEND };
+        match self.run_one(verb, batch).await? {
+            Outcome::Reread => self.run_one(APPEND_REREAD, batch).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn run_one(&self, verb: &'static str, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
+        self.run_append(verb, std::slice::from_ref(batch)).await.map(only)
+    }
+
+    /// One statement for many streams; each is judged alone.
+    pub(super) async fn append_all(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+        self.run_append(APPEND, &requests.iter().map(Batch::of).collect::<Vec<_>>()).await
     }
 
     /// A compare-and-set that failed may have failed because this append was applied and its answer was lost.
-    async fn after_lost_answer(&self, batch: &Batch<'_>, outcome: Outcome) -> Result<Answer<Appended>, StoreError> {
+    async fn after_lost_answer(&self, append: &Append, outcome: Outcome) -> Result<Answer<Appended>, StoreError> {
         match outcome {
-            Outcome::Answered(refused @ Answer::Refused(Some(_))) if !batch.append.events.is_empty() => {
-                Ok(self.find_commit(batch.append).await?.map_or(refused, Answer::Applied))
+            Outcome::Answered(refused @ Answer::Refused(Some(_))) if !append.events.is_empty() => {
+                Ok(self.find_commit(append).await?.map_or(refused, Answer::Applied))
             }
             Outcome::Answered(answer) => Ok(answer),
             Outcome::DoneBefore(standing) => {
-                let found = self.find_commit(batch.append).await?;
+                let found = self.find_commit(append).await?;
                 Ok(Answer::Applied(Appended { events_stored: standing.events_stored, ..found.unwrap_or(standing) }))
             }
             Outcome::Reread => unreachable!("append_reread.sql looks ids up and never asks for it"),
@@ -103,28 +115,39 @@ impl PostgresStore {
         rows.first().map(appended).transpose().map_err(|error| store_error(action, error))
     }
 
-    pub(super) async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
+    pub(super) async fn find_stored_ids(
+        &self,
+        stream: &StreamName,
+        ids: &[&EventId],
+    ) -> Result<HashSet<EventId>, StoreError> {
         let action = "look for stored events";
         let significant = ids.iter().map(|id| id.as_str().trim_start_matches('0'));
         let statement = sqlx::query(FIND_STORED)
             .bind(stream.as_str())
             .bind(ids.iter().map(|id| id.as_str()).bind_iter())
             .bind(significant.bind_iter());
-        let rows = session::rows(&self.pool, action, statement).await?;
-        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
-        row.try_get("stored").map_err(|error| store_error(action, error))
+        let rows = session::rows(&self.pool, action, statement).await.map_err(too_slow)?;
+        let stored: HashSet<&str> = rows
+            .iter()
+            .map(|row| row.try_get("id"))
+            .collect::<Result<_, _>>()
+            .map_err(|error| store_error(action, error))?;
+        Ok(ids.iter().filter(|id| stored.contains(id.as_str())).map(|id| (*id).clone()).collect())
     }
 
     /// Runs the statement; a day without partitions gets them.
     async fn run_append(&self, verb: &'static str, batches: &[Batch<'_>]) -> Result<Vec<Outcome>, StoreError> {
+        self.note_rows("append", batches.len());
         let rows = match session::rows(&self.pool, ACTION, statement(verb, batches)).await {
             Err(error) if lacks_a_partition(&error) => {
                 self.make_partitions().await?;
                 let again = session::rows(&self.pool, ACTION, statement(verb, batches)).await;
-                again.map_err(soon_has_a_partition)?
+                again.map_err(soon_has_a_partition)
             }
-            result => result?,
+            result => result,
         };
+        // Here and nowhere else: what is cut off beside it says nothing of the size of an append.
+        let rows = rows.map_err(too_slow)?;
         each(ACTION, batches.len(), &rows, |outcome, row| match outcome {
             "reread" => Ok(Outcome::Reread),
             "done_before" => {
@@ -161,7 +184,9 @@ fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Statement<'a> 
         .bind(batches.iter().map(|batch| batch.repeated).bind_iter())
         .bind(batches.iter().map(|batch| batch.conflicting).bind_iter())
         .bind(appends().map(|append| append.not_ascending).bind_iter())
-        .bind(appends().map(|append| append.close.map(|close| micros(close.next_start_in))).bind_iter());
+        .bind(appends().map(|append| append.then.close().map(|close| micros(close.next_start_in))).bind_iter())
+        .bind(appends().map(|append| append.then.in_flight().map(micros)).bind_iter())
+        .bind(appends().map(|append| append.more_follows).bind_iter());
     bind_aside(bind_events(query, batches), batches)
 }
 

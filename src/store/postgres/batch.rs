@@ -93,8 +93,14 @@ impl<'a> Batch<'a> {
         self.numbers.iter().all(Option::is_some)
     }
 
+    /// Whether it is known to hold stored events, or holds a number at or below the cursor that it moves: a part of the
+    /// same response may have stored it, and where the sequence is a count, the sequence does not show it.
     pub(super) fn looks_back(&self) -> bool {
-        looks_back(self.append)
+        if self.append.looks_up {
+            return true;
+        }
+        let Some(cursor) = self.append.cursor_before.id() else { return false };
+        self.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
     }
 
     /// How the ids compare, by the first one.
@@ -102,13 +108,6 @@ impl<'a> Batch<'a> {
         let first = self.events.first().map(|event| &event.id).or(self.aside.first().map(|aside| aside.id));
         first.map(EventId::kind)
     }
-}
-
-/// Whether it holds a number at or below the cursor that it moves: a part of the same response may have stored it, and
-/// where the sequence is a count, the sequence does not show it.
-pub(super) fn looks_back(append: &Append) -> bool {
-    let Some(cursor) = append.cursor_before.id() else { return false };
-    append.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
 }
 
 fn set_aside(event: &Event, reason: SetAsideReason) -> Aside<'_> {
@@ -143,12 +142,13 @@ pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
         event::{Cursor, Payload, StreamName},
         permit::Attempt,
+        store::Then,
     };
 
     fn event(id: &str, payload: &str) -> Event {
@@ -171,8 +171,10 @@ mod tests {
             events: events.iter().map(|(id, payload)| event(id, payload)).collect(),
             set_aside: Arc::new([]),
             not_ascending: false,
-            close: None,
-            patient: false,
+            looks_up: false,
+            more_follows: false,
+            then: Then::GoesOn { in_flight: Duration::ZERO },
+            patience: Duration::ZERO,
         }
     }
 

@@ -12,24 +12,22 @@
 //!
 //! A caller that goes away while its call is under way leaves what a lost answer leaves.
 
+use std::time::Duration;
+
 use super::{
     PostgresStore, URGENT_CONNECTIONS,
-    batch::looks_back,
+    append::Outcome,
     lane::{Lane, Statement},
-    only,
     queue::{Limits, Request},
 };
 use crate::{
     event::StreamName,
-    store::{Abort, Answer, Append, Appended, Extend, Reserve, Reserved, StoreError},
+    store::{Abort, Answer, Append, Extend, Reserve, Reserved, StoreError},
     telemetry::metrics::VerbLabels,
 };
 
 /// The most rows of one statement: beyond it a row gets hardly cheaper, and all of them stay locked for longer.
 const MOST_ROWS: usize = 250;
-
-/// A commit with more payload has a statement of its own: others would wait for it, and it gains nothing.
-const MOST_SHARED_PAYLOAD: usize = 64 * 1024;
 
 /// The payload of one statement: a few of the largest commits that share.
 const MOST_PAYLOAD: usize = 256 * 1024;
@@ -72,15 +70,11 @@ impl PostgresStore {
         self.lanes.abort.ask(self, abort).await
     }
 
-    pub(super) async fn append_together(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
-        if append.bytes() > MOST_SHARED_PAYLOAD || looks_back(append) {
-            self.note_rows("append", 1);
-            return self.append_all(&[append]).await.map(only);
-        }
+    pub(super) async fn append_together(&self, append: &Append) -> Result<Outcome, StoreError> {
         self.lanes.append.ask(self, append.clone()).await
     }
 
-    fn note_rows(&self, verb: &'static str, rows: usize) {
+    pub(super) fn note_rows(&self, verb: &'static str, rows: usize) {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         self.statement_rows.get_or_create(&VerbLabels { verb }).observe(rows.into());
     }
@@ -93,8 +87,8 @@ impl Request for Reserve {
         &self.stream
     }
 
-    fn is_patient(&self) -> bool {
-        self.patient
+    fn patience(&self) -> Duration {
+        self.patience
     }
 }
 
@@ -136,26 +130,23 @@ impl Statement<Abort> for PostgresStore {
 }
 
 impl Request for Append {
-    type Answer = Answer<Appended>;
+    type Answer = Outcome;
 
     fn stream(&self) -> &StreamName {
         &self.stream
     }
 
-    fn is_patient(&self) -> bool {
-        self.patient
+    fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(|event| event.payload.as_str().len()).sum();
-        let aside: usize = self.set_aside.iter().map(|item| item.item.len()).sum();
-        events + aside
+        self.payload_bytes()
     }
 }
 
 impl Statement<Append> for PostgresStore {
-    async fn run(&self, requests: &[Append]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        self.note_rows("append", requests.len());
-        self.append_all(&requests.iter().collect::<Vec<_>>()).await
+    async fn run(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+        self.append_all(requests).await
     }
 }

@@ -11,6 +11,15 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     #[error("no answer within {0:?}; the connection was dropped")]
     Silent(Duration),
+    #[error("no connection was made within {0:?}")]
+    NoConnection(Duration),
+    #[error(
+        "all {connections} connections were busy for {waited:?}: the database answers too slowly for what is asked of it, or \
+         --database-connections is too low"
+    )]
+    AllBusy { connections: u32, waited: Duration },
+    #[error("the session is not fit: {0}")]
+    Unfit(&'static str),
     #[error("{0}")]
     Said(String),
     #[error("the server ended the statement at its time limit")]
@@ -86,7 +95,7 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     }
 }
 
-/// An append that was cut off is worth less at a time, and not the same again.
+/// A statement that was cut off is worth less at a time, and not the same again.
 pub(super) fn too_slow(error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { action, source } if matches!(source.downcast_ref(), Some(Cause::CutOff)) => {

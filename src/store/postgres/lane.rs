@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::future::join_all;
+use futures::StreamExt as _;
 use tokio::{
     select,
     sync::oneshot,
@@ -25,6 +25,10 @@ pub(super) trait Statement<Q: Request>: Clone + Send + Sync + 'static {
     /// One answer for each request, in their order.
     fn run(&self, requests: &[Q]) -> impl Future<Output = Result<Vec<Q::Answer>, StoreError>> + Send;
 }
+
+/// How many calls of a statement that failed are asked alone at a time: one that hangs holds few others up, and they leave
+/// connections to those who are not concerned.
+const AT_ONCE: usize = 4;
 
 type Reply<Q> = oneshot::Sender<Result<<Q as Request>::Answer, StoreError>>;
 
@@ -115,14 +119,15 @@ async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, rep
                 let _ = reply.send(Err(error));
             }
         }
-        // It may be the fault of one of them: as if they had never met. Nothing of the statement was done, and each verb
-        // may be repeated after a lost answer anyway.
+        // The database said no, or ended it at its time limit: it may be the fault of one of them, so it goes on as if they
+        // had never met. Nothing of the statement was done, and each verb may be repeated after a lost answer anyway.
         Err(_) => {
-            let alone = requests.iter().zip(replies).map(async |(request, reply)| {
+            let each = futures::stream::iter(requests.iter().zip(replies));
+            each.for_each_concurrent(AT_ONCE, async |(request, reply)| {
                 let answer = statement.run(std::slice::from_ref(request)).await;
                 let _ = reply.send(answer.and_then(|answers| answers.into_iter().next().ok_or_else(unanswered)));
-            });
-            join_all(alone).await;
+            })
+            .await;
         }
     }
 }

@@ -1,6 +1,12 @@
 //! The schema, embedded. Every replica runs it at start; the migrator's advisory lock lets one at a time through.
 
-use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use std::time::Duration;
+
+use sqlx::{
+    Connection, PgConnection,
+    migrate::{Migrate, Migrator},
+    postgres::PgConnectOptions,
+};
 
 use super::{
     failure::store_error,
@@ -11,6 +17,14 @@ use crate::store::StoreError;
 const SCHEMA: &str = "headgate";
 const APPLICATION: &str = "headgate-migrate";
 const TABLE: &str = "headgate.migration";
+
+/// While a step waits for the lock of a table behind one long reader of it (a backup), every poll of every replica waits
+/// behind the step. So it gives up soon, and the start tries again.
+const WAIT_FOR_TABLES: &str = "SET lock_timeout = '1s'";
+
+/// How long migrations may take, with the wait for another replica that is at it. A connection that fell silent is given
+/// up then.
+const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -48,11 +62,8 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     let failed = |error| MigrateError::Store(store_error(action, error));
     let mut connection = session::within_limit(action, PgConnection::connect_with(options)).await?;
     // CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it exists.
-    let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
-        .bind(SCHEMA)
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
+    let exists = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL").bind(SCHEMA);
+    let exists: bool = session::within_limit(action, exists.fetch_one(&mut connection)).await?;
     let mut migrator: Migrator = sqlx::migrate!();
     migrator.dangerous_set_table_name(TABLE);
     if !exists {
@@ -60,9 +71,17 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     }
     // A replica of the version before restarts while an update rolls out; migrations only add, so it goes on.
     migrator.set_ignore_missing(true);
-    let migrated = migrator.run_direct(None, &mut connection, false).await;
+    // Taken here, because the limit for tables is not one for the migrator's own lock: another replica may need longer.
+    migrator.set_locking(false);
+    let migrated = tokio::time::timeout(MIGRATION_LIMIT, async {
+        connection.lock().await?;
+        sqlx::query(WAIT_FOR_TABLES).execute(&mut connection).await?;
+        migrator.run_direct(None, &mut connection, false).await
+    })
+    .await;
     // Closing gives the advisory lock back, whatever happened.
     drop(connection);
+    let migrated = migrated.map_err(|_elapsed| session::silent(action, MIGRATION_LIMIT))?;
     migrated.map_err(|error| match error {
         sqlx::migrate::MigrateError::VersionMismatch(version) => MigrateError::Changed { version },
         sqlx::migrate::MigrateError::Dirty(version) => MigrateError::Interrupted { version },

@@ -30,11 +30,10 @@ mod queue;
 mod refused;
 mod session;
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
-use sqlx::PgPool;
 
 use self::coalesce::Lanes;
 pub use self::{
@@ -51,14 +50,15 @@ use crate::{
     event::{EventId, StreamName},
     telemetry::metrics::{Metrics, VerbLabels, statement_rows},
 };
+use session::Sessions;
 
 /// The central store. Cheap to clone; clones share the pools.
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Sessions,
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
-    urgent: PgPool,
+    urgent: Sessions,
     lanes: Lanes,
     statement_rows: Family<VerbLabels, Histogram>,
 }
@@ -141,10 +141,10 @@ impl Gate for PostgresStore {
 #[async_trait]
 impl EventStore for PostgresStore {
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
-        self.append_together(append).await
+        self.append_one(append).await
     }
 
-    async fn was_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<bool, StoreError> {
-        self.find_stored(stream, ids).await
+    async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
+        self.find_stored_ids(stream, ids).await
     }
 }

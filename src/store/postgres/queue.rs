@@ -18,10 +18,12 @@ pub(super) const WINDOW: Duration = Duration::from_millis(5);
 /// for 3 s does not notice it.
 pub(super) const LATE: Duration = Duration::from_millis(50);
 
-/// How long a patient call waits for company. Half of what DESIGN 4 allows, for two reasons. A source that is told to
-/// stop while it waits to reserve is handed off that much later, and has 500 ms for all of it (P7). And the first idle
-/// wait is half a `minInterval` longer than the gap: so much later the row may open without any poll noticing.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// When a call looks again that waits for the end of any statement. Each that ends calls the next one; this is for one that
+/// ended by a panic.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Whoever asked within this is company to wait for. As long as any call waits for it at most.
+pub(super) const LATELY: Duration = Duration::from_millis(200);
 
 /// The most that one statement carries, and how many of them run at a time.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +39,9 @@ pub(super) trait Request: Clone + Send + Sync + 'static {
 
     fn stream(&self) -> &StreamName;
 
-    /// Whether it may wait for company.
-    fn is_patient(&self) -> bool {
-        false
+    /// How long it may wait for company.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// What counts towards the size of a statement.
@@ -97,9 +99,9 @@ impl<Q: Request, R> Queue<Q, R> {
     /// Lets a call wait. Returns until when it may have to wait for company.
     pub(super) fn enter(&mut self, request: Q, reply: R, now: Instant) -> Instant {
         // Where nobody else has asked lately, nobody is likely to come.
-        let company = self.called.take().is_some_and(|(stream, at)| stream != *request.stream() && now < at + PATIENCE);
+        let company = self.called.take().is_some_and(|(stream, at)| stream != *request.stream() && now < at + LATELY);
         self.called = Some((request.stream().clone(), now));
-        let ripe = if company && request.is_patient() { now + PATIENCE } else { now };
+        let ripe = if company { now + request.patience() } else { now };
         self.waiting.push_back(Call { request, reply, ripe });
         ripe
     }
@@ -111,11 +113,12 @@ impl<Q: Request, R> Queue<Q, R> {
 
     /// What goes now. Calls whose caller has gone leave without a statement.
     pub(super) fn next(&mut self, now: Instant, is_gone: impl Fn(&R) -> bool) -> Next<Q, R> {
+        // First, because thousands of callers may look at it while a database hangs.
+        if self.under_way.len() >= self.limits.statements && !self.waiting.is_empty() {
+            return Next::NotBefore(now + LOOK_AGAIN);
+        }
         self.waiting.retain(|call| !is_gone(&call.reply));
         let Some(ripe) = self.waiting.iter().map(|call| call.ripe).min() else { return Next::Nothing };
-        if self.under_way.len() >= self.limits.statements {
-            return Next::NotBefore(now + LATE);
-        }
         let opens = if self.is_full() { now } else { ripe.max(self.gathers_until(now)) };
         if opens > now {
             return Next::NotBefore(opens);

@@ -1,9 +1,16 @@
 //! Connections, and the one way in which statements run on them.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
-    Connection, PgPool, Postgres,
+    Connection, PgPool, Postgres, Transaction,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -42,9 +49,22 @@ pub(super) fn options(url: &str, application_name: &str) -> Result<PgConnectOpti
     Ok(options.application_name(application_name))
 }
 
+/// A pool of sessions that are fit for our statements.
+#[derive(Debug, Clone)]
+pub(super) struct Sessions {
+    pool: PgPool,
+    /// How many of them run a statement.
+    busy: Arc<AtomicU32>,
+    /// What the first session lacked that was not fit.
+    unfit: Arc<OnceLock<&'static str>>,
+}
+
 /// A pool that connects when it is first used. What the sessions need is sent with the start-up packet; no session
-/// state is set later, so that a pooler in transaction mode can stand between (it must let `options` pass, or ignore it).
-pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+/// state is set later, so that a pooler in transaction mode can stand between. One that does not let `options` pass
+/// leaves it to the role to have what must not be missing.
+pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions {
+    let unfit = Arc::new(OnceLock::new());
+    let noted = Arc::clone(&unfit);
     let options = options.options([
         ("statement_timeout", SERVER_STATEMENT_LIMIT),
         ("lock_timeout", SERVER_LOCK_LIMIT),
@@ -58,7 +78,7 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         // Statements are planned once and kept: a plan from when the gate had ten rows must not scan ten thousand.
         ("enable_seqscan", "off"),
     ]);
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(CONNECT_LIMIT)
         .test_before_acquire(false)
@@ -70,39 +90,94 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
                 Ok(true)
             })
         })
-        .after_connect(|connection, _| Box::pin(async move { acknowledges_only_what_is_durable(connection).await }))
-        .connect_lazy_with(options)
+        .after_connect(move |connection, _| {
+            let noted = Arc::clone(&noted);
+            Box::pin(async move {
+                match lacks(connection).await? {
+                    None => Ok(()),
+                    // The pool tries again and tells its caller of the time alone.
+                    Some(what) => Err(sqlx::Error::Configuration((*noted.get_or_init(|| what)).into())),
+                }
+            })
+        })
+        .connect_lazy_with(options);
+    Sessions { pool, busy: Arc::default(), unfit }
 }
 
+const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
+                        extract(epoch FROM current_setting('statement_timeout')::interval) * 1000 BETWEEN 1 AND $1::text::numeric";
+
 /// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
-async fn acknowledges_only_what_is_durable(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    let setting: String =
-        sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(connection).await?;
-    if setting == "off" {
-        return Err(sqlx::Error::Configuration("synchronous_commit is off for this role or database".into()));
+async fn lacks(connection: &mut sqlx::PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+    let (durable, limited): (bool, bool) =
+        sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(connection).await?;
+    Ok(match (durable, limited) {
+        (true, true) => None,
+        (false, _) => Some("synchronous_commit is off for this role or database"),
+        // A statement that we gave up would work on, and the next try would meet it.
+        (true, false) => Some(
+            "statement_timeout did not arrive: let the pooler pass `options`, or ALTER ROLE ... SET statement_timeout = '4500ms'",
+        ),
+    })
+}
+
+impl Sessions {
+    async fn acquire(&self, action: &'static str) -> Result<Busy, StoreError> {
+        match self.pool.acquire().await {
+            Ok(connection) => {
+                self.busy.fetch_add(1, Ordering::Relaxed);
+                Ok(Busy { connection: Some(connection), busy: Arc::clone(&self.busy) })
+            }
+            Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free())),
+            Err(error) => Err(store_error(action, error)),
+        }
     }
-    Ok(())
+
+    fn why_none_was_free(&self) -> Cause {
+        let connections = self.pool.options().get_max_connections();
+        if let Some(what) = self.unfit.get() {
+            Cause::Unfit(what)
+        } else if self.busy.load(Ordering::Relaxed) >= connections {
+            Cause::AllBusy { connections, waited: CONNECT_LIMIT }
+        } else {
+            Cause::NoConnection(CONNECT_LIMIT)
+        }
+    }
+
+    /// A transaction that spans statements. Only upkeep has one.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.pool.begin().await
+    }
+
+    /// Statements under way end first.
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
 }
 
 /// A connection with a statement under way. Dropped before the answer arrived, it is closed: the pool would wait for
 /// that answer, for ever if the server is silent.
-struct Busy(Option<PoolConnection<Postgres>>);
+struct Busy {
+    connection: Option<PoolConnection<Postgres>>,
+    busy: Arc<AtomicU32>,
+}
 
 impl Busy {
     fn done(mut self) {
-        drop(self.0.take());
+        drop(self.connection.take());
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        drop(self.0.take().map(PoolConnection::detach));
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+        drop(self.connection.take().map(PoolConnection::detach));
     }
 }
 
 /// Runs one statement in a transaction of its own and returns its rows.
 pub(super) async fn rows(
-    pool: &PgPool,
+    pool: &Sessions,
     action: &'static str,
     statement: Query<'_, Postgres, PgArguments>,
 ) -> Result<Vec<PgRow>, StoreError> {
@@ -111,7 +186,7 @@ pub(super) async fn rows(
 
 /// As [`rows`], and when the statement was issued: after the wait for a connection, before the server saw any of it.
 pub(super) async fn rows_issued(
-    pool: &PgPool,
+    pool: &Sessions,
     action: &'static str,
     statement: Query<'_, Postgres, PgArguments>,
 ) -> Result<(Instant, Vec<PgRow>), StoreError> {
@@ -123,7 +198,7 @@ pub(super) async fn rows_issued(
 }
 
 /// Asks the server whether it answers, and takes writes.
-pub(super) async fn ping(pool: &PgPool) -> Result<(), StoreError> {
+pub(super) async fn ping(pool: &Sessions) -> Result<(), StoreError> {
     on_connection(pool, "reach the store", async |connection| {
         let read_only: bool = sqlx::query_scalar(IS_READ_ONLY).fetch_one(connection).await?;
         if read_only { Err(sqlx::Error::AnyDriverError(Cause::ReadOnly.into())) } else { Ok(()) }
@@ -133,12 +208,12 @@ pub(super) async fn ping(pool: &PgPool) -> Result<(), StoreError> {
 
 /// Runs `work` on a connection of the pool, within the statement limit.
 pub(super) async fn on_connection<T>(
-    pool: &PgPool,
+    pool: &Sessions,
     action: &'static str,
     work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, StoreError> {
-    let mut busy = Busy(Some(pool.acquire().await.map_err(|error| store_error(action, error))?));
-    let connection = busy.0.as_mut().expect("a busy connection is taken only by done and drop");
+    let mut busy = pool.acquire(action).await?;
+    let connection = busy.connection.as_mut().expect("a busy connection is taken only by done and drop");
     match tokio::time::timeout(STATEMENT_LIMIT, work(connection)).await {
         Ok(Err(error)) if takes_no_writes(&error) => {
             // After a failover the host's name leads elsewhere: this connection is closed, and the next one looks it up.
@@ -149,7 +224,7 @@ pub(super) async fn on_connection<T>(
             busy.done();
             result.map_err(|error| store_error(action, error))
         }
-        Err(_elapsed) => Err(silent(action)),
+        Err(_elapsed) => Err(silent(action, STATEMENT_LIMIT)),
     }
 }
 
@@ -160,10 +235,14 @@ pub(super) async fn within_limit<T>(
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(STATEMENT_LIMIT, work).await {
         Ok(result) => result.map_err(|error| store_error(action, error)),
-        Err(_elapsed) => Err(silent(action)),
+        Err(_elapsed) => Err(silent(action, STATEMENT_LIMIT)),
     }
 }
 
-fn silent(action: &'static str) -> StoreError {
-    StoreError::Unavailable { action, source: Box::new(Cause::Silent(STATEMENT_LIMIT)) }
+pub(super) fn silent(action: &'static str, limit: Duration) -> StoreError {
+    unavailable(action, Cause::Silent(limit))
+}
+
+fn unavailable(action: &'static str, cause: Cause) -> StoreError {
+    StoreError::Unavailable { action, source: Box::new(cause) }
 }

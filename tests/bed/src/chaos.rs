@@ -1,64 +1,194 @@
-//! The seeded driver: replicas are killed, frozen and terminated by plan while they load, and the checker has the last
-//! word.
+//! The driver: does to replicas, servers and sources what was planned, in real time.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use sqlx::{Connection, PgConnection};
 
-use crate::fleet::Fleet;
+use crate::checker::NemesisKind;
+use crate::forwarder::Road;
+use crate::lines::Lines;
 use crate::narrate::say;
-use crate::nemesis::{Planned, Strike};
+use crate::nemesis::{Peer, Planned, Strike};
+use crate::stage::Stage;
 
 /// A terminating replica has this long to hand off and end.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How soon something that is not possible yet is tried again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// What is due, in the order of time.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Deed {
-    Kill,
-    Pause,
-    Resume,
-    Terminate,
-    /// After a kill.
-    Start,
-    /// After a termination, which must have ended well.
-    StartAgain,
+/// The two halves of a strike, in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Half {
+    Begin,
+    End,
 }
 
-/// Does what was planned, in real time, and then waits until `length` is over. Every replica runs at the end.
-///
-/// # Errors
-/// When a replica cannot be started, or does not end well after SIGTERM.
-pub async fn strike(fleet: &mut Fleet, plan: &[Planned], length: Duration) -> Result<()> {
-    let begun = Instant::now();
-    let mut due: BinaryHeap<Reverse<(Duration, Deed, &str)>> = BinaryHeap::new();
-    for Planned { at, replica, strike } in plan {
-        let (first, then) = match strike {
-            Strike::Kill { .. } => (Deed::Kill, Deed::Start),
-            Strike::Freeze { .. } => (Deed::Pause, Deed::Resume),
-            Strike::Terminate { .. } => (Deed::Terminate, Deed::StartAgain),
-        };
-        due.push(Reverse((*at, first, replica)));
-        due.push(Reverse((*at + strike.over_after(), then, replica)));
+/// Everything that can be struck.
+pub struct Chaos<'a> {
+    pub stage: &'a mut Stage,
+    /// Of each replica that may ever run.
+    pub lines: &'a BTreeMap<String, Lines>,
+}
+
+impl Chaos<'_> {
+    /// Does what was planned, and then waits until `length` is over. Every server and replica runs at the end.
+    ///
+    /// # Errors
+    /// When something cannot be started, or a replica does not end well after SIGTERM.
+    pub async fn strike(&mut self, plan: &[Planned], length: Duration) -> Result<()> {
+        let begun = Instant::now();
+        // When it is due, and since when it waits.
+        let mut due: BinaryHeap<Reverse<(Duration, usize, Half, Duration)>> =
+            plan.iter().enumerate().map(|(place, it)| Reverse((it.at, place, Half::Begin, it.at))).collect();
+        while let Some(Reverse((at, place, half, since))) = due.pop() {
+            tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
+            let planned = &plan[place];
+            let now = begun.elapsed();
+            if !self.is_possible(planned, half) {
+                ensure!(now < since + PATIENCE, "{planned}: {} is not there after {PATIENCE:?}", planned.whom);
+                due.push(Reverse((now + AGAIN_AFTER, place, half, since)));
+                continue;
+            }
+            let told = if half == Half::Begin { planned.strike.to_string() } else { "that is over".to_owned() };
+            say(format_args!("{:>8.3} s  {:<14}  {told}", now.as_secs_f64(), planned.whom));
+            if half == Half::Begin {
+                self.begin(planned).await.with_context(|| format!("cannot do {planned}"))?;
+                let over = now + planned.strike.over_after();
+                due.push(Reverse((over, place, Half::End, over)));
+            } else {
+                self.end(planned).await.with_context(|| format!("cannot undo {planned}"))?;
+            }
+        }
+        tokio::time::sleep(length.saturating_sub(begun.elapsed())).await;
+        self.stage.parts.postgres.start().await?;
+        self.stage.parts.control_plane.start().await
     }
-    while let Some(Reverse((at, deed, replica))) = due.pop() {
-        tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
-        say(format_args!("{:>6.1} s  {deed:?} {replica}", begun.elapsed().as_secs_f64()));
-        let done = match deed {
-            Deed::Kill => fleet.kill(replica).await,
-            Deed::Pause => fleet.pause(replica),
-            Deed::Resume => fleet.resume(replica),
-            Deed::Terminate => fleet.ask_to_end(replica),
-            Deed::Start => fleet.start(replica),
-            Deed::StartAgain => match fleet.ended(replica, PATIENCE).await {
-                Ok(()) => fleet.start(replica),
-                failed => failed,
-            },
-        };
-        done.with_context(|| format!("{deed:?} {replica}"))?;
+
+    /// A replica that hands off late is struck, and started again, when it has ended.
+    fn is_possible(&self, Planned { whom, strike, .. }: &Planned, half: Half) -> bool {
+        match (strike, half) {
+            (Strike::Kill { .. } | Strike::Freeze { .. } | Strike::Terminate { .. }, Half::Begin) => {
+                self.stage.fleet.is_running(whom)
+            }
+            (Strike::Join { .. }, Half::Begin) | (Strike::Terminate { .. }, Half::End) => {
+                !self.stage.fleet.is_running(whom)
+            }
+            _ => true,
+        }
     }
-    tokio::time::sleep(length.saturating_sub(begun.elapsed())).await;
-    Ok(())
+
+    async fn begin(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
+        let Stage { fleet, parts, source, .. } = &mut *self.stage;
+        match strike {
+            Strike::Kill { .. } => fleet.kill(whom).await,
+            Strike::Freeze { .. } => fleet.pause(whom),
+            Strike::Terminate { .. } => fleet.ask_to_end(whom),
+            Strike::Join { .. } => fleet.start(whom),
+            Strike::Lines { to, road, .. } => {
+                losses(to, *road).for_each(|kind| fleet.begins(whom, kind));
+                self.lines[whom].become_like(*road, to);
+                Ok(())
+            }
+            Strike::StopApiServer { .. } => parts.control_plane.api_server.kill().await,
+            Strike::StopEtcd { .. } => parts.control_plane.etcd.kill().await,
+            Strike::StopPostgres { .. } => {
+                self.all_lose_the_database();
+                self.stage.parts.postgres.stop().await
+            }
+            Strike::CrashPostgres { .. } => {
+                self.all_lose_the_database();
+                self.stage.parts.postgres.kill().await
+            }
+            Strike::EndSession { nth } => self.strike_session(*nth, false).await,
+            Strike::KillSession { nth } => self.strike_session(*nth, true).await,
+            Strike::Storm { on, fault, .. } => {
+                for name in on {
+                    source.weather(name, Some(fault.clone()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn end(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
+        let Stage { fleet, parts, source, .. } = &mut *self.stage;
+        match strike {
+            Strike::Kill { .. } => fleet.start(whom),
+            Strike::Freeze { .. } => fleet.resume(whom),
+            Strike::Terminate { .. } => {
+                fleet.ended(whom, PATIENCE).await?;
+                fleet.start(whom)
+            }
+            Strike::Join { .. } => fleet.ask_to_end(whom),
+            Strike::Lines { to, road, .. } => {
+                self.lines[whom].become_like(Road::Open, to);
+                losses(to, *road).for_each(|kind| fleet.is_over(whom, kind));
+                Ok(())
+            }
+            Strike::StopApiServer { .. } => parts.control_plane.api_server.start(),
+            Strike::StopEtcd { .. } => parts.control_plane.etcd.start(),
+            Strike::StopPostgres { .. } | Strike::CrashPostgres { .. } => {
+                parts.postgres.start().await?;
+                self.all_have_the_database();
+                Ok(())
+            }
+            Strike::EndSession { .. } | Strike::KillSession { .. } => {
+                self.all_have_the_database();
+                Ok(())
+            }
+            Strike::Storm { on, .. } => {
+                for name in on {
+                    source.weather(name, None);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One session of a replica, by the order in which they began.
+    async fn strike_session(&mut self, nth: u32, kill: bool) -> Result<()> {
+        self.all_lose_the_database();
+        let postgres = &self.stage.parts.postgres;
+        // PostgreSQL may still recover from the last strike.
+        postgres.ready().await?;
+        let mut session = PgConnection::connect(&postgres.url()).await?;
+        let sessions: Vec<i32> = sqlx::query_scalar(
+            "SELECT pid FROM pg_stat_activity
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY backend_start, pid",
+        )
+        .fetch_all(&mut session)
+        .await?;
+        let Some(count) = u32::try_from(sessions.len())?.checked_sub(1) else { return Ok(()) };
+        let chosen = sessions[usize::try_from(nth % (count + 1))?];
+        if kill {
+            return postgres.kill_backend(u32::try_from(chosen)?);
+        }
+        sqlx::query("SELECT pg_terminate_backend($1)").bind(chosen).execute(&mut session).await?;
+        Ok(())
+    }
+
+    fn all_lose_the_database(&mut self) {
+        for name in self.stage.fleet.names() {
+            self.stage.fleet.begins(&name, NemesisKind::LostDatabase);
+        }
+    }
+
+    fn all_have_the_database(&mut self) {
+        for name in self.stage.fleet.names() {
+            self.stage.fleet.is_over(&name, NemesisKind::LostDatabase);
+        }
+    }
+}
+
+/// What a replica loses when lines to these peers are like this. Request bytes and answers that are only late cost
+/// nothing; a slow way to the API server or the database may be too slow for a deadline.
+fn losses(to: &[Peer], road: Road) -> impl Iterator<Item = NemesisKind> {
+    to.iter().filter_map(move |peer| match peer {
+        Peer::ApiServer => Some(NemesisKind::LostApiServer),
+        Peer::Database => Some(NemesisKind::LostDatabase),
+        Peer::Sources => (!matches!(road, Road::Slow { .. } | Road::Open)).then_some(NemesisKind::LostSources),
+    })
 }

@@ -37,7 +37,15 @@ const END_AT: u64 = 60;
 /// When something does not come up, or does not end well.
 pub async fn run(binary: &Path, evidence: &Path) -> Result<bool> {
     let place = Arc::new(Place::temporary("demo")?);
-    let mut stage = Stage::set(&place, binary, sources(), 1).await?;
+    let shown = show(&place, binary).await;
+    if let Err(error) = &shown {
+        crate::evidence::leave(&format!("the demonstration failed: {error:#}\n"), place.path(), evidence)?;
+    }
+    tell(&shown?, evidence, place.path())
+}
+
+async fn show(place: &Arc<Place>, binary: &Path) -> Result<Proof> {
+    let mut stage = Stage::set(place, binary, sources(), 1).await?;
     for name in REPLICAS {
         stage.fleet.start(name)?;
     }
@@ -79,9 +87,7 @@ pub async fn run(binary: &Path, evidence: &Path) -> Result<bool> {
         screen.show(second, &held, &stage.source.log().entries());
     }
     say("\nthe end of loading: the replicas are terminated, the log and the store are checked\n");
-    let log = place.path().to_owned();
-    let proof = stage.prove(Some(LONGEST_WAIT)).await?;
-    tell(&proof, evidence, &log)
+    stage.prove(Some(LONGEST_WAIT)).await
 }
 
 fn sources() -> Vec<SourceConfig> {

@@ -17,7 +17,7 @@ pub fn leave(what: &str, place: &Path, directory: &Path) -> Result<()> {
     fs::write(&account, what).with_context(|| format!("cannot write {}", account.display()))?;
     for entry in fs::read_dir(place)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|kind| kind == "log" || kind == "jsonl")
+        if path.extension().is_some_and(|kind| ["log", "jsonl", "txt"].iter().any(|kept| kind == *kept))
             && let Some(name) = path.file_name()
         {
             fs::copy(&path, directory.join(name))?;

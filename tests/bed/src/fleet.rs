@@ -2,7 +2,7 @@
 //! checker needs it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Setting {
 pub struct Fleet {
     setting: Setting,
     replicas: BTreeMap<String, Replica>,
+    /// Further variables of each replica, for every life of it.
+    own: BTreeMap<String, Vec<(&'static str, OsString)>>,
     nemeses: Vec<Nemesis>,
     terminations: Vec<(String, u64)>,
     http: reqwest::Client,
@@ -95,6 +97,7 @@ impl Fleet {
         Ok(Self {
             setting,
             replicas: BTreeMap::new(),
+            own: BTreeMap::new(),
             nemeses: Vec::new(),
             terminations: Vec::new(),
             http,
@@ -112,6 +115,11 @@ impl Fleet {
             }
             _ => false,
         }
+    }
+
+    /// A replica of this name is started with these variables too, every time.
+    pub fn furnish(&mut self, name: &str, environment: Vec<(&'static str, OsString)>) {
+        self.own.insert(name.to_owned(), environment);
     }
 
     /// Starts a replica.
@@ -141,6 +149,9 @@ impl Fleet {
             .env("HEADGATE_ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
             .env("HEADGATE_LOG_FORMAT", "text");
         for (key, value) in &self.setting.environment {
+            launch = launch.env(key, value);
+        }
+        for (key, value) in self.own.get(name).into_iter().flatten() {
             launch = launch.env(key, value);
         }
         for (key, value) in environment {
@@ -200,6 +211,14 @@ impl Fleet {
         self.http.get(replica.url("/livez")).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// What a replica shows at this path of its admin address.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn shown(&self, name: &str, path: &str) -> Result<String> {
+        Ok(self.http.get(self.replica(name)?.url(path)).send().await?.error_for_status()?.text().await?)
+    }
+
     /// Waits for the end of a replica that ends by itself. Returns its exit code and the last line it wrote.
     ///
     /// # Errors
@@ -229,10 +248,8 @@ impl Fleet {
     /// # Errors
     /// When it does not run.
     pub fn pause(&mut self, name: &str) -> Result<()> {
-        let from = clock::now_us();
-        self.replica(name)?.process.pause()?;
-        self.note(name, NemesisKind::Paused, from, u64::MAX);
-        Ok(())
+        self.begins(name, NemesisKind::Paused);
+        self.replica(name)?.process.pause()
     }
 
     /// SIGCONT.
@@ -241,11 +258,27 @@ impl Fleet {
     /// When it does not run.
     pub fn resume(&mut self, name: &str) -> Result<()> {
         self.replica(name)?.process.resume()?;
-        let pause = |nemesis: &&mut Nemesis| nemesis.replica == name && nemesis.until == u64::MAX;
-        if let Some(pause) = self.nemeses.iter_mut().find(pause) {
-            pause.until = clock::now_us();
-        }
+        self.is_over(name, NemesisKind::Paused);
         Ok(())
+    }
+
+    /// Notes that something begins now that is done to a replica from outside.
+    pub fn begins(&mut self, name: &str, kind: NemesisKind) {
+        self.note(name, kind, clock::now_us(), u64::MAX);
+    }
+
+    /// Notes that it is over.
+    pub fn is_over(&mut self, name: &str, kind: NemesisKind) {
+        let begun = |it: &&mut Nemesis| it.replica == name && it.kind == kind && it.until == u64::MAX;
+        if let Some(nemesis) = self.nemeses.iter_mut().find(begun) {
+            nemesis.until = clock::now_us();
+        }
+    }
+
+    /// The names of all replicas that were ever started.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.replicas.keys().cloned().collect()
     }
 
     /// SIGTERM; the replica goes on until it has handed its sources off.

@@ -1,23 +1,22 @@
-//! A piece of network that can fail: a TCP port on loopback whose connections lead to a server, until they are cut.
+//! A piece of network that can fail: a TCP port on loopback whose connections lead to a server, until they are cut, slowed
+//! down, or swallowed.
+
+mod road;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::road::{Road, Way};
 use crate::place::Place;
 
-/// What becomes of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Road {
-    Open,
-    /// Connections are closed, and new ones at once.
-    Cut,
-}
+/// Longer than the head of any request for a tunnel.
+const LONGEST_HEAD: usize = 4096;
 
 /// Forwards to one server. Dropped, it closes everything.
 #[derive(Debug)]
@@ -27,18 +26,38 @@ pub struct Forwarder {
     accepting: JoinHandle<()>,
 }
 
+/// What a client says before its bytes are forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    None,
+    /// `CONNECT`, as it is said to an HTTP proxy.
+    Tunnel,
+}
+
 impl Forwarder {
     /// Listens on a port of its own.
     ///
     /// # Errors
     /// When there is no port.
     pub async fn to(server: SocketAddr) -> Result<Self> {
+        Self::after(Greeting::None, server).await
+    }
+
+    /// An HTTP proxy whose tunnels all lead to one server.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub async fn as_proxy_to(server: SocketAddr) -> Result<Self> {
+        Self::after(Greeting::Tunnel, server).await
+    }
+
+    async fn after(greeting: Greeting, server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
         let address = listener.local_addr()?;
         let (road, condition) = watch::channel(Road::Open);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, server, condition.clone()));
+                tokio::spawn(carry(client, greeting, server, condition.clone()));
             }
         });
         Ok(Self { address, road, accepting })
@@ -64,14 +83,19 @@ impl Forwarder {
         self.address
     }
 
+    /// From now on the road is like this.
+    pub fn becomes(&self, road: Road) {
+        self.road.send_replace(road);
+    }
+
     /// Closes every connection, and lets none come about.
     pub fn cut(&self) {
-        self.road.send_replace(Road::Cut);
+        self.becomes(Road::Cut);
     }
 
     /// Lets new connections through again.
     pub fn heal(&self) {
-        self.road.send_replace(Road::Open);
+        self.becomes(Road::Open);
     }
 }
 
@@ -81,11 +105,18 @@ impl Drop for Forwarder {
     }
 }
 
-/// One connection, as long as the road is open. It ends with the forwarder too.
-async fn carry(mut client: TcpStream, server: SocketAddr, mut road: watch::Receiver<Road>) {
+/// One connection, as long as the road is not cut. It ends with the forwarder too.
+async fn carry(client: TcpStream, greeting: Greeting, server: SocketAddr, mut road: watch::Receiver<Road>) {
+    let condition = road.clone();
     let through = async {
-        let mut upstream = TcpStream::connect(server).await?;
-        copy_bidirectional(&mut client, &mut upstream).await
+        let mut client = client;
+        client.set_nodelay(true)?;
+        if greeting == Greeting::Tunnel {
+            open_tunnel(&mut client, condition.clone()).await?;
+        }
+        let upstream = TcpStream::connect(server).await?;
+        upstream.set_nodelay(true)?;
+        road::between(client, upstream, condition).await
     };
     tokio::select! {
         biased;
@@ -96,42 +127,20 @@ async fn carry(mut client: TcpStream, server: SocketAddr, mut road: watch::Recei
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    async fn echo() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut read, mut write) = client.split();
-                    let _ = tokio::io::copy(&mut read, &mut write).await;
-                });
-            }
-        });
-        address
+/// Reads the request for a tunnel and grants it, over the same road that the bytes will take.
+async fn open_tunnel(client: &mut TcpStream, mut road: watch::Receiver<Road>) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < LONGEST_HEAD {
+        head.push(client.read_u8().await?);
     }
-
-    async fn answers(connection: &mut TcpStream) -> bool {
-        let mut byte = [0];
-        connection.write_all(b"x").await.is_ok() && connection.read_exact(&mut byte).await.is_ok()
+    let condition = *road.borrow();
+    if condition.swallows(Way::Up) || condition.swallows(Way::Down) {
+        let _ = road.wait_for(|road| *road != condition).await;
+        return Err(std::io::ErrorKind::ConnectionReset.into());
     }
-
-    #[tokio::test]
-    async fn a_cut_closes_what_is_open_and_what_comes_until_it_is_healed() {
-        let forwarder = Forwarder::to(echo().await).await.expect("a port");
-        let connect = async || TcpStream::connect(forwarder.address()).await.expect("it listens");
-        let mut before = connect().await;
-        assert!(answers(&mut before).await);
-        forwarder.cut();
-        assert!(!answers(&mut before).await, "an open connection is closed");
-        assert!(!answers(&mut connect().await).await, "a new one too");
-        forwarder.heal();
-        assert!(answers(&mut connect().await).await);
-        assert!(!answers(&mut before).await, "what was cut stays cut");
-    }
+    tokio::time::sleep(condition.delay(Way::Up) + condition.delay(Way::Down)).await;
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await
 }
+
+#[cfg(test)]
+mod tests;

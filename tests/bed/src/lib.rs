@@ -8,10 +8,11 @@
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
 //! | [`process`], [`server`] | processes that are started, stopped, killed and frozen |
-//! | [`forwarder`] | a piece of network that can be cut |
+//! | [`forwarder`], [`lines`] | pieces of network that can be cut, slowed down and swallow; those of one replica |
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
-//! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to them, and the doing |
-//! | [`checker`], [`stored`], [`proof`] | whether the promises held, by the log and the store |
+//! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
+//! | [`campaign`] | `make chaos`: all of that for as long as one likes, and the report |
+//! | [`checker`], [`stored`], [`leases`], [`proof`] | whether the promises held, by the log, the store and the Leases |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
 //! | [`programs`] | other programs: found, installed, run to their end |
@@ -25,6 +26,7 @@ pub mod access_log;
 pub mod account;
 pub mod bench;
 pub mod cache;
+pub mod campaign;
 pub mod chaos;
 pub mod checker;
 pub mod clock;
@@ -35,6 +37,8 @@ pub mod evidence;
 pub mod fleet;
 pub mod forwarder;
 pub mod image;
+pub mod leases;
+pub mod lines;
 pub mod narrate;
 pub mod nemesis;
 pub mod node;

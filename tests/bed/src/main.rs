@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use headgate_bed::{bench, control_plane, demo, e2e, image, parts, playground};
+use headgate_bed::{bench, campaign, clock, control_plane, demo, e2e, image, parts, playground};
 
 /// Real servers to test and try Headgate with.
 #[derive(Parser)]
@@ -30,6 +31,27 @@ enum Command {
         binary: PathBuf,
         /// Where the evidence is left when a promise was broken.
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/evidence"))]
+        evidence: PathBuf,
+    },
+    /// Strikes replicas, servers and network by a seeded plan, and proves that the promises held.
+    Chaos {
+        /// The `headgate` binary.
+        #[arg(long)]
+        binary: PathBuf,
+        /// How long, in minutes.
+        #[arg(long, default_value_t = 30.0, value_parser = minutes)]
+        minutes: f64,
+        /// Of the plan: the same one gives the same schedule. Another one each time, if none is given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many replicas run, but for the changes of their number.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=5))]
+        replicas: u8,
+        /// How many sources.
+        #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(12..=200))]
+        sources: u16,
+        /// Where the evidence is left when a promise was broken.
+        #[arg(long, default_value_os_t = campaign::default_evidence())]
         evidence: PathBuf,
     },
     /// Measures the figures of the README. A broken promise is a failure, a missed goal is not.
@@ -92,6 +114,11 @@ enum Command {
         #[arg(long, hide = true)]
         inside: Option<PathBuf>,
     },
+    /// Finds, installs or builds the servers that tests need, and says what cannot be had.
+    Prepare {
+        /// Major versions of PostgreSQL beside the one of this machine.
+        versions: Vec<u32>,
+    },
     /// Builds etcd and all programs of Kubernetes from source if this machine has not yet, and prints their directory.
     Kubernetes,
 }
@@ -117,6 +144,12 @@ struct At {
     place: PathBuf,
 }
 
+/// From half a minute to a day.
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.5..=1440.0).contains(&minutes).then_some(minutes).ok_or_else(|| "not between 0.5 and 1440".to_owned())
+}
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "standard output is what shells and scripts read from this program")]
 async fn main() -> Result<ExitCode> {
@@ -130,6 +163,19 @@ async fn main() -> Result<ExitCode> {
         }
         Command::Demo { binary, evidence } => {
             if !demo::run(&binary, &evidence).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Chaos { binary, minutes, seed, replicas, sources, evidence } => {
+            let campaign = campaign::Campaign {
+                binary,
+                length: Duration::from_secs_f64(minutes * 60.0),
+                seed: seed.unwrap_or_else(clock::now_us),
+                replicas: replicas.into(),
+                sources: sources.into(),
+                evidence,
+            };
+            if !campaign.run().await?.findings.clean() {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -150,6 +196,7 @@ async fn main() -> Result<ExitCode> {
                 None => return Ok(ExitCode::FAILURE),
             }
         }
+        Command::Prepare { versions } => parts::prepare(&versions)?,
         Command::Kubernetes => println!("{}", control_plane::built()?.display()),
     }
     Ok(ExitCode::SUCCESS)

@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control_plane::{ControlPlane, Settings};
+use crate::control_plane::{self, ControlPlane, Settings};
 use crate::narrate::{Stopwatch, say};
 use crate::place::Place;
-use crate::postgres::{DATABASE_URL, Postgres};
+use crate::postgres::{self, DATABASE_URL, Postgres};
 use crate::test_api::KUBECONFIG;
 
 /// Both servers of one place.
@@ -70,6 +70,12 @@ pub fn down(root: &Path) -> Result<()> {
     let ended = if ended.is_empty() { "nothing that ran".to_owned() } else { ended.join(", ") };
     say(format_args!("ended {ended}; removed {}", root.display()));
     Ok(())
+}
+
+/// Sees to it that every program of the parts is here, PostgreSQL in these major versions too.
+pub fn prepare(versions: &[u32]) -> Result<()> {
+    postgres::Binaries::prepare(versions)?;
+    control_plane::Binaries::locate().map(drop)
 }
 
 /// Runs a command with the parts up and its variables set, and takes the parts down however it ends.

@@ -20,6 +20,16 @@ const POLL: Duration = Duration::from_millis(5);
 /// How often a server that starts is asked whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(20);
 
+/// Each also in lower case.
+const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
+/// Takes the proxies of the environment from a command that talks to this machine alone; they are for others.
+pub fn without_proxies(command: &mut Command) {
+    for variable in PROXIES {
+        command.env_remove(variable).env_remove(variable.to_lowercase());
+    }
+}
+
 /// When a server that was started ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
@@ -43,8 +53,10 @@ impl Launch {
     /// A program that will log to `<directory>/<name>.log` and be known by `<directory>/<name>.pid`.
     #[must_use]
     pub fn new(name: &str, program: impl AsRef<OsStr>, directory: &Path, lifetime: Lifetime) -> Self {
+        let mut command = Command::new(program);
+        without_proxies(&mut command);
         Self {
-            command: Command::new(program),
+            command,
             name: name.to_owned(),
             log: directory.join(format!("{name}.log")),
             pidfile: directory.join(format!("{name}.pid")),
@@ -351,4 +363,21 @@ pub fn working_in(directory: &Path) -> Vec<u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|id| fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd == directory))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_inherits_no_proxy_and_can_still_be_given_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let launch =
+            Launch::new("replica", "true", place.path(), Lifetime::WithParent).env("HTTPS_PROXY", "http://mine");
+        let variables: Vec<_> = launch.command.get_envs().collect();
+        for removed in ["HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+            assert!(variables.contains(&(OsStr::new(removed), None)), "{removed} is inherited");
+        }
+        assert!(variables.contains(&(OsStr::new("HTTPS_PROXY"), Some(OsStr::new("http://mine")))));
+    }
 }

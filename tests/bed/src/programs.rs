@@ -92,7 +92,7 @@ pub fn by_go(name: &str, package: &str, version: &str) -> Result<PathBuf> {
             .env("GOBIN", into)
             .status()
             .context("start go")?;
-        ensure!(status.success(), "build {name} {version}: go {status}");
+        ensure!(status.success(), "build {name} {version}: go {status}; Go 1.21 or newer is needed");
         say(format_args!("{name}: built in {watch}"));
         Ok(())
     })?;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::checker::{Findings, Rule, Takeover};
+use crate::checker::{Findings, Nemesis, NemesisKind, Requesters, Rule, Takeover};
 
 /// What a run has shown.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub struct Proof {
     /// After SIGTERM, from the end of the old holder's last request to the first of the new one, per source that moved,
     /// in microseconds.
     pub handovers: Vec<u64>,
+    /// What was done to the replicas.
+    pub nemeses: Vec<Nemesis>,
 }
 
 impl Proof {
@@ -51,7 +53,11 @@ impl fmt::Display for Proof {
         let p4 =
             format!("{stored} events stored: {} holes, duplicates or changed payloads", self.findings.count(Rule::I5));
         line(f, "P4 atomic", self.verdict(&[Rule::I5]), &p4)?;
-        line(f, "P7 takeover", "", &format!("{}; {}", self.after_kills(), self.after_terms()))
+        line(f, "P7 takeover", self.verdict(&[Rule::I8]), &format!("{}; {}", self.after_kills(), self.after_terms()))?;
+        if self.findings.sources.values().any(|found| found.requesters != Requesters::default()) {
+            line(f, "one holder", self.verdict(&[Rule::I7]), &self.requesters())?;
+        }
+        if self.nemeses.is_empty() { Ok(()) } else { line(f, "struck", "", &self.struck()) }
     }
 }
 
@@ -75,6 +81,8 @@ impl Proof {
         let causes = [
             ("after a kill", self.sum(|found| found.repeats.after_a_kill)),
             ("after a pause", self.sum(|found| found.repeats.after_a_pause)),
+            ("after being cut off from database and API server", self.sum(|found| found.repeats.after_being_cut_off)),
+            ("lost on the way from the source", self.sum(|found| found.repeats.lost_on_the_way)),
             ("of a response nobody could use", self.sum(|found| found.repeats.of_an_unusable_response)),
             ("sent unasked by the source", self.sum(|found| found.repeats.by_the_source)),
             ("after the cursor was set back", self.sum(|found| found.repeats.after_a_reset)),
@@ -89,6 +97,29 @@ impl Proof {
         } else {
             format!("{total} of {delivered} events travelled twice: {told}")
         }
+    }
+
+    fn requesters(&self) -> String {
+        let (named, lost) =
+            (self.sum(|found| found.requesters.named), self.sum(|found| found.requesters.under_the_fence));
+        let (strange, unseen) = (self.findings.count(Rule::I7), self.sum(|found| found.requesters.unseen));
+        format!(
+            "{strange} requests of others than the Lease names; {named} of the holder, {lost} of one that could not know \
+             better, {unseen} while the Leases could not be watched"
+        )
+    }
+
+    fn struck(&self) -> String {
+        let kinds = [
+            ("kills", NemesisKind::Killed),
+            ("pauses", NemesisKind::Paused),
+            ("losses of the sources", NemesisKind::LostSources),
+            ("of the API server", NemesisKind::LostApiServer),
+            ("of the database", NemesisKind::LostDatabase),
+        ];
+        let count = |kind| self.nemeses.iter().filter(|nemesis| nemesis.kind == kind).count();
+        let told: Vec<String> = kinds.iter().map(|(name, kind)| format!("{} {name}", count(*kind))).collect();
+        told.join(", ")
     }
 
     fn after_kills(&self) -> String {
@@ -144,7 +175,7 @@ mod tests {
             access("orders").at_ms(second_at_ms).after(5).build(),
         ];
         let findings = check(&Evidence { accesses, ..Evidence::default() });
-        Proof { findings, takeovers: Vec::new(), handovers: vec![310_000] }
+        Proof { findings, takeovers: Vec::new(), handovers: vec![310_000], nemeses: Vec::new() }
     }
 
     #[test]

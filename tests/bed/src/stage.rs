@@ -1,5 +1,6 @@
 //! A whole stage: the real servers, sources that misbehave, and a fleet of replicas that loads from them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,9 @@ use sqlx::PgPool;
 
 use crate::access_log::AccessLog;
 use crate::checker::{self, Evidence, Reset};
+use crate::clock;
 use crate::fleet::{Fleet, Setting};
+use crate::leases::LeaseWatch;
 use crate::parts::Parts;
 use crate::place::Place;
 use crate::proof::Proof;
@@ -39,6 +42,11 @@ pub struct Stage {
     pub client: Client,
     /// The cursors that were set back, for the checker.
     pub resets: Vec<Reset>,
+    /// The history of the Leases, where the checker is to have it.
+    pub leases: Option<LeaseWatch>,
+    /// The minInterval of each source that has one of its own, in microseconds, for the checker.
+    pub min_intervals: BTreeMap<String, u64>,
+    place: Arc<Place>,
 }
 
 impl Stage {
@@ -70,14 +78,19 @@ impl Stage {
         let log = AccessLog::to_file(&place.path().join("access.jsonl"))?;
         let source = FakeSource::start("127.0.0.1:0", sources, seed, log).await?;
         let fleet = Fleet::new(place, setting(&parts, binary))?;
-        Ok(Self { fleet, source, parts, client, resets: Vec::new() })
+        let (resets, min_intervals) = (Vec::new(), BTreeMap::new());
+        let place = Arc::clone(place);
+        Ok(Self { fleet, source, parts, client, resets, min_intervals, leases: None, place })
     }
 
-    /// Ends the replicas, reads the store and the log, and checks them.
+    /// Ends the replicas, reads the store and the log, and checks them. With `longest_wait`, every source is to be asked
+    /// until now, and never to stand still for longer (I8).
     ///
     /// # Errors
     /// When a replica does not end well, or the store cannot be read.
     pub async fn prove(mut self, longest_wait: Option<Duration>) -> Result<Proof> {
+        let now = clock::now_us();
+        let asked_until = self.source.feeds().into_iter().map(|feed| (feed.name, now)).collect();
         self.fleet.end(PATIENCE).await?;
         let pool = PgPool::connect(&self.parts.postgres.url()).await.context("cannot reach PostgreSQL")?;
         let mut stored = Vec::new();
@@ -85,13 +98,23 @@ impl Stage {
             stored.push(stored::read(&pool, SOURCES, feed).await?);
         }
         let longest_wait = longest_wait.map(|wait| u64::try_from(wait.as_micros())).transpose()?;
+        let leases = self.leases.map(LeaseWatch::end);
         let accesses = self.source.log().entries();
         let nemeses = self.fleet.nemeses().to_vec();
-        let evidence = Evidence { accesses, nemeses, resets: self.resets, stored, longest_wait };
+        let Self { resets, min_intervals, .. } = self;
+        let evidence = Evidence { accesses, nemeses, resets, stored, min_intervals, longest_wait, leases, asked_until };
+        let findings = checker::check(&evidence);
+        if !findings.clean() {
+            stored::keep(&pool, &self.place.path().join("rows.jsonl")).await?;
+            if let Some(leases) = &evidence.leases {
+                std::fs::write(self.place.path().join("leases.txt"), leases.to_string())?;
+            }
+        }
         Ok(Proof {
-            findings: checker::check(&evidence),
+            findings,
             takeovers: checker::takeovers(&evidence),
             handovers: checker::handovers(&evidence.accesses, self.fleet.terminations()),
+            nemeses: evidence.nemeses,
         })
     }
 }

@@ -1,5 +1,8 @@
 //! Reads back what the operator stored, for the checker.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use sqlx::{PgPool, Row};
 
@@ -44,4 +47,19 @@ pub async fn read(pool: &PgPool, namespace: &str, feed: Feed) -> Result<StoredSt
         .with_context(|| format!("cannot read the cursor of {stream}"))?
         .flatten();
     Ok(StoredStream { source: feed.name.clone(), feed, cursor, events, begins_after: 0 })
+}
+
+/// Keeps the rows of the gate, and what is known of every commit, in a file: one JSON object a line.
+///
+/// # Errors
+/// When the database does not answer, or the file cannot be written.
+pub async fn keep(pool: &PgPool, file: &Path) -> Result<()> {
+    let lines: Vec<String> = sqlx::query_scalar(
+        "SELECT row_to_json(s)::text FROM headgate.source AS s
+         UNION ALL SELECT row_to_json(c)::text FROM headgate.commits AS c",
+    )
+    .fetch_all(pool)
+    .await
+    .context("cannot read the rows")?;
+    fs::write(file, lines.join("\n")).with_context(|| format!("cannot write {}", file.display()))
 }

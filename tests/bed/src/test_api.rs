@@ -108,10 +108,17 @@ fn named(name: &str) -> ObjectMeta {
 
 /// A client that tries each request once, so that a test sees every answer.
 pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
+    Ok(Client::try_from(config_of(kubeconfig).await?)?)
+}
+
+/// The configuration of such a client.
+pub async fn config_of(kubeconfig: &Path) -> Result<Config> {
     let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    // The servers are on this machine; kube takes HTTPS_PROXY and no NO_PROXY.
+    config.proxy_url = None;
+    Ok(config)
 }
 
 /// Applies every file of `crds/` and waits until the API server serves them; once per process and API server.

@@ -205,8 +205,8 @@ async fn a_clock_that_only_ever_goes_back_breaks_no_gap_and_stops_nobody() {
         grants.push(reserve_within(&mut replica, GAP * 2).await);
         behind += [1, 60, HOUR, DAY][rand::random_range(0..4)];
         set(&database, -behind).await;
-        let close = Some(headgate::store::Close { next_start_in: GAP });
-        let page = headgate::store::Append { close, ..replica.closing(events([id])) };
+        let then = headgate::store::Then::Closes(headgate::store::Close { next_start_in: GAP });
+        let page = headgate::store::Append { then, ..replica.closing(events([id])) };
         replica.append(&page).await;
     }
     let too_close = surely_too_close(&grants, GAP);

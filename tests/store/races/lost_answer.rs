@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use headgate::store::{
-    Answer, Append, Appended, Close, EventStore, Fence, Forget, Gate, Holder, StoreError, postgres::PostgresStore,
+    Answer, Append, Appended, Close, EventStore, Fence, Forget, Gate, Holder, StoreError, Then, postgres::PostgresStore,
 };
 
 use super::link::{Link, address_of};
@@ -25,8 +25,9 @@ impl Behind {
         let database = Database::migrated().await;
         let link = Link::to(address_of(&database.url)).await;
         let store = PostgresStore::new(&link.url(&database.url), "headgate-test", 1).unwrap();
-        // From here on the line carries answers to statements alone.
+        // One on each of its connections: from here on the line carries answers to statements alone.
         store.ping().await.unwrap();
+        store.fence_off(&Holder::new("nobody")).await.unwrap();
         Self { database, link, store }
     }
 
@@ -54,8 +55,9 @@ async fn a_commit_whose_answer_was_lost_is_applied_on_repeat_and_stored_once() {
     let (behind, mut replica) = Behind::a_line_and_a_replica().await;
     replica.reserve().await;
     for (part, ids) in [vec!["1", "2"], vec!["3"], vec![]].into_iter().enumerate() {
-        let close = (part == 2).then_some(Close { next_start_in: Duration::from_secs(30) });
-        let append = Append { close, ..replica.appending(events(&ids)) };
+        let append = replica.appending(events(&ids));
+        let close = Then::Closes(Close { next_start_in: Duration::from_secs(30) });
+        let append = if part == 2 { Append { then: close, ..append } } else { append };
         behind.losing(1, behind.store.append(&append)).await;
         assert_eq!(replica.append(&append).await.stored, u64::try_from(ids.len()).unwrap());
     }

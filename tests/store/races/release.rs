@@ -1,9 +1,14 @@
 //! Two releases on one database, while an update rolls out or is rolled back. There is one release so far: what stands in
 //! for the next one is what migrations are allowed to do, which is to add.
 
-use headgate::store::{
-    EventStore, StoreError,
-    postgres::{MigrateError, migrate},
+use std::time::Duration;
+
+use headgate::{
+    event::Cursor,
+    store::{
+        EventStore, Gate, StoreError,
+        postgres::{MigrateError, migrate},
+    },
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
 
@@ -69,20 +74,30 @@ fn this_release() -> Migrator {
     migrator
 }
 
+async fn at_version(version: i64) -> Database {
+    let database = Database::empty().await;
+    let mut session = PgConnection::connect(&database.url).await.unwrap();
+    this_release().run_to(version, &mut session).await.unwrap();
+    session.close().await.unwrap();
+    database
+}
+
 #[tokio::test]
-async fn on_the_schema_of_an_older_release_a_statement_fails_clearly_and_changes_nothing() {
+async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_changes_nothing() {
     let versions: Vec<i64> = this_release().iter().map(|migration| migration.version).collect();
     for &version in &versions[..versions.len() - 1] {
-        let database = Database::empty().await;
-        let mut session = PgConnection::connect(&database.url).await.unwrap();
-        this_release().run_to(version, &mut session).await.unwrap();
-        session.close().await.unwrap();
-
+        let database = at_version(version).await;
         let store = database.store();
         let mut replica = Replica::adopting(&store, "a", "orders").await;
         replica.reserve().await;
         let page = replica.closing(events([1]));
-        let error = store.append(&page).await.expect_err("there is nothing to store events in yet");
+        let error = if version < 3 {
+            store.append(&page).await.expect_err("there is nothing to store events in, or no day")
+        } else {
+            // Days and tables are there: a poll goes on. What comes again after a reset needs the marks of both kinds of id.
+            assert_eq!(replica.append(&page).await.stored, 1);
+            store.reset(replica.resetting_to(1, Cursor::Start)).await.expect_err("it has one mark")
+        };
         assert!(
             matches!(&error, StoreError::Failed { sqlstate, .. } if ["42P01", "42703", "42883"].contains(&sqlstate.as_str())),
             "at {version}: {error:?}"
@@ -92,6 +107,8 @@ async fn on_the_schema_of_an_older_release_a_statement_fails_clearly_and_changes
         migrate(&database.url).await.unwrap();
         assert_eq!(replica.append(&page).await.stored, 1, "at {version}");
         assert_eq!(replica.poll(events([2])).await.events_stored, 2);
+        replica.reset(1).await;
+        assert_eq!(replica.poll(events(1..=3)).await.repeated, 2, "at {version}");
     }
 }
 
@@ -131,4 +148,19 @@ async fn a_migration_that_waits_for_a_long_reader_stops_polls_no_longer_than_the
     reader.rollback().await.unwrap();
     migrating.await.unwrap();
     assert_eq!(replica.append(&page).await.stored, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_finds_a_long_reader_in_its_way_lets_polls_go_on_and_migrates_later() {
+    let database = at_version(3).await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let mut backup = database.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM headgate.source").execute(&mut *backup).await.unwrap();
+    let started = tokio::time::timeout(Duration::from_secs(20), migrate(&database.url)).await.expect("it gives up");
+    assert!(matches!(started, Err(MigrateError::Store(StoreError::Unavailable { .. }))), "{started:?}");
+    assert_eq!(replica.poll(events([1])).await.stored, 1);
+    backup.rollback().await.unwrap();
+    migrate(&database.url).await.unwrap();
+    replica.reset(1).await;
+    assert_eq!(replica.poll(events([1])).await.repeated, 1);
 }

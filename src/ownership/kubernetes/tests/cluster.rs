@@ -194,6 +194,18 @@ impl Cluster {
         self.pods[pod].running.tasks.lock().unwrap().contains_key(stream)
     }
 
+    /// The sources that a pod runs in doubt.
+    pub(super) fn doubted(&self, pod: &str) -> Vec<StreamName> {
+        self.pods[pod].running.doubted.lock().unwrap().iter().cloned().collect()
+    }
+
+    /// The sources that ran on a pod again after they had stopped there.
+    pub(super) fn resumed(&self, pod: &str) -> Vec<StreamName> {
+        let running = &self.pods[pod].running;
+        let (stopped, began) = (running.stopped.lock().unwrap(), running.began.lock().unwrap());
+        stopped.iter().filter(|(stream, at)| began[*stream] > **at).map(|(stream, _)| stream.clone()).collect()
+    }
+
     pub(super) fn any_source_of(&self, pod: &str) -> StreamName {
         self.pods[pod].running.tasks.lock().unwrap().keys().min().unwrap().clone()
     }

@@ -69,6 +69,66 @@ async fn an_outage_in_the_middle_of_a_rebalancing_stops_no_source(#[values(1, 2,
     cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
 }
 
+/// Two replicas, of which `a` hands sources to `b`, does not hear the answers to so many writes, and does not see them.
+async fn a_hands_over_without_an_answer(unanswered: u32) -> Cluster {
+    let mut cluster = cluster_of(&["a"], 8, 1).await;
+    cluster.start("b");
+    cluster.until(10 * SECOND, "b takes part", |cluster| cluster.member_of("b").is_some()).await;
+    // Its last sight of `b` must be fresh when the moves begin, 3 s after the join.
+    sleep(2 * SECOND).await;
+    let a = &cluster.pods["a"];
+    a.faults.deafen();
+    a.faults.swallow_answers_to_source_writes(unanswered);
+    let handed = |cluster: &Cluster| {
+        cluster.changes_of_holder(Instant::now() - SECOND).iter().any(|(entry, _)| entry.writer == "a")
+    };
+    cluster.until(5 * SECOND, "handed over", handed).await;
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_handoff_landed_without_an_answer_never_runs_on_here() {
+    let cluster = a_hands_over_without_an_answer(1).await;
+    for _ in 0..40 {
+        sleep(SECOND / 20).await;
+        assert_eq!(cluster.resumed("a"), []);
+    }
+    cluster.until(10 * SECOND, "settled", Cluster::is_settled).await;
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_no_write_is_answered_a_source_runs_on_in_doubt_until_it_is_known_whose_it_is() {
+    let cluster = a_hands_over_without_an_answer(u32::MAX).await;
+    cluster.until(2 * SECOND, "runs in doubt", |cluster| !cluster.doubted("a").is_empty()).await;
+    for stream in cluster.resumed("a") {
+        assert!(cluster.doubted("a").contains(&stream), "{stream} runs as if nothing had happened");
+    }
+    cluster.pods["a"].faults.swallow_answers_to_source_writes(0);
+    cluster.until(10 * SECOND, "known", |cluster| cluster.doubted("a").is_empty()).await;
+    cluster.until(30 * SECOND, "settled", |cluster| cluster.is_settled() && cluster.is_even()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_handoff_never_arrived_is_taken_back_and_runs_without_doubt() {
+    let mut cluster = cluster_of(&["a"], 8, 1).await;
+    cluster.start("b");
+    let begun = Instant::now();
+    while cluster.running()["a"] == 8 {
+        assert!(begun.elapsed() < 10 * SECOND, "nothing moves");
+        sleep(Duration::from_millis(1)).await;
+    }
+    cluster.pods["a"].faults.partition(true);
+    cluster.until(2 * SECOND, "runs in doubt", |cluster| !cluster.doubted("a").is_empty()).await;
+    let doubted = cluster.doubted("a");
+    assert!(doubted.iter().all(|stream| cluster.runs("a", stream)), "an API server that is away stops nothing");
+    cluster.pods["a"].faults.partition(false);
+    cluster.until(10 * SECOND, "confirmed", |cluster| cluster.doubted("a").is_empty()).await;
+    assert!(doubted.iter().all(|stream| cluster.runs("a", stream)), "it was not lost");
+    cluster.until(30 * SECOND, "settled", |cluster| cluster.is_settled() && cluster.is_even()).await;
+    cluster.assert_no_living_holder_was_robbed();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
     let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;

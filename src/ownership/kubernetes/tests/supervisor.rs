@@ -1,7 +1,7 @@
 //! A supervisor that obeys: the tasks that it runs take time to stop, and that is all they do.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Running {
     pub(super) tasks: Mutex<HashMap<StreamName, Task>>,
     next: AtomicU64,
+    /// Those that run in doubt.
+    pub(super) doubted: Mutex<BTreeSet<StreamName>>,
     /// When each source stopped or began to run here last.
     pub(super) stopped: Mutex<HashMap<StreamName, Instant>>,
     pub(super) began: Mutex<HashMap<StreamName, Instant>>,
@@ -52,6 +54,7 @@ impl Running {
     fn begin(&self, stream: StreamName, holder: Holder) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.began.lock().unwrap().insert(stream.clone(), Instant::now());
+        self.doubted.lock().unwrap().remove(&stream);
         self.tasks.lock().unwrap().insert(stream, Task { id, holder });
     }
 }
@@ -80,8 +83,19 @@ pub(super) async fn supervise(
                         running.begin(holding.stream, holding.holder);
                         continue;
                     }
+                    Some(Directive::Doubted(stream)) => {
+                        running.doubted.lock().unwrap().insert(stream);
+                        continue;
+                    }
+                    Some(Directive::Confirmed(stream)) => {
+                        running.doubted.lock().unwrap().remove(&stream);
+                        continue;
+                    }
                     Some(Directive::Yield(stream)) => (stream, true),
-                    Some(Directive::Lost(stream, _)) => (stream, false),
+                    Some(Directive::Lost(stream, _)) => {
+                        running.doubted.lock().unwrap().remove(&stream);
+                        (stream, false)
+                    }
                 };
                 let id = running.tasks.lock().unwrap().get(&stream).map_or(u64::MAX, |task| task.id);
                 let poll = Duration::from_millis(rng.random_range(0..300));

@@ -8,11 +8,13 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::*;
 use crate::{
     event::StreamName,
-    store::postgres::queue::{LATE, PATIENCE, WINDOW},
+    store::postgres::queue::{LATE, LATELY, WINDOW},
 };
 
 const ROWS: usize = 8;
 const LIMITS: Limits = Limits { rows: ROWS, bytes: 1000, statements: 3 };
+/// Of a patient call.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// What a statement takes on a healthy server.
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
@@ -44,8 +46,8 @@ impl Request for Asked {
         &self.stream
     }
 
-    fn is_patient(&self) -> bool {
-        self.patient
+    fn patience(&self) -> Duration {
+        if self.patient { PATIENCE } else { Duration::ZERO }
     }
 
     fn bytes(&self) -> usize {
@@ -133,7 +135,7 @@ impl World {
 async fn a_lone_call_goes_at_once_also_a_patient_one() {
     let world = World::new();
     assert_eq!(world.took(Asked::of(1, 1)).await, ROUND_TRIP);
-    sleep(PATIENCE).await;
+    sleep(LATELY).await;
     assert_eq!(world.took(Asked::of(2, 2).patient()).await, ROUND_TRIP);
 }
 

@@ -7,13 +7,15 @@
 request AS MATERIALIZED (
     SELECT
         r.*,
-        r.next_start_us * interval '1 microsecond' AS next_start
+        r.next_start_us * interval '1 microsecond' AS next_start,
+        r.in_flight_us * interval '1 microsecond' AS in_flight
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
-        $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[]
+        $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
+        $16::bigint[], $17::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -21,6 +23,7 @@ judged AS MATERIALIZED (
         s.stream,
         s.now,
         s.slot_at,
+        s.ends_at,
         s.highest_sequence,
         s.sequence_is_id AS sequence_was_id,
         s.reread_to,
@@ -38,6 +41,7 @@ judged AS MATERIALIZED (
         r.conflicting,
         r.not_ascending,
         r.next_start,
+        r.in_flight,
         (s.attempt = r.attempt AND s.cursor IS NOT DISTINCT FROM r.cursor_before AND s.parts <= r.part) IS TRUE AS mine,
         ((s.attempt = r.attempt OR s.closed_attempt = r.attempt) AND s.parts > r.part) IS TRUE AS done_before
     FROM request AS r
@@ -78,21 +82,21 @@ stored AS (
     FROM (
         -- In the select list the arrays are walked in step; as a table, each would be copied first (1.3 times the time).
         SELECT
-            unnest($16::bigint[]) AS request,
-            unnest($17::integer[]) AS position,
-            unnest($18::bigint[]) AS number,
-            unnest($19::text[]) AS id,
-            unnest($20::text[]) AS type,
-            unnest($21::text[]) AS subject,
-            unnest($22::timestamptz[]) AS occurred_at,
-            unnest($23::json[]) AS payload
+            unnest($18::bigint[]) AS request,
+            unnest($19::integer[]) AS position,
+            unnest($20::bigint[]) AS number,
+            unnest($21::text[]) AS id,
+            unnest($22::text[]) AS type,
+            unnest($23::text[]) AS subject,
+            unnest($24::timestamptz[]) AS occurred_at,
+            unnest($25::json[]) AS payload
     ) AS e
     JOIN accepted AS a ON a.ordinal = e.request
 ),
 kept_aside AS (
     INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at)
     SELECT a.stream, i.id, i.reason, i.item, a.now
-    FROM unnest($24::bigint[], $25::text[], $26::text[], $27::bytea[]) AS i (request, id, reason, item)
+    FROM unnest($26::bigint[], $27::text[], $28::text[], $29::bytea[]) AS i (request, id, reason, item)
     JOIN accepted AS a ON a.ordinal = i.request
     ON CONFLICT DO NOTHING
 ),
@@ -114,6 +118,12 @@ moved AS (
         parts = a.part + 1,
         attempt = CASE WHEN a.next_start IS NULL THEN a.attempt END,
         closed_attempt = CASE WHEN a.next_start IS NULL THEN g.closed_attempt ELSE a.attempt END,
+        -- While this ran it held the row's lock, and no EXTEND came through.
+        deadline = CASE WHEN a.next_start IS NULL THEN greatest(a.ends_at, a.now + a.in_flight) ELSE g.deadline END,
+        longest_flight = CASE
+            WHEN a.next_start IS NULL THEN greatest(a.ends_at, a.now + a.in_flight) - a.now
+            ELSE g.longest_flight
+        END,
         -- This may bring forward what RESERVE wrote, and must: RESERVE had to assume the last moment at which the request
         -- could leave, and the caller counts from the first byte of the answer, which is later than the request.
         not_before = CASE

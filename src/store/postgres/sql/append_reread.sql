@@ -4,13 +4,15 @@
 request AS MATERIALIZED (
     SELECT
         r.*,
-        r.next_start_us * interval '1 microsecond' AS next_start
+        r.next_start_us * interval '1 microsecond' AS next_start,
+        r.in_flight_us * interval '1 microsecond' AS in_flight
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
-        $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[]
+        $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
+        $16::bigint[], $17::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -18,6 +20,7 @@ judged AS MATERIALIZED (
         s.stream,
         s.now,
         s.slot_at,
+        s.ends_at,
         s.highest_sequence,
         -- Of the two marks, the one for the kind of these ids: ids of the other kind cannot be among them.
         CASE WHEN k.other_kind THEN s.reread_other ELSE s.reread_to END AS reread_to,
@@ -34,6 +37,8 @@ judged AS MATERIALIZED (
         r.conflicting,
         r.not_ascending,
         r.next_start,
+        r.in_flight,
+        r.more_follows,
         (s.attempt = r.attempt AND s.cursor IS NOT DISTINCT FROM r.cursor_before AND s.parts <= r.part) IS TRUE AS mine,
         ((s.attempt = r.attempt OR s.closed_attempt = r.attempt) AND s.parts > r.part) IS TRUE AS done_before
     FROM request AS r
@@ -55,7 +60,7 @@ incoming AS MATERIALIZED (
         coalesce(e.id, e.number::text) AS whole_id,
         e.*
     FROM unnest(
-        $16::bigint[], $17::integer[], $18::bigint[], $19::text[], $20::text[], $21::text[], $22::timestamptz[], $23::json[]
+        $18::bigint[], $19::integer[], $20::bigint[], $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::json[]
     ) AS e (request, position, number, id, type, subject, occurred_at, payload)
     JOIN accepted AS a ON a.ordinal = e.request
 ),
@@ -124,7 +129,7 @@ stored AS (
 kept_aside AS (
     INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at)
     SELECT a.stream, i.id, i.reason, i.item, a.now
-    FROM unnest($24::bigint[], $25::text[], $26::text[], $27::bytea[]) AS i (request, id, reason, item)
+    FROM unnest($26::bigint[], $27::text[], $28::text[], $29::bytea[]) AS i (request, id, reason, item)
     JOIN accepted AS a ON a.ordinal = i.request
     UNION ALL
     SELECT i.stream, i.whole_id, 'ConflictingEvent', convert_to(i.payload::text, 'UTF8'), i.now
@@ -149,9 +154,11 @@ moved AS (
         id_kind = coalesce(g.id_kind, a.id_kind),
         sequence_is_id = a.sequence_is_id,
         highest_sequence = greatest(a.highest_sequence, t.last_sequence),
-        -- The re-read is over once its last id came by, or was passed.
+        -- The re-read is over once its last id came by, or was passed. What is set aside may go ahead of events that it came
+        -- behind, so where more of them follow, it says nothing yet.
         reread_to = CASE
-            WHEN a.reread_to = ANY ($25) OR EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = a.reread_to) THEN NULL
+            WHEN a.reread_to = ANY ($27) AND NOT a.more_follows THEN NULL
+            WHEN EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = a.reread_to) THEN NULL
             WHEN a.reread_to ~ '^[0-9]+$' AND a.cursor_after ~ '^[0-9]+$' AND a.cursor_after::numeric >= a.reread_to::numeric
                 THEN NULL
             ELSE a.reread_to
@@ -162,6 +169,11 @@ moved AS (
         parts = a.part + 1,
         attempt = CASE WHEN a.next_start IS NULL THEN a.attempt END,
         closed_attempt = CASE WHEN a.next_start IS NULL THEN g.closed_attempt ELSE a.attempt END,
+        deadline = CASE WHEN a.next_start IS NULL THEN greatest(a.ends_at, a.now + a.in_flight) ELSE g.deadline END,
+        longest_flight = CASE
+            WHEN a.next_start IS NULL THEN greatest(a.ends_at, a.now + a.in_flight) - a.now
+            ELSE g.longest_flight
+        END,
         not_before = CASE
             WHEN a.next_start IS NULL THEN g.not_before
             ELSE greatest(a.now + a.next_start, a.slot_at)

@@ -1,6 +1,6 @@
--- FORGET, second step, repeated: deletes the next $3 events of stream $1, and as many items set aside, while the fence is still the one that the first
--- step wrote ($2); with the last of both the row belongs to nobody. An unchanged fence means that nobody adopted the
--- row, so nobody can have appended: what this statement's snapshot shows is all there is.
+-- FORGET, second step, repeated: deletes the next $3 events of stream $1, and as many items set aside, while the fence is
+-- still the one that the first step wrote ($2); with the last of both the row belongs to nobody. An unchanged fence means
+-- that nobody adopted the row, so nobody can have appended: what this statement's snapshot shows is all there is.
 WITH locked AS MATERIALIZED (
     SELECT stream FROM headgate.source WHERE stream = $1 AND fence = $2 FOR NO KEY UPDATE SKIP LOCKED
 ),

@@ -159,7 +159,7 @@ mod tests {
             title: "A figure",
             scene: "Done.".to_owned(),
             rows: vec![Row::new("share", "98.1 %", "97 %"), Row::aside("why", "because")],
-            proof: Proof { findings, takeovers: Vec::new(), handovers: Vec::new() },
+            proof: Proof { findings, takeovers: Vec::new(), handovers: Vec::new(), nemeses: Vec::new() },
         }
     }
 

@@ -2,15 +2,17 @@
 //!
 //! | rule | promise | what must hold |
 //! |---|---|---|
-//! | I1 | P2 | starts of two requests to one source are at least 200 ms apart |
+//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
-//! | I8 | P7 | no source waits longer than the bound for its next request |
+//! | I7 | P1 | the Lease names the requester, or did until it could not know better |
+//! | I8 | P7 | no source waits longer than the bound for its next request, the end of the run included |
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
+mod holder;
 mod once;
 mod order;
 mod store;
@@ -22,6 +24,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::access_log::Access;
 
+pub use holder::{LeaseHistory, Named, Requesters};
 pub use once::Repeats;
 pub use store::{StoredEvent, StoredStream};
 pub use takeover::{Takeover, handovers, takeovers};
@@ -47,15 +50,26 @@ pub enum NemesisKind {
     Killed,
     /// SIGSTOP, then SIGCONT.
     Paused,
+    /// Its line to the sources was cut, or swallowed: what they sent may not have come.
+    LostSources,
+    /// Its line to the API server was cut, swallowed or slow: others may have taken its sources over.
+    LostApiServer,
+    /// Its line to the database, or the database, was: its commits may not have come.
+    LostDatabase,
 }
 
 /// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
 const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
 
 impl Nemesis {
-    /// Whether it can explain anything at all.
-    fn is_telling(&self) -> bool {
-        self.kind == NemesisKind::Killed || self.until - self.from >= SHORTEST_TELLING_PAUSE_US
+    /// Whether it can have made a peer whose request was under way look dead to the source: R3.
+    fn hides_a_peer(&self) -> bool {
+        match self.kind {
+            NemesisKind::Killed => true,
+            NemesisKind::Paused | NemesisKind::LostSources => self.until - self.from >= SHORTEST_TELLING_PAUSE_US,
+            // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
+            NemesisKind::LostApiServer | NemesisKind::LostDatabase => false,
+        }
     }
 
     /// Whether it struck this replica at some time between the two moments.
@@ -100,8 +114,14 @@ pub struct Evidence {
     pub resets: Vec<Reset>,
     /// The rows, where they were read.
     pub stored: Vec<StoredStream>,
+    /// The minInterval of each source in microseconds. 200 ms where none is given, and at the least.
+    pub min_intervals: BTreeMap<String, u64>,
     /// I8: no two starts of a source further apart than this many microseconds. Not checked when not given.
     pub longest_wait: Option<u64>,
+    /// I7: who was named when. Not checked when not given.
+    pub leases: Option<LeaseHistory>,
+    /// I8: until when each source was to be asked. One that was suspended or deleted stands here with that moment.
+    pub asked_until: BTreeMap<String, u64>,
 }
 
 /// The rules, as they are named in the design.
@@ -112,6 +132,7 @@ pub enum Rule {
     I3,
     I4,
     I5,
+    I7,
     I8,
 }
 
@@ -145,6 +166,7 @@ pub struct SourceFindings {
     pub repeats: Repeats,
     pub stored_events: Option<u64>,
     pub longest_wait_us: Option<u64>,
+    pub requesters: Requesters,
 }
 
 /// What was found.
@@ -175,6 +197,9 @@ pub fn check(evidence: &Evidence) -> Findings {
     for access in &evidence.accesses {
         by_source.entry(&access.source).or_default().push(access);
     }
+    for source in evidence.asked_until.keys() {
+        by_source.entry(source).or_default();
+    }
     let mut findings = Findings::default();
     for (source, mut accesses) in by_source {
         accesses.sort_by_key(|access| access.started);
@@ -182,7 +207,9 @@ pub fn check(evidence: &Evidence) -> Findings {
         let lives = lives(source, &accesses, &evidence.resets);
         let stored = evidence.stored.iter().find(|stored| stored.source == source);
         findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
+        findings.violations.extend(order::waits(source, &accesses, evidence, &mut found));
         findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
+        findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }
     for stored in &evidence.stored {

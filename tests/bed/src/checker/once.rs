@@ -19,6 +19,10 @@ pub struct Repeats {
     pub after_a_kill: u64,
     /// P3 (a): the replica was frozen past its deadline before the commit.
     pub after_a_pause: u64,
+    /// P3 (a), in effect: the replica lost the database before the commit, and by the API server its sources.
+    pub after_being_cut_off: u64,
+    /// P3 (b): the answer did not come, because the way from the source was cut.
+    pub lost_on_the_way: u64,
     /// P3 (b): the part of a response that could not be used.
     pub of_an_unusable_response: u64,
     /// The source sent what it was not asked for.
@@ -34,6 +38,8 @@ impl Repeats {
     pub fn total(&self) -> u64 {
         self.after_a_kill
             + self.after_a_pause
+            + self.after_being_cut_off
+            + self.lost_on_the_way
             + self.of_an_unusable_response
             + self.by_the_source
             + self.after_a_reset
@@ -45,6 +51,8 @@ impl Repeats {
             Some(Cause::Source) => &mut self.by_the_source,
             Some(Cause::Kill) => &mut self.after_a_kill,
             Some(Cause::Pause) => &mut self.after_a_pause,
+            Some(Cause::CutOff) => &mut self.after_being_cut_off,
+            Some(Cause::Way) => &mut self.lost_on_the_way,
             Some(Cause::Unusable) => &mut self.of_an_unusable_response,
             Some(Cause::Reset) => &mut self.after_a_reset,
             None => &mut self.unexplained,
@@ -57,6 +65,8 @@ impl Repeats {
 enum Cause {
     Kill,
     Pause,
+    CutOff,
+    Way,
     Unusable,
     Source,
     Reset,
@@ -127,12 +137,27 @@ impl Log<'_> {
     /// Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
     fn struck_before_the_commit(&self, place: usize) -> Option<Cause> {
         let (first, next) = (self.accesses[place], self.accesses[place + 1]);
-        let struck =
-            |nemesis: &&Nemesis| nemesis.is_telling() && nemesis.struck(&first.replica, first.started, next.started);
-        self.nemeses.iter().find(struck).map(|nemesis| match nemesis.kind {
-            NemesisKind::Killed => Cause::Kill,
-            NemesisKind::Paused => Cause::Pause,
-        })
+        let struck_by = |kind| {
+            let mut of_kind = self.nemeses.iter().filter(move |nemesis| nemesis.kind == kind);
+            of_kind.any(|nemesis| nemesis.struck(&first.replica, first.started, next.started))
+        };
+        let frozen = |nemesis: &Nemesis| {
+            nemesis.kind == NemesisKind::Paused
+                && nemesis.hides_a_peer()
+                && nemesis.struck(&first.replica, first.started, next.started)
+        };
+        if struck_by(NemesisKind::Killed) {
+            Some(Cause::Kill)
+        } else if self.nemeses.iter().any(frozen) {
+            Some(Cause::Pause)
+        } else if struck_by(NemesisKind::LostSources) {
+            Some(Cause::Way)
+        } else if struck_by(NemesisKind::LostDatabase) && struck_by(NemesisKind::LostApiServer) {
+            // Neither alone: a holder without a database keeps its batch, one without an API server commits under the fence.
+            Some(Cause::CutOff)
+        } else {
+            None
+        }
     }
 
     /// Whether the fault of this answer made this event of it useless.

@@ -15,6 +15,7 @@ pub(super) fn check(
         let lines = lines.iter().map(|&access| access.clone()).collect();
         violations.push(Violation { rule, source: source.to_owned(), what, lines });
     };
+    let min_interval = evidence.min_intervals.get(source).map_or(GAP_US, |interval| GAP_US.max(*interval));
     let mut delivered = 0;
     for (place, &access) in accesses.iter().enumerate() {
         let begins_again = place > 0 && lives[place] > lives[place - 1];
@@ -33,9 +34,8 @@ pub(super) fn check(
 
         let gap = access.started - before.started;
         found.smallest_gap_us = Some(found.smallest_gap_us.map_or(gap, |smallest| smallest.min(gap)));
-        found.longest_wait_us = Some(found.longest_wait_us.map_or(gap, |longest| longest.max(gap)));
-        if gap < GAP_US {
-            broken(Rule::I1, format!("{gap} us between two starts"), &[before, access]);
+        if gap < min_interval {
+            broken(Rule::I1, format!("{gap} us between two starts, not {min_interval}"), &[before, access]);
         }
         if access.after < before.after && !begins_again {
             broken(
@@ -44,13 +44,10 @@ pub(super) fn check(
                 &[before, access],
             );
         }
-        if evidence.longest_wait.is_some_and(|bound| gap > bound) {
-            broken(Rule::I8, format!("{} ms without a request", gap / 1000), &[before, access]);
-        }
         // Not only the neighbour: a request that is never answered may outlast many.
         for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
             let explained = evidence.nemeses.iter().any(|nemesis| {
-                nemesis.is_telling() && nemesis.struck(&earlier.replica, earlier.started, access.started)
+                nemesis.hides_a_peer() && nemesis.struck(&earlier.replica, earlier.started, access.started)
             });
             if explained {
                 found.explained_overlaps += 1;
@@ -62,12 +59,44 @@ pub(super) fn check(
     violations
 }
 
+/// I8: how long the source stood still, between two requests and from the last one to the end of the run.
+pub(super) fn waits(
+    source: &str,
+    accesses: &[&Access],
+    evidence: &Evidence,
+    found: &mut SourceFindings,
+) -> Vec<Violation> {
+    let between = accesses.windows(2).map(|pair| (pair[1].started - pair[0].started, "before the next", pair));
+    let until = evidence.asked_until.get(source);
+    let at_the_end = accesses.chunks(1).next_back().zip(until).map(|(last, until)| {
+        let waited = until.saturating_sub(last[0].started);
+        (waited, "until the end of the run", last)
+    });
+    let waits: Vec<_> = between.chain(at_the_end).collect();
+    found.longest_wait_us = waits.iter().map(|(waited, ..)| *waited).max();
+
+    let Some(bound) = evidence.longest_wait else { return Vec::new() };
+    let broken = |what: String, lines: &[&Access]| {
+        let lines = lines.iter().map(|&access| access.clone()).collect();
+        Violation { rule: Rule::I8, source: source.to_owned(), what, lines }
+    };
+    if accesses.is_empty() {
+        return vec![broken("never asked".to_owned(), &[])];
+    }
+    let too_long = waits.into_iter().filter(|(waited, ..)| *waited > bound);
+    too_long
+        .map(|(waited, what, lines)| broken(format!("{} ms without a request {what}", waited / 1000), lines))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{
         super::{
-            check as check_all,
-            testing::{access, broken, check_log, paused},
+            Findings, NemesisKind, check as check_all,
+            testing::{access, broken, check_log, lost, paused},
         },
         *,
     };
@@ -76,6 +105,24 @@ mod tests {
     fn i1_a_gap_below_200_ms_is_found() {
         let findings =
             check_log(vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_us(199_999).build()]);
+        assert_eq!(broken(&findings), [Rule::I1]);
+    }
+
+    #[test]
+    fn i1_a_gap_below_the_min_interval_of_the_source_is_found() {
+        let gaps_of = |source: &str| [access(source).at_ms(0).build(), access(source).at_ms(900).build()];
+        let accesses = [gaps_of("orders"), gaps_of("bills")].concat();
+        let min_intervals = BTreeMap::from([("orders".to_owned(), 1_000_000), ("bills".to_owned(), 900_000)]);
+        let findings = check_all(&Evidence { accesses, min_intervals, ..Evidence::default() });
+        assert_eq!(broken(&findings), [Rule::I1]);
+        assert_eq!(findings.violations[0].source, "orders");
+    }
+
+    #[test]
+    fn i1_a_min_interval_below_200_ms_allows_no_smaller_gap() {
+        let accesses = vec![access("orders").at_ms(0).build(), access("orders").at_ms(199).build()];
+        let min_intervals = BTreeMap::from([("orders".to_owned(), 100_000)]);
+        let findings = check_all(&Evidence { accesses, min_intervals, ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I1]);
     }
 
@@ -110,6 +157,26 @@ mod tests {
     }
 
     #[test]
+    fn i2_only_a_lost_line_to_the_sources_explains_an_overlap() {
+        for (kind, expected) in [
+            (NemesisKind::LostSources, vec![]),
+            (NemesisKind::LostDatabase, vec![Rule::I2]),
+            (NemesisKind::LostApiServer, vec![Rule::I2]),
+        ] {
+            let accesses = vec![
+                access("orders").by("a").at_ms(0).lasting_ms(9_000).build(),
+                access("orders").by("b").at_ms(6_000).build(),
+            ];
+            let nemeses = vec![lost(kind, "a", 100, 9_500)];
+            assert_eq!(
+                broken(&check_all(&Evidence { accesses, nemeses, ..Evidence::default() })),
+                expected,
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
     fn i4_a_cursor_that_goes_back_is_found() {
         let findings = check_log(vec![
             access("orders").by("a").at_ms(0).after(0).delivering(1, 10).build(),
@@ -133,5 +200,32 @@ mod tests {
         let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_ms(8_001).build()];
         let findings = check_all(&Evidence { accesses, longest_wait: Some(8_000_000), ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I8]);
+    }
+
+    /// Two requests to `orders`, and what I8 says when these sources were to be asked until these moments.
+    fn asked_until<const N: usize>(until_ms: [(&str, u64); N]) -> Findings {
+        let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("a").at_ms(200).build()];
+        let asked_until = until_ms.map(|(source, at)| (source.to_owned(), at * 1000)).into();
+        check_all(&Evidence { accesses, longest_wait: Some(8_000_000), asked_until, ..Evidence::default() })
+    }
+
+    #[test]
+    fn i8_a_source_that_is_never_asked_again_after_a_kill_is_found() {
+        let findings = asked_until([("orders", 8_201)]);
+        assert_eq!(broken(&findings), [Rule::I8]);
+        assert_eq!(findings.sources["orders"].longest_wait_us, Some(8_001_000));
+    }
+
+    #[test]
+    fn i8_a_source_that_was_never_asked_at_all_is_found() {
+        let findings = asked_until([("orders", 8_200), ("bills", 8_200)]);
+        assert_eq!(broken(&findings), [Rule::I8]);
+        assert_eq!(findings.violations[0].source, "bills");
+    }
+
+    #[test]
+    fn i8_a_source_that_nobody_was_to_ask_any_more_may_stand_still() {
+        assert!(asked_until([]).clean());
+        assert!(asked_until([("orders", 100)]).clean());
     }
 }

@@ -7,7 +7,7 @@ use crate::access_log::Access;
 
 /// The time from each kill to the next request of each source that the killed replica had asked last.
 ///
-/// A kill whose source was never asked again is left out here: I8 and the stored rows show it.
+/// A kill whose source was never asked again is left out here: I8 finds it where a bound is given and the run went on.
 #[must_use]
 pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
     let mut takeovers = Vec::new();

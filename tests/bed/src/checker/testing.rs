@@ -117,6 +117,11 @@ pub(crate) fn paused(replica: &str, from_ms: u64, until_ms: u64) -> Nemesis {
     Nemesis { replica: replica.to_owned(), kind: NemesisKind::Paused, from: from_ms * 1000, until: until_ms * 1000 }
 }
 
+/// A line of a replica that was lost between these many milliseconds.
+pub(crate) fn lost(kind: NemesisKind, replica: &str, from_ms: u64, until_ms: u64) -> Nemesis {
+    Nemesis { kind, ..paused(replica, from_ms, until_ms) }
+}
+
 /// What the rules say of a log during which nothing was done to any replica.
 pub(crate) fn check_log(accesses: Vec<Access>) -> Findings {
     check(&Evidence { accesses, ..Evidence::default() })

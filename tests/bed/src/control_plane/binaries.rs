@@ -19,6 +19,10 @@ use crate::narrate::{Stopwatch, say};
 const COMMANDS: [&str; 7] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 
+/// What builds them. Older ones do not know that go.mod asks for another release.
+const GO: &str =
+    "Go 1.21 or newer, which fetches the release that go.mod asks for by itself (but not with GOTOOLCHAIN=local)";
+
 /// A pair of servers that can make up a control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binaries {
@@ -101,10 +105,12 @@ fn build(source: &Path, into: &Path) -> Result<()> {
         .status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => bail!("build tests/control-plane: go {status}"),
+        Ok(status) => bail!(
+            "build tests/control-plane: go {status}; {GO} is needed, unless KUBEBUILDER_ASSETS names a directory with both"
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-            "no etcd and kube-apiserver here, and no Go to build them with. Install Go 1.24 or newer (apt-get install golang, \
-             if your release has it), or set KUBEBUILDER_ASSETS to a directory that holds both (setup-envtest use -p path)"
+            "no etcd and kube-apiserver here, and no Go to build them with. Install {GO}, or set KUBEBUILDER_ASSETS to a \
+             directory that holds both (setup-envtest use -p path)"
         ),
         Err(error) => return Err(error).context("start go"),
     }

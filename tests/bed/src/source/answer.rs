@@ -60,18 +60,7 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
             answer.manner = Manner::Over(Duration::from_millis(*ms));
             answer
         }
-        Some(Fault::CutBody { share }) => {
-            let mut answer = Answer::page(feed, &page(after, limit));
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a share needs no more"
-            )]
-            let cut = (answer.body.len() as f64 * share) as usize;
-            answer.manner = Manner::CutAfter(cut.min(answer.body.len() - 1));
-            answer
-        }
+        Some(Fault::CutBody { share }) => Answer::page(feed, &page(after, limit)).cut_after(*share),
         Some(Fault::NeverAnswers) => {
             let mut answer = Answer::status(200);
             answer.manner = Manner::Never;
@@ -134,6 +123,19 @@ impl Answer {
             Some(bad) => (None, bad),
             None => (Some(index), feed.event(index)),
         }))
+    }
+
+    /// Only this share of the body goes out, and never all of it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share needs no more"
+    )]
+    fn cut_after(mut self, share: f64) -> Self {
+        let cut = (self.body.len() as f64 * share) as usize;
+        self.manner = Manner::CutAfter(cut.min(self.body.len() - 1));
+        self
     }
 
     fn items(items: impl Iterator<Item = (Option<u64>, String)>) -> Self {

@@ -7,6 +7,7 @@
 mod answer;
 mod fault;
 mod feed;
+pub mod hostile;
 mod wire;
 
 use std::{
@@ -118,6 +119,8 @@ struct Served {
     config: SourceConfig,
     /// Faults for the next requests, before any chance is taken. `None` is a request that goes well.
     scripted: Mutex<VecDeque<Option<Fault>>>,
+    /// What every request meets that nothing is scripted for.
+    weather: Mutex<Option<Fault>>,
     dice: Mutex<StdRng>,
     /// Since when its events exist; not yet while it is closed.
     born: OnceLock<u64>,
@@ -129,6 +132,9 @@ impl Served {
     fn next_fault(&self) -> Option<Fault> {
         if let Some(scripted) = self.scripted.lock().expect("no holder panics").pop_front() {
             return scripted;
+        }
+        if let Some(fault) = &*self.weather.lock().expect("no holder panics") {
+            return Some(fault.clone());
         }
         let mut roll: f64 = self.dice.lock().expect("no holder panics").random();
         for chance in &self.config.chances {
@@ -169,7 +175,17 @@ impl FakeSource {
                 let name = config.feed.name.clone();
                 let dice = Mutex::new(StdRng::seed_from_u64(seed));
                 let born = if config.closed { OnceLock::new() } else { OnceLock::from(now) };
-                (name, Served { config, scripted: Mutex::default(), dice, born, serving: AtomicBool::default() })
+                (
+                    name,
+                    Served {
+                        config,
+                        scripted: Mutex::default(),
+                        weather: Mutex::default(),
+                        dice,
+                        born,
+                        serving: AtomicBool::default(),
+                    },
+                )
             })
             .collect();
         let (served, log) = (Arc::new(served), Arc::new(log));
@@ -194,6 +210,14 @@ impl FakeSource {
     /// When no such source is served.
     pub fn script(&self, name: &str, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.served[name].scripted.lock().expect("no holder panics").extend(faults);
+    }
+
+    /// From now on every request to this source goes like this; with none, as its chances have it.
+    ///
+    /// # Panics
+    /// When no such source is served.
+    pub fn weather(&self, name: &str, fault: Option<Fault>) {
+        *self.served[name].weather.lock().expect("no holder panics") = fault;
     }
 
     /// From now on the events of the sources that were closed exist. Returns the moment, on the clock of the log.
@@ -339,12 +363,15 @@ mod tests {
 
     /// The log, once a request has ended in it.
     async fn logged(source: &FakeSource) -> Access {
-        loop {
-            if let Some(access) = source.log().entries().pop() {
-                return access;
+        let logged = async {
+            loop {
+                if let Some(access) = source.log().entries().pop() {
+                    return access;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(30), logged).await.expect("a request ends in the log")
     }
 
     #[tokio::test]
@@ -397,6 +424,17 @@ mod tests {
         assert!(answers[0].starts_with("HTTP/1.1 503") && answers[1].starts_with("HTTP/1.1 200"));
         assert!(answers[2].contains("retry-after: ") && answers[2].contains(" GMT"));
         assert!(answers[3].starts_with("HTTP/1.1 302") && answers[3].contains("location: /orders/"));
+    }
+
+    #[tokio::test]
+    async fn a_storm_meets_every_request_until_it_is_over() {
+        let source = orders(SourceConfig::new("orders", 5)).await;
+        source.weather("orders", Some(Fault::Status(503)));
+        assert!(
+            ask(&source, "").await.starts_with("HTTP/1.1 503") && ask(&source, "").await.starts_with("HTTP/1.1 503")
+        );
+        source.weather("orders", None);
+        assert!(ask(&source, "").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 use super::super::{
-    Evidence, Rule, SourceFindings, StoredStream, check,
-    testing::{access, broken, check_log, killed, paused, stored},
+    Evidence, NemesisKind, Rule, SourceFindings, StoredStream, check,
+    testing::{access, broken, check_log, killed, lost, paused, stored},
 };
 use crate::{access_log::Access, source::FaultKind};
 
@@ -40,6 +40,28 @@ fn a_kill_of_the_replica_that_took_it_explains_a_repeat() {
     let findings = check(&Evidence { accesses, nemeses: vec![killed("a", 10)], ..Evidence::default() });
     assert!(findings.clean(), "{:?}", findings.violations);
     assert_eq!(findings.sources["orders"].repeats.after_a_kill, 600);
+}
+
+/// The first replica lost these lines, and another one loads the same events again.
+fn loaded_again_after_losing(lines: &[NemesisKind]) -> Vec<Rule> {
+    let accesses = vec![
+        access("orders").by("a_7f").at_ms(0).after(0).delivering(1, 10).build(),
+        access("orders").by("b_91").at_ms(9_000).after(0).delivering(1, 10).build(),
+    ];
+    let nemeses = lines.iter().map(|kind| lost(*kind, "a", 1, 8_000)).collect();
+    broken(&check(&Evidence { accesses, nemeses, ..Evidence::default() }))
+}
+
+#[test]
+fn an_answer_that_was_lost_on_its_way_explains_a_repeat() {
+    assert_eq!(loaded_again_after_losing(&[NemesisKind::LostSources]), []);
+}
+
+#[test]
+fn only_the_database_and_the_api_server_lost_together_explain_a_repeat() {
+    assert_eq!(loaded_again_after_losing(&[NemesisKind::LostDatabase]), [Rule::I3]);
+    assert_eq!(loaded_again_after_losing(&[NemesisKind::LostApiServer]), [Rule::I3]);
+    assert_eq!(loaded_again_after_losing(&[NemesisKind::LostApiServer, NemesisKind::LostDatabase]), []);
 }
 
 #[test]

@@ -1,0 +1,182 @@
+//! `make chaos`: replicas, servers and network struck by one seeded plan for as long as one likes, and the report.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use crate::chaos::Chaos;
+use crate::clock;
+use crate::leases::LeaseWatch;
+use crate::lines::Lines;
+use crate::narrate::say;
+use crate::nemesis::{Cast, Planned, plan, schedule};
+use crate::place::Place;
+use crate::proof::Proof;
+use crate::source::{Fault, SourceConfig};
+use crate::stage::{Stage, apply_spec};
+
+/// Scaled up, there are this many replicas.
+const MOST_REPLICAS: usize = 5;
+
+/// From the end of the strikes until everything is loaded again: a server that was the last to come back, a takeover, and
+/// the longest back-off.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+/// I8: all replicas may be struck one after the other, each frozen, cut off or away for as long as the plan has it, and
+/// then comes a takeover of 8 s. Outages of the servers come on top.
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
+
+/// A run shorter than this may hold all it has loaded in memory when it is checked, a longer one loads in smaller pages.
+const SHORT: Duration = Duration::from_mins(5);
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Campaign {
+    /// The `headgate` binary.
+    pub binary: PathBuf,
+    pub length: Duration,
+    pub seed: u64,
+    /// 3 to 5.
+    pub replicas: usize,
+    /// At least [`KINDS`].
+    pub sources: usize,
+    /// Where everything is left when a promise was broken, in a folder named by the seed.
+    pub evidence: PathBuf,
+}
+
+/// One of each kind of trouble that a source makes by itself.
+pub const KINDS: usize = 12;
+
+impl Campaign {
+    /// Runs it, prints the report, and leaves the evidence when a promise was broken.
+    ///
+    /// # Errors
+    /// When something does not come up, does not end well, or does not load again after the last strike.
+    pub async fn run(&self) -> Result<Proof> {
+        let place = Arc::new(Place::temporary("chaos")?);
+        let outcome = self.run_in(&place).await;
+        let what = match &outcome {
+            Ok(proof) if proof.findings.clean() => return outcome,
+            Ok(proof) => {
+                let mut broken: Vec<_> = proof.findings.violations.iter().collect();
+                // Those of the store have no lines: what was seen on the way comes first.
+                broken.sort_by_key(|violation| violation.lines.last().map_or(u64::MAX, |line| line.started));
+                say(format_args!("a promise was broken; the first: {}", broken[0]));
+                let mut text = format!("seed {}\n{proof}\n", self.seed);
+                for violation in broken {
+                    writeln!(text, "{violation}")?;
+                }
+                text
+            }
+            Err(error) => format!("seed {}\n{error:#}\n", self.seed),
+        };
+        crate::evidence::leave(&what, place.path(), &self.evidence.join(self.seed.to_string()))?;
+        outcome
+    }
+
+    async fn run_in(&self, place: &Arc<Place>) -> Result<Proof> {
+        let sources = sources(self.sources);
+        let names: Vec<String> = sources.iter().map(|source| source.feed.name.clone()).collect();
+        let all: Vec<String> = ('a'..).take(MOST_REPLICAS).map(|letter| format!("headgate-{letter}")).collect();
+        let (replicas, further) = all.split_at(self.replicas.min(MOST_REPLICAS));
+        let plan = plan(self.seed, Cast { replicas, further, sources: &names }, self.length);
+        let schedule_file = place.path().join("schedule.txt");
+        std::fs::write(&schedule_file, schedule(self.seed, &plan))?;
+        say(format_args!("seed {}: {} strikes, in {}", self.seed, plan.len(), schedule_file.display()));
+
+        let mut stage = Stage::without_objects(place, &self.binary, sources, self.seed).await?;
+        for name in &names {
+            apply_spec(&stage.client, name, &self.spec(&stage.source.url(name))).await?;
+        }
+        let mut lines = BTreeMap::new();
+        for replica in &all {
+            let own = Lines::of(replica, place, &stage.parts, stage.source.address()).await?;
+            stage.fleet.furnish(replica, own.environment());
+            lines.insert(replica.clone(), own);
+        }
+        stage.leases = Some(LeaseWatch::begin(&stage.client));
+        for replica in replicas {
+            stage.fleet.start(replica)?;
+        }
+        for replica in replicas {
+            stage.fleet.ready(replica).await?;
+        }
+        Chaos { stage: &mut stage, lines: &lines }.strike(&plan, self.length).await?;
+        all_are_loaded(&stage, &names).await?;
+        let proof = stage.prove(Some(LONGEST_WAIT + longest_outage(&plan))).await?;
+        say(format_args!(
+            "\nseed {}, {} replicas, {} sources, {:?}",
+            self.seed, self.replicas, self.sources, self.length
+        ));
+        say(&proof);
+        Ok(proof)
+    }
+
+    /// Sources are asked again soon whatever happens, so that a run sees many requests.
+    fn spec(&self, url: &str) -> serde_json::Value {
+        let batch = if self.length < SHORT { 200 } else { 50 };
+        json!({
+            "http": { "url": url, "timeout": "5s" },
+            "poll": { "maxIdleInterval": "500ms", "maxErrorInterval": "1s", "batchSize": batch },
+        })
+    }
+}
+
+/// The longest time for which no Lease, or no row, can be written.
+fn longest_outage(plan: &[Planned]) -> Duration {
+    let outages = plan.iter().filter(|planned| ["kube-apiserver", "etcd", "postgres"].contains(&planned.whom.as_str()));
+    outages.map(|planned| planned.strike.over_after()).max().unwrap_or_default()
+}
+
+/// Waits until every source was answered with events, or with nothing, since now.
+async fn all_are_loaded(stage: &Stage, names: &[String]) -> Result<()> {
+    let (since, begun) = (clock::now_us(), Instant::now());
+    loop {
+        let accesses = stage.source.log().entries();
+        let is_loaded = |name: &&String| {
+            accesses.iter().any(|access| access.source == **name && access.started > since && access.status == 200)
+        };
+        let waiting: Vec<&String> = names.iter().filter(|name| !is_loaded(name)).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > RECOVERY {
+            bail!("{RECOVERY:?} after the last strike these sources are not loaded: {waiting:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// One of each kind of trouble that a source can make while its holder is struck, and then ordinary ones.
+fn sources(count: usize) -> Vec<SourceConfig> {
+    let growing = |name: &str| SourceConfig::new(name, 500).growing_by(50.0);
+    let mut sources = vec![
+        SourceConfig::new("backlog", 10_000_000),
+        SourceConfig::new("backlog-slow", 10_000_000).sometimes(1.0, Fault::SlowBody { ms: 300 }),
+        SourceConfig::new("backlog-far", 10_000_000).answering_after(Duration::from_millis(80)),
+        growing("steady"),
+        growing("opaque").with_opaque_ids(),
+        growing("flaky").sometimes(0.2, Fault::Status(500)),
+        growing("cut").sometimes(0.1, Fault::CutBody { share: 0.6 }),
+        growing("limited")
+            .sometimes(0.1, Fault::RateLimited { seconds: 1, as_date: false })
+            .sometimes(0.1, Fault::RateLimited { seconds: 2, as_date: true }),
+        growing("hanging").sometimes(0.03, Fault::NeverAnswers),
+        growing("untidy").sometimes(0.1, Fault::Repeats).sometimes(0.1, Fault::MoreThanAsked),
+        growing("backwards").at_most(2_000).sometimes(0.1, Fault::Unsorted),
+        growing("redirecting").sometimes(0.1, Fault::Redirect),
+    ];
+    sources.extend((KINDS..count).map(|number| SourceConfig::new(&format!("more-{number}"), 100).growing_by(5.0)));
+    sources
+}
+
+/// Where the evidence of a campaign is left, if nothing else is said.
+#[must_use]
+pub fn default_evidence() -> PathBuf {
+    Path::new(&crate::repository()).join(".headgate/evidence/chaos")
+}
