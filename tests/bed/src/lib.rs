@@ -7,7 +7,7 @@
 //! | [`test_api`] | a client and a namespace per test, with the CRDs applied |
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
-//! | [`process`], [`server`] | processes that are started, stopped, killed and frozen |
+//! | [`process`], [`server`] | processes that are started, stopped, killed and frozen; the mark by which each is found again |
 //! | [`forwarder`], [`lines`] | pieces of network that can be cut, slowed down and swallow; those of one replica |
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
@@ -39,6 +39,7 @@ pub mod forwarder;
 pub mod image;
 pub mod leases;
 pub mod lines;
+mod mark;
 pub mod narrate;
 pub mod nemesis;
 pub mod node;

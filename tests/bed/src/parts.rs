@@ -60,15 +60,13 @@ pub async fn up(root: &Path) -> Result<String> {
     Ok(lines)
 }
 
-/// Ends the parts and removes all they wrote. Works after a crash too, and when there are none.
+/// Ends the parts and removes all they wrote. Works after a crash too, without the directory, and when there are none.
 pub fn down(root: &Path) -> Result<()> {
-    if !root.exists() {
-        say(format_args!("nothing runs: there is no {}", root.display()));
-        return Ok(());
-    }
-    let ended = Place::kept(root)?.end()?;
+    let there = root.exists();
+    let ended = if there { Place::kept(root)?.end()? } else { Place::end_without_directory(root)? };
     let ended = if ended.is_empty() { "nothing that ran".to_owned() } else { ended.join(", ") };
-    say(format_args!("ended {ended}; removed {}", root.display()));
+    let removed = if there { "removed" } else { "there is no" };
+    say(format_args!("ended {ended}; {removed} {}", root.display()));
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,8 +13,9 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::account::{Account, reachable_by_others};
+use crate::mark::{end_all, mark};
 use crate::narrate::say;
-use crate::process::{Launch, Lifetime, Process};
+use crate::process::{Launch, Lifetime, Process, Signal};
 
 /// How the names of temporary places begin.
 pub(crate) const PLACE: &str = "headgate-place-";
@@ -79,6 +81,11 @@ impl Place {
         Launch::new(name, program, &self.root, self.lifetime)
     }
 
+    /// Marks a program that runs to its end as one of this place, so that it does not outlive a crash of this process.
+    pub(crate) fn mark(&self, command: &mut Command) {
+        mark(command, &self.root, Signal::TERM);
+    }
+
     /// A server of this place that already runs.
     #[must_use]
     pub fn running(&self, name: &str) -> Option<Process> {
@@ -140,18 +147,31 @@ impl Place {
         Ok(running)
     }
 
-    /// Ends every server of this place, and removes all files. Returns the names of those that ran.
+    /// Ends what still runs of a place whose directory was removed by somebody. Returns the names of the programs.
+    pub(crate) fn end_without_directory(root: &Path) -> Result<Vec<String>> {
+        let root = std::path::absolute(root)?;
+        let there = root.ancestors().find(|path| path.exists()).context("a place without a directory above it")?;
+        // As `kept` wrote it into the mark.
+        end_all(&there.canonicalize()?.join(root.strip_prefix(there)?))
+    }
+
+    /// Ends every server of this place and whatever else was started for it, and removes all files. Returns the names of
+    /// those that ran.
     pub fn end(self) -> Result<Vec<String>> {
         let running = self.all_running()?;
         running.iter().for_each(Process::end);
+        // A child that was forked and not executed yet carries no mark; it holds the lock until then, and we have that.
+        let without_pidfile = end_all(&self.root)?;
         remove_with_links(&self.root)?;
-        Ok(running.iter().map(|process| process.name().to_owned()).collect())
+        Ok(running.iter().map(|process| process.name().to_owned()).chain(without_pidfile).collect())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if self.lifetime == Lifetime::WithParent {
+            // What its servers started and left.
+            let _ = end_all(&self.root);
             // Directories elsewhere; the place itself goes with its TempDir.
             let _ = remove_linked(&self.root);
         }
@@ -176,6 +196,7 @@ fn remove_abandoned(parent: &Path) {
             .and_then(|meta| meta.modified())
             .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
         if old && File::open(&path).is_ok_and(|directory| directory.try_lock().is_ok()) {
+            let _ = path.canonicalize().map(|root| end_all(&root));
             let _ = remove_with_links(&path);
         }
     }

@@ -14,6 +14,7 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, getppid, kill_process, kill_process_group, set_parent_process_death_signal, setsid};
 
 use crate::account::Account;
+use crate::mark::mark;
 
 /// How often a process of ours is asked whether it still runs: it may not be our child, so there is nothing to wait on.
 const POLL: Duration = Duration::from_millis(5);
@@ -39,10 +40,12 @@ pub enum Lifetime {
     Detached,
 }
 
-/// A server to be started: in a session of its own, its output in a log file, its pid in a pidfile.
+/// A server to be started: in a session of its own, its output in a log file, its pid in a pidfile, and the mark of its
+/// directory in its environment.
 pub struct Launch {
     command: Command,
     name: String,
+    directory: PathBuf,
     log: PathBuf,
     pidfile: PathBuf,
     lifetime: Lifetime,
@@ -58,6 +61,7 @@ impl Launch {
         Self {
             command,
             name: name.to_owned(),
+            directory: directory.to_owned(),
             log: directory.join(format!("{name}.log")),
             pidfile: directory.join(format!("{name}.pid")),
             lifetime,
@@ -111,7 +115,8 @@ impl Launch {
 
     /// Starts it.
     pub fn start(self) -> Result<Process> {
-        let Self { mut command, name, log, pidfile, lifetime, end_signal } = self;
+        let Self { mut command, name, directory, log, pidfile, lifetime, end_signal } = self;
+        mark(&mut command, &directory, end_signal);
         let output = OpenOptions::new().create(true).append(true).open(&log).context("open the log of a server")?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         on_fork(&mut command, lifetime, end_signal);
@@ -345,14 +350,24 @@ impl Drop for Process {
 }
 
 /// When a process started, in clock ticks since boot: with the pid it names a process for good. None: it has ended.
-fn start_time(id: u32) -> Option<u64> {
+pub(crate) fn start_time(id: u32) -> Option<u64> {
+    stat(id, 19)
+}
+
+/// The process that started it, or that took it over when that one ended. None: it has ended.
+pub(crate) fn parent(id: u32) -> Option<u32> {
+    stat(id, 1).and_then(|parent| parent.try_into().ok())
+}
+
+/// A field of `/proc/<id>/stat`, counted from the state, which is 0.
+fn stat(id: u32, field: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The command name, in parentheses, may hold anything; what follows the last one is plain.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().peekable();
+    if matches!(*fields.peek()?, "Z" | "X") {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(field)?.parse().ok()
 }
 
 /// The processes whose working directory is this one: what a server of several processes has left.

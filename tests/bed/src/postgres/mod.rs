@@ -77,7 +77,7 @@ impl Postgres {
         place.remember(FACTS, &facts)?;
         let data = directory.join("data");
         if !data.join("PG_VERSION").exists() {
-            initialise(&binaries.initdb, &directory, &facts.password, account.as_ref()).await?;
+            initialise(&binaries.initdb, place, &directory, &facts.password, account.as_ref()).await?;
         }
         let server = Server::in_place(place, recipe(&binaries, &directory, &facts, account, settings));
         let mut postgres = Self { server, facts, data };
@@ -242,10 +242,17 @@ fn recipe(
     }
 }
 
-async fn initialise(initdb: &Path, directory: &Path, password: &str, account: Option<&Account>) -> Result<()> {
+async fn initialise(
+    initdb: &Path,
+    place: &Place,
+    directory: &Path,
+    password: &str,
+    account: Option<&Account>,
+) -> Result<()> {
     let password_file = directory.join("password");
     write_secret(&password_file, password)?;
     let mut command = Command::new(initdb);
+    place.mark(command.as_std_mut());
     if let Some(account) = account {
         account.own(&password_file)?;
         command.uid(account.uid).gid(account.gid);

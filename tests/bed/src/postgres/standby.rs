@@ -26,7 +26,9 @@ impl Postgres {
         let data = directory.join("data");
         // A stopped server's files are a whole copy; pg_basebackup is not in every build that the test bed fetches.
         self.stop().await?;
-        let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&data).status().await;
+        let mut copy = Command::new("cp");
+        place.mark(copy.as_std_mut());
+        let copied = copy.arg("-a").arg(&self.data).arg(&data).status().await;
         ensure!(copied.context("start cp")?.success(), "copy {} to {}", self.data.display(), data.display());
         self.start().await?;
 

@@ -1,6 +1,6 @@
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use headgate_bed::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
@@ -75,6 +75,89 @@ fn up_again_brings_back_a_replica_that_died_and_ends_one_too_many_and_down_leave
     down(&place);
     is_gone(&place);
     down(&place);
+}
+
+/// A shell in which somebody plays. It is ended when this is dropped.
+struct Player(Child);
+
+impl Player {
+    fn at(place: &Path) -> Self {
+        let script = format!(". {} && read forever", place.with_file_name("dev.env").display());
+        Self(Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("it starts"))
+    }
+
+    fn still_plays(&mut self) -> bool {
+        self.0.try_wait().expect("it is ours").is_none()
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Leaves everything as if `up` had been killed each time before it wrote down what it had started.
+fn forget_all_pidfiles(place: &Path) {
+    for entry in fs::read_dir(place).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "pid") {
+            fs::remove_file(path).expect("removed");
+        }
+    }
+}
+
+#[test]
+fn down_ends_what_no_pidfile_names_and_leaves_the_shell_of_the_player_alone() {
+    let clone = tempfile::tempdir().expect("a directory");
+    let place = clone.path().join(".headgate/dev");
+    let _taken_down = TakenDown(place.clone());
+    succeeds(up(1, &place));
+    let mut player = Player::at(&place);
+    forget_all_pidfiles(&place);
+    down(&place);
+    assert!(player.still_plays(), "the shell of the player was ended");
+    drop(player);
+    is_gone(&place);
+}
+
+#[test]
+fn down_ends_what_runs_when_somebody_has_removed_the_directory() {
+    let clone = tempfile::tempdir().expect("a directory");
+    let place = clone.path().join(".headgate/dev");
+    let _taken_down = TakenDown(place.clone());
+    succeeds(up(1, &place));
+    let data = place.join("postgres").canonicalize().expect("it is there");
+    fs::remove_dir_all(clone.path().join(".headgate")).expect("removed");
+    down(&place);
+    assert_eq!(of(clone.path()), Vec::<String>::new());
+    if data.exists() {
+        fs::remove_dir_all(data).expect("what lay elsewhere, for an account of its own, nobody could know");
+    }
+}
+
+/// A pidfile that is a pipe stops `up` exactly between the start of a process and the word of it.
+#[test]
+fn down_ends_a_process_that_was_started_and_not_written_down() {
+    let clone = tempfile::tempdir().expect("a directory");
+    let place = clone.path().join(".headgate/dev");
+    let _taken_down = TakenDown(place.clone());
+    fs::create_dir_all(&place).expect("a directory");
+    let pidfile = place.join("source.pid");
+    assert!(Command::new("mkfifo").arg(&pidfile).status().expect("it starts").success());
+
+    let mut starting = up(1, &place).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    // It looks whether the sources are served already, and finds nothing written there.
+    drop(OpenOptions::new().write(true).open(&pidfile).expect("it looks"));
+    let serves = || of(clone.path()).iter().any(|line| line.contains("--listen"));
+    eventually("the sources are served", serves);
+    kill_process(Pid::from_child(&starting), Signal::KILL).expect("killed");
+    starting.wait().expect("it ended");
+    fs::remove_file(&pidfile).expect("removed");
+    assert!(serves(), "it outlives the one that started it");
+
+    down(&place);
+    is_gone(&place);
 }
 
 #[test]
