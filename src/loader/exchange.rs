@@ -5,18 +5,18 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::{
     select,
     sync::oneshot,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{Appender, NotAppended},
     buffer::Share,
-    context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY},
+    context::{Cause, Context, IN_FLIGHT},
+    extend::{extend_given_up, keep_extending},
     intake::Intake,
     lapse::Lapse,
     pace::Pace,
@@ -27,18 +27,8 @@ use crate::{
     api::event_source::LEAST_MIN_INTERVAL,
     fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
     permit::{Attempt, Permit},
-    store::{Answer, Extend, Row},
+    store::Row,
 };
-
-/// How often a running request extends its deadline: three times per D.
-const EXTEND_EVERY: Duration = Duration::from_secs(1);
-
-/// Between two tries of an extension that failed.
-const EXTEND_RETRY: Duration = Duration::from_millis(200);
-
-/// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
-/// append of the same attempt, and a large one takes a while.
-const LOCKED_LONGEST: Duration = Duration::from_millis(500);
 
 /// How a request ended.
 #[derive(Debug)]
@@ -132,7 +122,11 @@ impl Exchange<'_> {
             self.conclude(end, intake, appender).await
         };
         // Beside the commits and not behind them: the row must not lapse while the source may still be serving.
-        let give_up = async { self.give_up(for_how_long.await.unwrap_or_default()).await };
+        let give_up = async {
+            if let Some(by) = for_how_long.await.unwrap_or_default() {
+                extend_given_up(self.context, self.attempt, by, self.stop).await;
+            }
+        };
         let (outcome, ()) = tokio::join!(work, give_up);
         outcome
     }
@@ -185,34 +179,6 @@ impl Exchange<'_> {
             }
         }
         self.context.reporter.note(|report| report.last_interval = interval);
-    }
-
-    /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it. A stop
-    /// ends it only where the database does not answer, and not before the row has opened by itself: until then the one try
-    /// that gets through keeps the next holder away. This process keeps to it in any case.
-    async fn give_up(&self, given_up_for: Option<Duration>) {
-        let Some(by) = given_up_for else { return };
-        let given_up = Instant::now();
-        let until = given_up + by;
-        let mut locked = LOCKED_RETRY;
-        loop {
-            let by = until.saturating_duration_since(Instant::now());
-            if by.is_zero() {
-                return;
-            }
-            let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
-            match self.context.store().extend(extend).await {
-                Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                Ok(Answer::Locked) => sleep(grown(&mut locked)).await,
-                Err(_) if given_up.elapsed() < IN_FLIGHT => sleep(EXTEND_RETRY).await,
-                Err(_) => {
-                    if self.stop.run_until_cancelled(sleep(EXTEND_RETRY)).await.is_none() {
-                        return;
-                    }
-                }
-            }
-        }
     }
 
     /// Commits what is left of the page, and closes the attempt where that is allowed: its response was read to the end,
@@ -362,46 +328,6 @@ async fn read_page(
             Ok(None) => return End::Page { first_byte },
             Err(failure) => return End::Failed(failure),
         }
-    }
-}
-
-/// The next wait for a row that is locked.
-fn grown(locked: &mut Duration) -> Duration {
-    let wait = *locked;
-    *locked = (wait * 2).min(LOCKED_LONGEST);
-    wait
-}
-
-/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
-/// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the
-/// request is over, or was given up for as long as the guard knows already.
-async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
-    let mut wait = EXTEND_EVERY;
-    let mut locked = LOCKED_RETRY;
-    loop {
-        select! {
-            biased;
-            () = intake.ended() => return,
-            () = sleep(wait) => {}
-        }
-        let extend = Extend { stream: context.stream.clone(), attempt, by: IN_FLIGHT };
-        let issued = Instant::now();
-        wait = match context.store().extend(extend).await {
-            Ok(Answer::Applied(())) => {
-                lapse.extended(issued);
-                if intake.ended().now_or_never().is_none() {
-                    context.guard().busy_until(Instant::now() + IN_FLIGHT);
-                }
-                locked = LOCKED_RETRY;
-                EXTEND_EVERY
-            }
-            Ok(Answer::Locked) => grown(&mut locked),
-            Ok(Answer::Refused(row)) => {
-                intake.supersede(row);
-                return;
-            }
-            Err(_) => EXTEND_RETRY,
-        };
     }
 }
 
