@@ -5,18 +5,18 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::{
     select,
     sync::oneshot,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{Appender, NotAppended},
     buffer::Share,
-    context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY},
+    context::{Cause, Context, IN_FLIGHT},
+    extend::{extend_given_up, keep_extending},
     intake::Intake,
     lapse::Lapse,
     pace::Pace,
@@ -28,18 +28,8 @@ use crate::{
     fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
     mutation::{self, Mutation},
     permit::{Attempt, Permit},
-    store::{Answer, Extend, Row},
+    store::Row,
 };
-
-/// How often a running request extends its deadline: three times per D.
-const EXTEND_EVERY: Duration = Duration::from_secs(1);
-
-/// Between two tries of an extension that failed.
-const EXTEND_RETRY: Duration = Duration::from_millis(200);
-
-/// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
-/// append of the same attempt, and a large one takes a while.
-const LOCKED_LONGEST: Duration = Duration::from_millis(500);
 
 /// How a request ended.
 #[derive(Debug)]
@@ -84,6 +74,8 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
+    /// How long its empty commit may wait for others.
+    pub(super) patience: Duration,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -131,7 +123,11 @@ impl Exchange<'_> {
             self.conclude(end, intake, appender).await
         };
         // Beside the commits and not behind them: the row must not lapse while the source may still be serving.
-        let give_up = async { self.give_up(for_how_long.await.unwrap_or_default()).await };
+        let give_up = async {
+            if let Some(by) = for_how_long.await.unwrap_or_default() {
+                extend_given_up(self.context, self.attempt, by, self.stop).await;
+            }
+        };
         let (outcome, ()) = tokio::join!(work, give_up);
         outcome
     }
@@ -186,34 +182,6 @@ impl Exchange<'_> {
         self.context.reporter.note(|report| report.last_interval = interval);
     }
 
-    /// The EXTEND of a request that was given up: the row stays shut for as long as the source may go on serving it.
-    /// Repeated until the row has answered or that time is over, which may be a day where the source asked for it. A stop
-    /// ends it only where the database does not answer, and not before the row has opened by itself: until then the one try
-    /// that gets through keeps the next holder away. This process keeps to it in any case.
-    async fn give_up(&self, given_up_for: Option<Duration>) {
-        let Some(by) = given_up_for else { return };
-        let given_up = Instant::now();
-        let until = given_up + by;
-        let mut locked = LOCKED_RETRY;
-        loop {
-            let by = until.saturating_duration_since(Instant::now());
-            if by.is_zero() {
-                return;
-            }
-            let extend = Extend { stream: self.context.stream.clone(), attempt: self.attempt, by };
-            match self.context.store().extend(extend).await {
-                Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-                Ok(Answer::Locked) => sleep(grown(&mut locked)).await,
-                Err(_) if given_up.elapsed() < IN_FLIGHT => sleep(EXTEND_RETRY).await,
-                Err(_) => {
-                    if self.stop.run_until_cancelled(sleep(EXTEND_RETRY)).await.is_none() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     /// Commits what is left of the page, and closes the attempt where that is allowed: its response was read to the end,
     /// or it provably never left.
     async fn conclude(&self, end: End, intake: Intake, mut appender: Appender<'_>) -> Outcome {
@@ -235,7 +203,7 @@ impl Exchange<'_> {
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
         let closes = self.next_start(&end);
-        match commit_rest(self.context, &mut page, &mut appender, &end, closes).await {
+        match self.commit_rest(&mut page, &mut appender, &end, closes).await {
             Ok(row_opens) => outcome(end, page, finish, row_opens, closes),
             Err(NotAppended::Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
@@ -246,6 +214,43 @@ impl Exchange<'_> {
                 outcome(end, page, finish, None, closes)
             }
         }
+    }
+
+    /// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
+    async fn commit_rest(
+        &self,
+        page: &mut Prefix,
+        appender: &mut Appender<'_>,
+        end: &End,
+        closes: Option<Instant>,
+    ) -> Result<Option<Instant>, NotAppended> {
+        let out_of_order = page.is_out_of_order();
+        // Said again with each append, because the row may not have heard it.
+        let not_ascending = !page.flows();
+        let mut row_opens = None;
+        let nothing_left = !page.has_pending();
+        while page.has_pending() {
+            let batch = page.take();
+            let taken = batch.taken();
+            let closes = closes.filter(|_| !page.has_pending());
+            row_opens = match appender.append(batch, not_ascending, closes).await {
+                Err(NotAppended::StoredBefore) => {
+                    self.context.count_retransported(Cause::Unusable, page.overlaps(&taken));
+                    return Err(NotAppended::StoredBefore);
+                }
+                result => {
+                    let committed = result?;
+                    page.stands_at(committed.cursor);
+                    committed.row_opens
+                }
+            };
+        }
+        if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
+            // Nobody waits for the row of an idle source, unless it is to be handed off.
+            let patience = if self.stop.is_cancelled() { Duration::ZERO } else { self.patience };
+            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patience).await;
+        }
+        Ok(row_opens)
     }
 
     /// When the next request may start, if the attempt may be closed.
@@ -338,46 +343,6 @@ async fn read_page(
     }
 }
 
-/// The next wait for a row that is locked.
-fn grown(locked: &mut Duration) -> Duration {
-    let wait = *locked;
-    *locked = (wait * 2).min(LOCKED_LONGEST);
-    wait
-}
-
-/// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
-/// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the
-/// request is over, or was given up for as long as the guard knows already.
-async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
-    let mut wait = EXTEND_EVERY;
-    let mut locked = LOCKED_RETRY;
-    loop {
-        select! {
-            biased;
-            () = intake.ended() => return,
-            () = sleep(wait) => {}
-        }
-        let extend = Extend { stream: context.stream.clone(), attempt, by: IN_FLIGHT };
-        let issued = Instant::now();
-        wait = match context.store().extend(extend).await {
-            Ok(Answer::Applied(())) => {
-                lapse.extended(issued);
-                if intake.ended().now_or_never().is_none() {
-                    context.guard().busy_until(Instant::now() + IN_FLIGHT);
-                }
-                locked = LOCKED_RETRY;
-                EXTEND_EVERY
-            }
-            Ok(Answer::Locked) => grown(&mut locked),
-            Ok(Answer::Refused(row)) => {
-                intake.supersede(row);
-                return;
-            }
-            Err(_) => EXTEND_RETRY,
-        };
-    }
-}
-
 /// Progressive commit, as long as the response goes on.
 async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appender<'_>, lapse: &Lapse) {
     if mutation::is(Mutation::WholeBodies) {
@@ -399,39 +364,4 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
             }
         }
     }
-}
-
-/// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
-async fn commit_rest(
-    context: &Context,
-    page: &mut Prefix,
-    appender: &mut Appender<'_>,
-    end: &End,
-    closes: Option<Instant>,
-) -> Result<Option<Instant>, NotAppended> {
-    let out_of_order = page.is_out_of_order();
-    // Said again with each append, because the row may not have heard it.
-    let not_ascending = !page.flows();
-    let mut row_opens = None;
-    let nothing_left = !page.has_pending();
-    while page.has_pending() {
-        let batch = page.take();
-        let taken = batch.taken();
-        let closes = closes.filter(|_| !page.has_pending());
-        row_opens = match appender.append(batch, not_ascending, closes).await {
-            Err(NotAppended::StoredBefore) => {
-                context.count_retransported(Cause::Unusable, page.overlaps(&taken));
-                return Err(NotAppended::StoredBefore);
-            }
-            result => {
-                let committed = result?;
-                page.stands_at(committed.cursor);
-                committed.row_opens
-            }
-        };
-    }
-    if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-        row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
-    }
-    Ok(row_opens)
 }

@@ -3,11 +3,13 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`supervisor`](Supervisor) | one task per held source, as ownership directs and the desired set says |
+//! | `held` | one source of the supervisor: its Lease, and what runs for it |
 //! | `task` | the life of one source: open, adopt, poll until told otherwise |
 //! | `forget` | FORGET of a deleted object |
 //! | `poll` | one pass: connect, memory, reserve, exchange, pace |
 //! | `reserve` | RESERVE and ABORT, the waits of the row |
 //! | `exchange` | SEND, read, EXTEND, append while reading |
+//! | `extend` | EXTEND, while a request runs and after it was given up |
 //! | `intake` | where the reader of a response and the committer of its prefixes meet |
 //! | `lapse` | when a response is given up, because another replica may be next |
 //! | `append` | COMMIT, repeated until the row has answered |
@@ -21,8 +23,10 @@ mod append;
 pub mod buffer;
 mod context;
 mod exchange;
+mod extend;
 mod forget;
 mod guard;
+mod held;
 mod intake;
 mod lapse;
 mod pace;

@@ -19,6 +19,9 @@ const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait after reservations that came too late to be spent: the database is slow, and mends in its own time.
 const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
 
+/// The longest wait for others (DESIGN 4). A source that is told to stop while it waits is handed off that much later.
+const MOST_PATIENCE: Duration = Duration::from_millis(200);
+
 /// The longest `Retry-After` that is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
 
@@ -121,6 +124,12 @@ impl Pace {
 
     pub(super) fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// How long a statement of an idle source may wait for others. Half of what its waits have grown by: then the row is
+    /// open before the next request, also where its closing waited.
+    pub(super) fn patience(&self) -> Duration {
+        (self.idle.saturating_sub(self.min_interval) / 2).min(MOST_PATIENCE)
     }
 
     /// Whether the next request is due as soon as the gate lets it.

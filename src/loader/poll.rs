@@ -144,7 +144,7 @@ impl Poller {
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let ahead = self.pace.is_saturated();
         // Not cut by a stop: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead).await?;
+        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead, self.patience()).await?;
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
         if stop.is_cancelled() {
@@ -155,6 +155,11 @@ impl Poller {
             self.context.metrics().takeover_duration.observe(won.elapsed().as_secs_f64());
         }
         Ok((grant, share))
+    }
+
+    /// A page that is to be held whole has taken much memory, for which others may wait.
+    fn patience(&self) -> Duration {
+        if self.progressive { self.pace.patience() } else { Duration::ZERO }
     }
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {
@@ -244,6 +249,7 @@ impl Poller {
             min_interval: self.settings.min_interval,
             attempt: grant.attempt,
             opens: grant.permit.opens(),
+            patience: self.patience(),
             stop,
         };
         self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());

@@ -63,7 +63,13 @@ impl Reservations {
     ///
     /// # Errors
     /// What the pass comes to without a request.
-    pub(super) async fn reserve(&mut self, context: &Context, cursor: &Cursor, ahead: bool) -> Result<Grant, Pass> {
+    pub(super) async fn reserve(
+        &mut self,
+        context: &Context,
+        cursor: &Cursor,
+        ahead: bool,
+        patience: Duration,
+    ) -> Result<Grant, Pass> {
         for _ in 0..LOCKED_TRIES {
             let send_within = context.shared.send_limit.current();
             let reserve = Reserve {
@@ -76,6 +82,7 @@ impl Reservations {
                 in_flight: IN_FLIGHT,
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
+                patience,
             };
             let attempt = reserve.attempt;
             let answer = context.store().reserve(reserve).await;

@@ -9,7 +9,7 @@ use tokio::{
     select,
     sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -19,7 +19,8 @@ use super::{
     context::{Context, Shared},
     forget::{forget_stream, must_forget},
     guard::Guard,
-    report::{BlockedBy, Pen, Report, Reports, Verdict},
+    held::{Held, Job, Leaving},
+    report::{BlockedBy, Report, Reports, Verdict},
     reporter::Reporter,
     send_limit::SendLimit,
     task::SourceTask,
@@ -40,13 +41,6 @@ use crate::{
 /// How often the database is asked whether it answers, for the member Lease: twice within the 5 s that make a replica
 /// suspect.
 const PING_EVERY: Duration = Duration::from_secs(2);
-
-/// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
-const FIRST_RESTART: Duration = Duration::from_secs(1);
-const LAST_RESTART: Duration = Duration::from_mins(5);
-
-/// A panic this long after the one before counts as the first.
-const PANICS_FORGOTTEN: Duration = Duration::from_hours(1);
 
 /// What the loader needs from the rest of the process.
 pub struct Ports {
@@ -71,34 +65,6 @@ pub struct Supervisor {
     jobs: JoinSet<()>,
     streams: HashMap<Id, StreamName>,
     stopping: bool,
-}
-
-/// A source whose Lease is ours, or was until its task has ended.
-struct Held {
-    holding: Holding,
-    pen: Pen,
-    guard: Arc<Mutex<Guard>>,
-    /// Whether the Lease is known to be ours.
-    lease: watch::Sender<bool>,
-    job: Option<Job>,
-    leaving: Option<Leaving>,
-    /// The Lease came back while the task was ending.
-    next: Option<Holding>,
-    panics: u32,
-    last_panic: Option<Instant>,
-}
-
-/// What runs for a source right now; at most one thing.
-struct Job {
-    stop: CancellationToken,
-    /// Of a polling task; none while it is being forgotten or waits after a panic.
-    source: Option<watch::Sender<Arc<Source>>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    Yield,
-    Lost,
 }
 
 impl Supervisor {
@@ -219,8 +185,7 @@ impl Supervisor {
         let (generation, uid) =
             self.desired.get(&stream).map(|source| (source.generation, source.uid.clone())).unwrap_or_default();
         let pen = self.reports.open(&stream, Report::of(holding.clone(), generation, uid));
-        let lease = watch::Sender::new(true);
-        Held { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
+        Held::new(holding, pen, guard)
     }
 
     /// Lets a source go, once its task has ended. Returns whether it was held.
@@ -366,18 +331,6 @@ impl Supervisor {
         } else {
             self.settle(&stream);
         }
-    }
-}
-
-impl Held {
-    fn note_panic(&mut self) -> Duration {
-        if self.last_panic.is_some_and(|last| last.elapsed() > PANICS_FORGOTTEN) {
-            self.panics = 0;
-        }
-        self.last_panic = Some(Instant::now());
-        let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
-        self.panics += 1;
-        wait
     }
 }
 

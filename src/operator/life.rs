@@ -57,6 +57,7 @@ pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), 
 
     let mut registry = Registry::default();
     let boards = Boards::new(&mut registry);
+    let store = store.counting(&boards.metrics);
     let sources = Sources { desired: boards.desired.clone(), reports: boards.reports.clone() };
     let admin = Admin { health: boards.health.clone(), registry: Arc::new(registry), sources };
     let (claim, claimed) = watch::channel(admission::AT_FIRST);

@@ -129,6 +129,8 @@ pub struct Reserve {
     pub min_interval: Duration,
     /// A slot at most this far ahead is given; a later one is refused.
     pub at_most_ahead: Duration,
+    /// How long it may wait for others that share its statement.
+    pub patience: Duration,
 }
 
 /// A granted reservation: the slot opens `wait` after the database's clock was read.
@@ -192,6 +194,18 @@ pub struct Append {
     /// before the events it came behind.
     pub more_follows: bool,
     pub then: Then,
+    /// As of [`Reserve`]; only where there is nothing to store.
+    pub patience: Duration,
+}
+
+impl Append {
+    /// The size of what it stores.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(|event| event.payload.as_str().len()).sum();
+        let aside: usize = self.set_aside.iter().map(|item| item.item.len()).sum();
+        events + aside
+    }
 }
 
 /// What becomes of the attempt with an append.

@@ -44,6 +44,12 @@ pub struct CauseLabels {
     pub cause: &'static str,
 }
 
+/// One label: a verb of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerbLabels {
+    pub verb: &'static str,
+}
+
 /// Why the API server was written to for an EventSource, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusWriteLabels {
@@ -68,6 +74,8 @@ pub struct Metrics {
     pub gate_wait: Histogram,
     pub request_duration: Histogram,
     pub append_duration: Histogram,
+    /// How many sources share one statement.
+    pub statement_rows: Family<VerbLabels, Histogram>,
     pub events_appended: Family<SourceLabels, Counter>,
     pub retransported_events: Family<CauseLabels, Counter>,
     pub takeover_duration: Histogram,
@@ -104,6 +112,7 @@ impl Metrics {
             gate_wait: Histogram::new([0.005, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0]),
             request_duration: Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0]),
             append_duration: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0]),
+            statement_rows: statement_rows(),
             events_appended: Family::default(),
             retransported_events: Family::default(),
             takeover_duration: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 30.0]),
@@ -148,6 +157,11 @@ impl Metrics {
             "Time to commit one append",
             Unit::Seconds,
             self.append_duration.clone(),
+        );
+        registry.register(
+            "statement_rows",
+            "Sources that one statement answered, by verb of the store",
+            self.statement_rows.clone(),
         );
         registry.register("events_appended", "Events stored", self.events_appended.clone());
         registry.register(
@@ -195,4 +209,10 @@ impl Metrics {
         registry.register("status_writes", "Patches of EventSources by trigger and result", self.status_writes.clone());
         registry.register("kubernetes_events", "Kubernetes Events by result", self.kubernetes_events.clone());
     }
+}
+
+/// Up to what one statement carries at most.
+#[must_use]
+pub fn statement_rows() -> Family<VerbLabels, Histogram> {
+    Family::new_with_constructor(|| Histogram::new([1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0]))
 }

@@ -197,7 +197,7 @@ async fn the_next_start_is_counted_from_the_last_append() {
 }
 
 #[tokio::test]
-async fn one_statement_appends_for_many_streams_and_judges_each_alone() {
+async fn appends_of_many_streams_that_come_together_are_judged_each_alone() {
     let database = Database::migrated().await;
     let store = database.store();
     let mut replicas = Vec::new();
@@ -213,7 +213,7 @@ async fn one_statement_appends_for_many_streams_and_judges_each_alone() {
         replicas[3].closing(vec![]),
     ];
     appends[1].cursor_before = after("3");
-    let answers = store.append_all(&appends.each_ref()).await.unwrap();
+    let answers = futures::future::try_join_all(appends.iter().map(|append| store.append(append))).await.unwrap();
     assert!(matches!(answers[1], Answer::Refused(Some(_))), "{answers:?}");
     let stored: Vec<_> = [0, 2, 3].into_iter().map(|n: usize| applied(answers[n].clone()).stored).collect();
     assert_eq!(stored, [3, 2, 0]);
@@ -254,8 +254,8 @@ async fn what_postgresql_refuses_is_set_aside_and_the_rest_goes_on() {
     sent[500].payload = Payload::from_json_text("{not json");
     sent[999].payload = Payload::from_json_text("[".repeat(100_000) + &"]".repeat(100_000));
     let appends = [replica.closing(sent), bystander.closing(events([1, 2]))];
-    let answers = store.append_all(&appends.each_ref()).await.unwrap();
-    let stored: Vec<_> = answers.into_iter().map(|answer| applied(answer).stored).collect();
+    let answers = futures::future::join_all(appends.iter().map(|append| store.append(append))).await;
+    let stored: Vec<_> = answers.into_iter().map(|answer| applied(answer.unwrap()).stored).collect();
     assert_eq!(stored, [997, 2]);
     let aside: Vec<String> =
         database.all("SELECT id || ' ' || reason FROM headgate.set_aside ORDER BY length(id), id").await;

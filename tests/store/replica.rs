@@ -133,6 +133,7 @@ impl Replica {
             in_flight: self.in_flight,
             min_interval: GAP,
             at_most_ahead: Duration::ZERO,
+            patience: Duration::ZERO,
         }
     }
 
@@ -180,6 +181,7 @@ impl Replica {
             looks_up: false,
             more_follows: false,
             then: Then::GoesOn { in_flight: Duration::ZERO },
+            patience: Duration::ZERO,
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     column::{Json, Timestamp},
     failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
     gate::{micros, over, position, tokens, verb},
-    session,
+    only, session,
 };
 use crate::{
     event::{EventId, IdKind, StreamName},
@@ -27,10 +27,14 @@ pub(super) const APPEND_REREAD: &str = verb!("append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
 const FIND_STORED: &str = include_str!("sql/find_stored.sql");
 
+/// A commit with more payload has a statement of its own: others would wait for it, and it gains nothing.
+const MOST_SHARED_PAYLOAD: usize = 64 * 1024;
+
 const ACTION: &str = "append events";
 
 /// What the row said to one append.
-enum Outcome {
+#[derive(Debug)]
+pub(super) enum Outcome {
     Answered(Answer<Appended>),
     /// Ids have to be looked up; nothing was changed.
     Reread,
@@ -39,87 +43,62 @@ enum Outcome {
 }
 
 impl PostgresStore {
-    /// Appends for many streams in one statement; each is judged alone.
-    pub async fn append_all(&self, requests: &[&Append]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let batches: Vec<_> = requests.iter().map(|append| Batch::of(append)).collect();
-        match self.append_batches(&batches).await {
-            // One value failed the statement for all: each for itself, and the one that is at fault without that value.
+    /// COMMIT of one stream. It may share its first statement; what it needs beyond that, nobody else waits for, nor fails
+    /// with it.
+    pub(super) async fn append_one(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
+        let outcome = match self.append_whole(append).await {
             Err(error) if refuses_a_value(&error) => {
-                let mut answers = Vec::with_capacity(batches.len());
-                for batch in batches {
-                    answers.push(self.append_despite_refused(batch).await?);
-                }
-                Ok(answers)
+                let sifted = self.set_refused_aside(Batch::of(append), error).await?;
+                self.append_alone(&sifted).await
             }
-            // Too much for one statement: each for itself.
-            Err(StoreError::TooSlow { .. }) if batches.len() > 1 => {
-                let mut answers = Vec::with_capacity(batches.len());
-                for batch in &batches {
-                    answers.extend(self.append_batches(std::slice::from_ref(batch)).await?);
-                }
-                Ok(answers)
-            }
-            result => result,
-        }
-    }
-
-    async fn append_despite_refused(&self, batch: Batch<'_>) -> Result<Answer<Appended>, StoreError> {
-        let answers = match self.append_batches(std::slice::from_ref(&batch)).await {
-            Err(error) if refuses_a_value(&error) => {
-                let sifted = self.set_refused_aside(batch, error).await?;
-                self.append_batches(std::slice::from_ref(&sifted)).await
-            }
-            result => result,
+            outcome => outcome,
         };
-        Ok(answers?.into_iter().next().expect("one answer for each request"))
-    }
-
-    async fn append_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        match (self.judge_batches(batches).await, batches) {
+        match outcome {
             // The caller may send it in parts, so an earlier try of the whole must not have been applied.
-            (Err(error @ StoreError::TooSlow { .. }), [batch]) => {
-                Ok(vec![Answer::Applied(self.find_commit(batch.append).await?.ok_or(error)?)])
+            Err(error @ StoreError::TooSlow { .. }) => {
+                Ok(Answer::Applied(self.find_commit(append).await?.ok_or(error)?))
             }
-            (result, _) => result,
+            outcome => self.after_lost_answer(append, outcome?).await,
         }
     }
 
-    async fn judge_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<Answer<Appended>>, StoreError> {
-        let outcomes = if batches.iter().any(Batch::looks_back) {
-            let mut outcomes = Vec::with_capacity(batches.len());
-            for batch in batches {
-                let verb = if batch.looks_back() { APPEND_REREAD } else { APPEND };
-                outcomes.extend(self.run_append(verb, std::slice::from_ref(batch)).await?);
-            }
-            outcomes
-        } else {
-            self.run_append(APPEND, batches).await?
-        };
-        let mut answers = Vec::with_capacity(batches.len());
-        for (batch, outcome) in batches.iter().zip(outcomes) {
-            let outcome = match outcome {
-                Outcome::Reread => self.append_reread(batch).await?,
-                outcome => outcome,
-            };
-            answers.push(self.after_lost_answer(batch, outcome).await?);
+    async fn append_whole(&self, append: &Append) -> Result<Outcome, StoreError> {
+        let batch = Batch::of(append);
+        if batch.looks_back() || append.payload_bytes() > MOST_SHARED_PAYLOAD {
+            return self.append_alone(&batch).await;
         }
-        Ok(answers)
+        match self.append_together(append).await? {
+            Outcome::Reread => self.run_one(APPEND_REREAD, &batch).await,
+            outcome => Ok(outcome),
+        }
     }
 
-    async fn append_reread(&self, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
-        let outcomes = self.run_append(APPEND_REREAD, std::slice::from_ref(batch)).await?;
-        Ok(outcomes.into_iter().next().expect("one outcome for each request"))
+    async fn append_alone(&self, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
+        let verb = if batch.looks_back() { APPEND_REREAD } else { APPEND };
+        match self.run_one(verb, batch).await? {
+            Outcome::Reread => self.run_one(APPEND_REREAD, batch).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn run_one(&self, verb: &'static str, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
+        self.run_append(verb, std::slice::from_ref(batch)).await.map(only)
+    }
+
+    /// One statement for many streams; each is judged alone.
+    pub(super) async fn append_all(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+        self.run_append(APPEND, &requests.iter().map(Batch::of).collect::<Vec<_>>()).await
     }
 
     /// A compare-and-set that failed may have failed because this append was applied and its answer was lost.
-    async fn after_lost_answer(&self, batch: &Batch<'_>, outcome: Outcome) -> Result<Answer<Appended>, StoreError> {
+    async fn after_lost_answer(&self, append: &Append, outcome: Outcome) -> Result<Answer<Appended>, StoreError> {
         match outcome {
-            Outcome::Answered(refused @ Answer::Refused(Some(_))) if !batch.append.events.is_empty() => {
-                Ok(self.find_commit(batch.append).await?.map_or(refused, Answer::Applied))
+            Outcome::Answered(refused @ Answer::Refused(Some(_))) if !append.events.is_empty() => {
+                Ok(self.find_commit(append).await?.map_or(refused, Answer::Applied))
             }
             Outcome::Answered(answer) => Ok(answer),
             Outcome::DoneBefore(standing) => {
-                let found = self.find_commit(batch.append).await?;
+                let found = self.find_commit(append).await?;
                 Ok(Answer::Applied(Appended { events_stored: standing.events_stored, ..found.unwrap_or(standing) }))
             }
             Outcome::Reread => unreachable!("append_reread.sql looks ids up and never asks for it"),
@@ -158,6 +137,7 @@ impl PostgresStore {
 
     /// Runs the statement; a day without partitions gets them.
     async fn run_append(&self, verb: &'static str, batches: &[Batch<'_>]) -> Result<Vec<Outcome>, StoreError> {
+        self.note_rows("append", batches.len());
         let rows = match session::rows(&self.pool, ACTION, statement(verb, batches)).await {
             Err(error) if lacks_a_partition(&error) => {
                 self.make_partitions().await?;

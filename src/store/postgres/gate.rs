@@ -1,6 +1,6 @@
 //! The verbs of the gate, each one statement over any number of streams.
 //!
-//! They take slices so that one statement can answer many sources; the port calls them with slices of length one.
+//! They take slices so that one statement can answer many sources; `coalesce` gathers the calls of the port.
 
 use std::{collections::HashSet, time::Duration};
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `gate` | ADOPT, RESET, RESERVE, EXTEND, ABORT, fence off |
 //! | `append`, `batch`, `refused` | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
+//! | `coalesce`, `lane`, `queue` | which calls share statements, each with its own answer, and when a statement goes |
 //! | `forget` | FORGET, in steps |
 //! | `partitions` | the days: made ahead, dropped after the retention |
 //! | `migrate`, `installation` | the schema, and whose it is |
@@ -17,21 +18,26 @@
 mod answer;
 mod append;
 mod batch;
+mod coalesce;
 mod column;
 mod failure;
 mod forget;
 mod gate;
 mod installation;
+mod lane;
 mod migrate;
 mod mutant;
 mod partitions;
+mod queue;
 mod refused;
 mod session;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
+use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
+use self::coalesce::Lanes;
 pub use self::{
     installation::InstallationError,
     migrate::{MigrateError, check_url, migrate},
@@ -42,16 +48,21 @@ use super::{
     Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
     Reset, StoreError,
 };
-use crate::event::{EventId, StreamName};
+use crate::{
+    event::{EventId, StreamName},
+    telemetry::metrics::{Metrics, VerbLabels, statement_rows},
+};
 use session::Sessions;
 
 /// The central store. Cheap to clone; clones share the pools.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PostgresStore {
     pool: Sessions,
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
     urgent: Sessions,
+    lanes: Lanes,
+    statement_rows: Family<VerbLabels, Histogram>,
 }
 
 /// These statements take a fraction of a millisecond: one connection serves thousands of sources, and the second one
@@ -67,12 +78,25 @@ impl PostgresStore {
     pub fn new(url: &str, application_name: &str, max_connections: u32) -> Result<Self, InvalidUrl> {
         let options = session::options(url, application_name)?;
         let urgent = session::pool(options.clone(), URGENT_CONNECTIONS);
-        Ok(Self { pool: session::pool(options, max_connections), urgent })
+        let pool = session::pool(options, max_connections);
+        Ok(Self { pool, urgent, lanes: Lanes::new(max_connections), statement_rows: statement_rows() })
+    }
+
+    /// The same store, which counts into `metrics`.
+    #[must_use]
+    pub fn counting(self, metrics: &Metrics) -> Self {
+        Self { statement_rows: metrics.statement_rows.clone(), ..self }
     }
 
     /// Closes all connections; statements under way end first.
     pub async fn close(&self) {
         tokio::join!(self.pool.close(), self.urgent.close());
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
     }
 }
 
@@ -92,15 +116,15 @@ impl Gate for PostgresStore {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
-        self.reserve_all(&[reserve]).await.map(only)
+        self.reserve_together(reserve).await
     }
 
     async fn extend(&self, extend: Extend) -> Result<Answer<()>, StoreError> {
-        self.extend_all(&[extend]).await.map(only)
+        self.extend_together(extend).await
     }
 
     async fn abort(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
-        self.abort_all(&[abort]).await.map(only)
+        self.abort_together(abort).await
     }
 
     async fn forget(&self, forget: Forget) -> Result<Answer<()>, StoreError> {
@@ -119,7 +143,7 @@ impl Gate for PostgresStore {
 #[async_trait]
 impl EventStore for PostgresStore {
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError> {
-        self.append_all(&[append]).await.map(only)
+        self.append_one(append).await
     }
 
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {

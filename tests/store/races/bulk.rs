@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use headgate::{
     event::Cursor,
-    store::{Abort, Answer, Append, Close, Extend, Row},
+    store::{Abort, Answer, Append, Close, EventStore, Extend, Row},
 };
 use rand::seq::SliceRandom as _;
 
@@ -104,7 +105,9 @@ async fn append(granted: &[(u64, Replica)]) -> u64 {
     let mut stored = 0;
     while !open.is_empty() {
         open.shuffle(&mut rand::rng());
-        let mut answers = granted[0].1.store.append_all(&open.iter().collect::<Vec<_>>()).await.unwrap().into_iter();
+        // The first goes at once, and all the others in the next statement.
+        let appending = open.iter().map(|append| granted[0].1.store.append(append));
+        let mut answers = try_join_all(appending).await.unwrap().into_iter();
         open.retain(|_| match answers.next().unwrap() {
             Answer::Applied(appended) => {
                 stored += appended.stored;
@@ -129,7 +132,12 @@ async fn whole_polls_over_the_same_streams_in_any_order_answer_every_row_once_an
         replicas.push((stream, replica));
     }
     let sessions = (0..SESSIONS).map(|_| {
-        let mut replicas = replicas.clone();
+        // Each with statements of its own: those of one store wait for each other.
+        let store = database.store();
+        let mut replicas: Vec<_> = replicas
+            .iter()
+            .map(|(stream, replica)| (*stream, Replica { store: store.clone(), ..replica.clone() }))
+            .collect();
         tokio::spawn(async move {
             let mut stored = 0;
             for _ in 0..ROUNDS {

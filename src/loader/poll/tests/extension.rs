@@ -35,6 +35,23 @@ async fn a_stop_leaves_the_row_shut_for_a_request_that_was_given_up_while_the_da
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_waits_no_longer_than_the_deadline_for_a_row_that_stays_locked() {
+    let world = World::with_events(3);
+    world.source.next([Script::NeverAnswers]);
+    let mut polling = world.adopted_by("a").await;
+    let stop = polling.stop.clone();
+    let begun = Instant::now();
+    let passing = tokio::spawn(async move { polling.pass().await });
+    sleep(Duration::from_millis(4500)).await;
+    stop.cancel();
+    world.store.faults(|faults| faults.lock = 1.0);
+    passing.await.expect("no panic");
+    // http.timeout is 5 s, and the source may serve for as long again.
+    let ended = begun.elapsed();
+    assert!(ended >= Duration::from_secs(5) + IN_FLIGHT && ended < Duration::from_secs(9), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_extension_that_is_answered_after_the_end_of_the_response_keeps_nobody_waiting() {
     let world = World::with_events(300);
     world.source.next([Script::Slow(100, Duration::from_millis(345))]);

@@ -50,6 +50,34 @@ async fn an_empty_page_whose_closing_answer_was_lost_costs_no_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_an_idle_source_that_is_not_told_to_stop_lets_its_statements_wait_for_company() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    // Events, the first page without any, and an idle one.
+    for _ in 0..3 {
+        polling.poll().await;
+    }
+    // Half of what the wait has grown by: from 200 to 300 ms.
+    let (none, some) = (Duration::ZERO, Duration::from_millis(50));
+    let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience).collect();
+    let appends: Vec<_> = world.store.appends().iter().map(|append| append.patience).collect();
+    assert_eq!((reserves, appends), (vec![none, none, some], vec![none, none, some]));
+
+    world.store.faults(|faults| faults.latency = Duration::from_millis(20));
+    let stop = polling.stop.clone();
+    let passing = tokio::spawn(async move { polling.poll().await });
+    while world.source.log().len() < 4 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    stop.cancel();
+    passing.await.expect("no panic");
+    assert_eq!(
+        world.store.appends().last().map(|append| (append.patience, append.then.close().is_some())),
+        Some((Duration::ZERO, true))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_whose_answer_was_lost_is_given_back_before_the_next() {
     let world = World::with_events(5);
     world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
@@ -117,6 +145,7 @@ async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
         in_flight: IN_FLIGHT,
         min_interval: MIN_INTERVAL,
         at_most_ahead: Duration::from_secs(1),
+        patience: Duration::ZERO,
     };
     assert!(matches!(world.store.reserve(reserve).await, Ok(Answer::Applied(_))));
     assert_eq!(passing.await.expect("no panic"), Pass::FencedOff);

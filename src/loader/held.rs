@@ -1,0 +1,65 @@
+//! One held source, as the supervisor sees it: its Lease, and what runs for it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{guard::Guard, report::Pen};
+use crate::{api::Source, ownership::Holding};
+
+/// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
+const FIRST_RESTART: Duration = Duration::from_secs(1);
+const LAST_RESTART: Duration = Duration::from_mins(5);
+
+/// A panic this long after the one before counts as the first.
+const PANICS_FORGOTTEN: Duration = Duration::from_hours(1);
+
+/// A source whose Lease is ours, or was until its task has ended.
+pub(super) struct Held {
+    pub(super) holding: Holding,
+    pub(super) pen: Pen,
+    pub(super) guard: Arc<Mutex<Guard>>,
+    /// Whether the Lease is known to be ours.
+    pub(super) lease: watch::Sender<bool>,
+    pub(super) job: Option<Job>,
+    pub(super) leaving: Option<Leaving>,
+    /// The Lease came back while the task was ending.
+    pub(super) next: Option<Holding>,
+    panics: u32,
+    last_panic: Option<Instant>,
+}
+
+/// What runs for a source right now; at most one thing.
+pub(super) struct Job {
+    pub(super) stop: CancellationToken,
+    /// Of a polling task; none while it is being forgotten or waits after a panic.
+    pub(super) source: Option<watch::Sender<Arc<Source>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    Yield,
+    Lost,
+}
+
+impl Held {
+    pub(super) fn new(holding: Holding, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
+        let lease = watch::Sender::new(true);
+        Self { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
+    }
+
+    /// Returns how long the next task waits.
+    pub(super) fn note_panic(&mut self) -> Duration {
+        if self.last_panic.is_some_and(|last| last.elapsed() > PANICS_FORGOTTEN) {
+            self.panics = 0;
+        }
+        self.last_panic = Some(Instant::now());
+        let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
+        self.panics += 1;
+        wait
+    }
+}

@@ -1,0 +1,152 @@
+//! Which verbs of the store share statements, and why that keeps every promise.
+//!
+//! A caller computes the durations of its request before it waits here, and the row counts them from the statement. A
+//! statement that comes later moves each of them to the safe side:
+//!
+//! - RESERVE: the slot, the deadline and the next start are counted by the row from its own clock, and the send limit S
+//!   by the caller from [`Reserved::issued`], the instant at which the *shared* statement left on its connection. The
+//!   wait in the lane lies before both, so P1 and P2 do not see it.
+//! - EXTEND: `by` ends later, so the row is shut longer than the caller relies on: it counts from before its call (P1).
+//! - ABORT and COMMIT: `next_start_in` ends later, so the gap only grows (P2).
+//! - Fence, cursor and token are compared with the row as it stands when the statement has locked it (P3, P4).
+//!
+//! A caller that goes away while its call is under way leaves what a lost answer leaves.
+
+use std::time::Duration;
+
+use super::{
+    PostgresStore, URGENT_CONNECTIONS,
+    append::Outcome,
+    lane::{Lane, Statement},
+    queue::{Limits, Request},
+};
+use crate::{
+    event::StreamName,
+    store::{Abort, Answer, Append, Extend, Reserve, Reserved, StoreError},
+    telemetry::metrics::VerbLabels,
+};
+
+/// The most rows of one statement: beyond it a row gets hardly cheaper, and all of them stay locked for longer.
+const MOST_ROWS: usize = 250;
+
+/// The payload of one statement: a few of the largest commits that share.
+const MOST_PAYLOAD: usize = 256 * 1024;
+
+/// The calls of each verb that shares statements.
+#[derive(Clone)]
+pub(super) struct Lanes {
+    reserve: Lane<Reserve>,
+    extend: Lane<Extend>,
+    abort: Lane<Abort>,
+    append: Lane<Append>,
+}
+
+impl Lanes {
+    pub(super) fn new(connections: u32) -> Self {
+        let limits = |connections| Limits {
+            rows: MOST_ROWS,
+            bytes: MOST_PAYLOAD,
+            statements: usize::try_from(connections).unwrap_or(usize::MAX),
+        };
+        Self {
+            reserve: Lane::new(limits(connections)),
+            extend: Lane::new(limits(URGENT_CONNECTIONS)),
+            abort: Lane::new(limits(URGENT_CONNECTIONS)),
+            append: Lane::new(limits(connections)),
+        }
+    }
+}
+
+impl PostgresStore {
+    pub(super) async fn reserve_together(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
+        self.lanes.reserve.ask(self, reserve).await
+    }
+
+    pub(super) async fn extend_together(&self, extend: Extend) -> Result<Answer<()>, StoreError> {
+        self.lanes.extend.ask(self, extend).await
+    }
+
+    pub(super) async fn abort_together(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
+        self.lanes.abort.ask(self, abort).await
+    }
+
+    pub(super) async fn append_together(&self, append: &Append) -> Result<Outcome, StoreError> {
+        self.lanes.append.ask(self, append.clone()).await
+    }
+
+    pub(super) fn note_rows(&self, verb: &'static str, rows: usize) {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        self.statement_rows.get_or_create(&VerbLabels { verb }).observe(rows.into());
+    }
+}
+
+impl Request for Reserve {
+    type Answer = Answer<Reserved>;
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+impl Statement<Reserve> for PostgresStore {
+    async fn run(&self, requests: &[Reserve]) -> Result<Vec<Answer<Reserved>>, StoreError> {
+        self.note_rows("reserve", requests.len());
+        self.reserve_all(requests).await
+    }
+}
+
+impl Request for Extend {
+    type Answer = Answer<()>;
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+}
+
+impl Statement<Extend> for PostgresStore {
+    async fn run(&self, requests: &[Extend]) -> Result<Vec<Answer<()>>, StoreError> {
+        self.note_rows("extend", requests.len());
+        self.extend_all(requests).await
+    }
+}
+
+impl Request for Abort {
+    type Answer = Answer<()>;
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+}
+
+impl Statement<Abort> for PostgresStore {
+    async fn run(&self, requests: &[Abort]) -> Result<Vec<Answer<()>>, StoreError> {
+        self.note_rows("abort", requests.len());
+        self.abort_all(requests).await
+    }
+}
+
+impl Request for Append {
+    type Answer = Outcome;
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    fn bytes(&self) -> usize {
+        self.payload_bytes()
+    }
+}
+
+impl Statement<Append> for PostgresStore {
+    async fn run(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+        self.append_all(requests).await
+    }
+}

@@ -1,0 +1,159 @@
+//! Group commit: the calls of one verb that come close together share a statement, and each gets its own answer.
+//!
+//! [`Queue`](super::queue::Queue) decides what goes when. Here its decisions are run: each statement in a task of its
+//! own, so that a caller that goes away takes nobody's answer with it, and each waiting caller with a timer of its own,
+//! so that nothing has to watch over a lane in which nobody waits.
+
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::StreamExt as _;
+use tokio::{
+    select,
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+
+use super::queue::{Batch, Limits, Next, Queue, Request};
+use crate::store::StoreError;
+
+/// What answers many requests at once: in production a statement of the store.
+pub(super) trait Statement<Q: Request>: Clone + Send + Sync + 'static {
+    /// One answer for each request, in their order.
+    fn run(&self, requests: &[Q]) -> impl Future<Output = Result<Vec<Q::Answer>, StoreError>> + Send;
+}
+
+/// How many calls of a statement that failed are asked alone at a time: one that hangs holds few others up, and they leave
+/// connections to those who are not concerned.
+const AT_ONCE: usize = 4;
+
+type Reply<Q> = oneshot::Sender<Result<<Q as Request>::Answer, StoreError>>;
+
+/// The calls of one verb.
+pub(super) struct Lane<Q: Request> {
+    queue: Arc<Mutex<Queue<Q, Reply<Q>>>>,
+}
+
+impl<Q: Request> Clone for Lane<Q> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl<Q: Request> Lane<Q> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { queue: Arc::new(Mutex::new(Queue::new(limits))) }
+    }
+
+    /// Asks, alone or with others, and waits for the answer to this request.
+    pub(super) async fn ask(&self, statement: &impl Statement<Q>, request: Q) -> Result<Q::Answer, StoreError> {
+        let (reply, mut answer) = oneshot::channel();
+        let ripe = self.queue().enter(request, reply, Instant::now());
+        loop {
+            // Nothing waits: this call is under way.
+            let Some(next) = self.issue(statement) else { return answer.await.unwrap_or_else(|_| Err(unanswered())) };
+            select! {
+                biased;
+                answer = &mut answer => return answer.unwrap_or_else(|_| Err(unanswered())),
+                () = sleep_until(next.max(ripe)) => {}
+            }
+        }
+    }
+
+    /// Issues what is due. Returns when to look again, if anything waits.
+    fn issue(&self, statement: &impl Statement<Q>) -> Option<Instant> {
+        loop {
+            let next = self.queue().next(Instant::now(), Reply::<Q>::is_closed);
+            match next {
+                Next::Issue(batch) => drop(tokio::spawn(self.clone().run(statement.clone(), batch))),
+                Next::NotBefore(at) => return Some(at),
+                Next::Nothing => return None,
+            }
+        }
+    }
+
+    async fn run(self, statement: impl Statement<Q>, batch: Batch<Q, Reply<Q>>) {
+        let under_way = UnderWay { lane: &self, ticket: batch.ticket };
+        answer(&statement, batch.requests, batch.replies).await;
+        drop(under_way);
+        self.issue(&statement);
+    }
+
+    /// A panic cannot leave the queue half written where it matters: a call that was lost is one without an answer.
+    fn queue(&self) -> MutexGuard<'_, Queue<Q, Reply<Q>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A statement under way. However it ends, the lane goes on.
+struct UnderWay<'a, Q: Request> {
+    lane: &'a Lane<Q>,
+    ticket: u64,
+}
+
+impl<Q: Request> Drop for UnderWay<'_, Q> {
+    fn drop(&mut self) {
+        self.lane.queue().ended(self.ticket);
+    }
+}
+
+/// Runs one statement, and tells each caller its own answer. That a caller has gone changes nothing for the others.
+async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, replies: Vec<Reply<Q>>) {
+    match statement.run(&requests).await {
+        Ok(answers) => {
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(Ok(answer));
+            }
+        }
+        Err(StoreError::Unavailable { action, source }) if replies.len() > 1 => {
+            let source = Shared(source.into());
+            for reply in replies {
+                let _ = reply.send(Err(StoreError::Unavailable { action, source: Box::new(source.clone()) }));
+            }
+        }
+        Err(error) if replies.len() == 1 => {
+            if let Some(reply) = replies.into_iter().next() {
+                let _ = reply.send(Err(error));
+            }
+        }
+        // The database said no, or ended it at its time limit: it may be the fault of one of them, so it goes on as if they
+        // had never met. Nothing of the statement was done, and each verb may be repeated after a lost answer anyway.
+        Err(_) => {
+            let each = futures::stream::iter(requests.iter().zip(replies));
+            each.for_each_concurrent(AT_ONCE, async |(request, reply)| {
+                let answer = statement.run(std::slice::from_ref(request)).await;
+                let _ = reply.send(answer.and_then(|answers| answers.into_iter().next().ok_or_else(unanswered)));
+            })
+            .await;
+        }
+    }
+}
+
+fn unanswered() -> StoreError {
+    StoreError::Unavailable {
+        action: "ask together with others",
+        source: "the statement ended without an answer".into(),
+    }
+}
+
+/// One cause, told to many.
+#[derive(Debug, Clone)]
+struct Shared(Arc<dyn Error + Send + Sync>);
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Shared {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+#[cfg(test)]
+mod tests;
