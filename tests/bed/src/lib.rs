@@ -3,6 +3,7 @@
 //! | module | gives |
 //! |---|---|
 //! | [`postgres`] | a PostgreSQL server, and a database per test |
+//! | [`pgbouncer`] | a pooler in transaction mode before it |
 //! | [`control_plane`] | etcd and kube-apiserver |
 //! | [`test_api`] | a client and a namespace per test, with the CRDs applied |
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
@@ -15,7 +16,7 @@
 //! | [`checker`], [`stored`], [`leases`], [`proof`] | whether the promises held, by the log, the store and the Leases |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
-//! | [`programs`] | other programs: found, installed, run to their end |
+//! | [`programs`], [`packages`] | other programs: found, installed or unpacked from Debian, run to their end |
 //! | [`mod@bench`] | the figures of the README |
 //! | [`evidence`] | what is kept of a run that broke a promise |
 
@@ -43,7 +44,9 @@ mod mark;
 pub mod narrate;
 pub mod nemesis;
 pub mod node;
+pub mod packages;
 pub mod parts;
+pub mod pgbouncer;
 pub mod place;
 pub mod playground;
 pub mod ports;
