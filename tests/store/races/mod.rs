@@ -9,7 +9,7 @@
 //! | `lost_answer` | a statement that was committed, and the connection that should say so |
 //! | `killed` | polls with the end of their sessions, and with crashes of the server |
 //! | `pooled` | the sessions of many clients, through pgbouncer in transaction mode |
-//! | `promotion` | a primary with a standby that has not seen all of it |
+//! | `promotion` | a primary with a standby that has not seen all of it, or is gone |
 //! | `clock` | the database's clock with the waits that were written by it |
 //! | `release` | this release with the schema of an older and of a newer one |
 //! | `reapplied` | a request in flight with a new object, a reset or a deletion of its stream |
