@@ -19,6 +19,7 @@ use crate::place::Place;
 use crate::proof::Proof;
 use crate::source::{Fault, SourceConfig};
 use crate::stage::{Stage, apply_spec};
+use crate::wall_clock::WallClock;
 
 /// Scaled up, there are this many replicas.
 const MOST_REPLICAS: usize = 5;
@@ -93,11 +94,13 @@ impl Campaign {
         for name in &names {
             apply_spec(&stage.client, name, &self.spec(&stage.source.url(name))).await?;
         }
-        let mut lines = BTreeMap::new();
+        let (mut lines, mut clocks) = (BTreeMap::new(), BTreeMap::new());
         for replica in &all {
             let own = Lines::of(replica, place, &stage.parts, stage.source.address()).await?;
-            stage.fleet.furnish(replica, own.environment());
+            let clock = WallClock::of(replica, place)?;
+            stage.fleet.furnish(replica, [own.environment(), clock.environment()].concat());
             lines.insert(replica.clone(), own);
+            clocks.insert(replica.clone(), clock);
         }
         stage.leases = Some(LeaseWatch::begin(&stage.client));
         for replica in replicas {
@@ -106,7 +109,7 @@ impl Campaign {
         for replica in replicas {
             stage.fleet.ready(replica).await?;
         }
-        Chaos { stage: &mut stage, lines: &lines }.strike(&plan, self.length).await?;
+        Chaos { stage: &mut stage, lines: &lines, clocks: &clocks }.strike(&plan, self.length).await?;
         all_are_loaded(&stage, &names).await?;
         let proof = stage.prove(Some(LONGEST_WAIT + longest_outage(&plan))).await?;
         say(format_args!(

@@ -13,6 +13,7 @@ use crate::lines::Lines;
 use crate::narrate::say;
 use crate::nemesis::{Peer, Planned, Strike};
 use crate::stage::Stage;
+use crate::wall_clock::WallClock;
 
 /// A terminating replica has this long to hand off and end.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -31,6 +32,7 @@ pub struct Chaos<'a> {
     pub stage: &'a mut Stage,
     /// Of each replica that may ever run.
     pub lines: &'a BTreeMap<String, Lines>,
+    pub clocks: &'a BTreeMap<String, WallClock>,
 }
 
 impl Chaos<'_> {
@@ -92,6 +94,10 @@ impl Chaos<'_> {
                 self.lines[whom].become_like(*road, to);
                 Ok(())
             }
+            Strike::ClockJump { seconds, .. } => {
+                fleet.begins(whom, NemesisKind::WrongClock);
+                self.clocks[whom].be_off_by(*seconds)
+            }
             Strike::StopApiServer { .. } => parts.control_plane.api_server.kill().await,
             Strike::StopEtcd { .. } => parts.control_plane.etcd.kill().await,
             Strike::StopPostgres { .. } => {
@@ -126,6 +132,11 @@ impl Chaos<'_> {
             Strike::Lines { to, road, .. } => {
                 self.lines[whom].become_like(Road::Open, to);
                 losses(to, *road).for_each(|kind| fleet.is_over(whom, kind));
+                Ok(())
+            }
+            Strike::ClockJump { .. } => {
+                self.clocks[whom].be_off_by(0)?;
+                fleet.is_over(whom, NemesisKind::WrongClock);
                 Ok(())
             }
             Strike::StopApiServer { .. } => parts.control_plane.api_server.start(),

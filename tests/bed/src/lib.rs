@@ -9,6 +9,7 @@
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
 //! | [`process`], [`server`] | processes that are started, stopped, killed and frozen; the mark by which each is found again |
+//! | [`wall_clock`] | the clock of one replica, which jumps |
 //! | [`forwarder`], [`lines`] | pieces of network that can be cut, slowed down and swallow; those of one replica |
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
@@ -59,6 +60,7 @@ pub mod source;
 pub mod stage;
 pub mod stored;
 pub mod test_api;
+pub mod wall_clock;
 
 /// The root of this clone.
 #[must_use]
