@@ -1,11 +1,15 @@
 //! The command line. Every flag is also an environment variable.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use secrecy::SecretString;
 
-use crate::{mutation, telemetry::logs::LogFormat};
+use crate::{fetch::http::Egress, mutation, telemetry::logs::LogFormat};
 
 /// Collects immutable events from remote, rate-limited sources into PostgreSQL, each transported once.
 #[derive(Debug, Parser)]
@@ -74,6 +78,13 @@ pub struct RunArgs {
     /// Bytes of received events that may wait for the database, over all sources (units: KiB, MiB, GiB).
     #[arg(long, env = "HEADGATE_BUFFER_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = parse_bytes)]
     pub buffer_bytes: u64,
+    /// Addresses that sources may have although they are refused otherwise (loopback, link-local, metadata services of clouds,
+    /// and those of --deny-addresses): networks like 127.0.0.1/32 or fd00::/8, separated by commas.
+    #[arg(long, env = "HEADGATE_ALLOW_ADDRESSES", value_name = "NETWORKS", value_delimiter = ',', value_parser = parse_network)]
+    pub allow_addresses: Vec<IpNet>,
+    /// Further addresses that sources may not have, such as those of nodes or Services; written as for --allow-addresses.
+    #[arg(long, env = "HEADGATE_DENY_ADDRESSES", value_name = "NETWORKS", value_delimiter = ',', value_parser = parse_network)]
+    pub deny_addresses: Vec<IpNet>,
     /// How long stored events are kept, in whole days; unset keeps them for ever. Cursors are always kept.
     #[arg(long, env = "HEADGATE_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
     pub retention_days: Option<u32>,
@@ -111,6 +122,18 @@ impl RunArgs {
         }
         Ok(())
     }
+
+    /// Where sources may be.
+    #[must_use]
+    pub fn egress(&self) -> Egress {
+        Egress::new(&self.allow_addresses, &self.deny_addresses)
+    }
+}
+
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let one_address = text.parse().map(IpAddr::into);
+    text.parse().or(one_address).map_err(|_| format!("'{text}' is not a network; write it like 10.0.0.0/8 or fd00::1"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -185,7 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_lists_of_prefixes_and_single_addresses() {
+        let args = run(&["--allow-addresses", "127.0.0.0/8, ::1", "--deny-addresses", "10.0.0.0/8"]).unwrap();
+        let written = |networks: &[IpNet]| networks.iter().map(IpNet::to_string).collect::<Vec<_>>();
+        assert_eq!(written(&args.allow_addresses), ["127.0.0.0/8", "::1/128"]);
+        assert_eq!(written(&args.deny_addresses), ["10.0.0.0/8"]);
+    }
+
+    #[test]
     fn a_wrong_flag_is_answered_with_the_fix() {
+        assert!(run(&["--deny-addresses", "10.0.0.0/64"]).unwrap_err().contains("write it like"));
         assert!(run(&["--buffer-bytes", "12MB"]).unwrap_err().contains("use KiB, MiB or GiB"));
         assert!(run(&["--lease-duration", "soon"]).unwrap_err().contains("write it like"));
         assert!(run(&["--lease-duration", "2s"]).unwrap_err().contains("at most half"));

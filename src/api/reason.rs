@@ -54,6 +54,8 @@ reasons! {
         Redirected,
         ServerError,
         ConnectionFailed,
+        /// The name leads to an address that the operator does not connect to.
+        AddressRefused,
         Timeout,
         TLSFailed,
         ResponseTooLarge,

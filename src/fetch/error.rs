@@ -23,6 +23,9 @@ pub enum FetchError {
     ServerError { status: u16, retry_after: Option<Duration> },
     #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
+    /// The operator does not connect to such an address.
+    #[error("the address is not connected to: {detail}")]
+    AddressRefused { detail: String },
     #[error("no complete answer within {after:?} (`http.timeout`)")]
     Timeout { after: Duration },
     #[error("the TLS handshake failed: {detail}")]
@@ -63,6 +66,7 @@ impl FetchError {
             Self::Redirected { .. } => ReachableReason::Redirected,
             Self::ServerError { .. } => ReachableReason::ServerError,
             Self::ConnectionFailed { .. } | Self::PermitExpired => ReachableReason::ConnectionFailed,
+            Self::AddressRefused { .. } => ReachableReason::AddressRefused,
             Self::Timeout { .. } => ReachableReason::Timeout,
             Self::TlsFailed { .. } => ReachableReason::TLSFailed,
             Self::ResponseTooLarge { .. } | Self::LargerThanBudget { .. } | Self::GaveWay { .. } => {

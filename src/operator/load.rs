@@ -90,7 +90,7 @@ impl Load<'_> {
         let replica = format!("{}_{:08x}", self.pod, rand::random::<u32>());
         Ok(Supervisor::new(Ports {
             store: self.store.clone(),
-            transports: Arc::new(HttpTransports::new(credentials, &replica)?),
+            transports: Arc::new(HttpTransports::new(credentials, &replica, self.args.egress())?),
             ownership,
             desired: self.boards.desired.clone(),
             reports: self.boards.reports.clone(),

@@ -48,6 +48,7 @@ fn every_failure() -> Vec<Case> {
             R::Redirected,
             R::ServerError,
             R::ConnectionFailed,
+            R::AddressRefused,
             R::Timeout,
             R::TLSFailed,
             R::ResponseTooLarge,

@@ -3,6 +3,7 @@
 mod authentication;
 mod bodies;
 mod connecting;
+mod egress;
 mod proxies;
 mod raw;
 mod requests;

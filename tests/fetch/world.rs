@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -16,7 +17,7 @@ use headgate::{
     fetch::{
         Failure, Fetcher, Item, OpenError, Page, PageRequest, Progress, Reply, Transports,
         credentials::{Credentials, CredentialsError, Keys},
-        http::{HttpTransports, Proxies},
+        http::{Egress, HttpTransports, Proxies},
     },
     permit::{Attempt, Permit},
 };
@@ -115,8 +116,11 @@ impl Credentials for Vaults {
     }
 }
 
+/// Sources of tests are at one address of loopback, and no other of it is allowed.
 fn transports(proxies: Proxies) -> HttpTransports {
-    HttpTransports::with_proxies(Arc::new(Vaults), "headgate-0.a1b2", proxies).expect("the TLS roots")
+    let here = [IpAddr::V4(Ipv4Addr::LOCALHOST).into(), IpAddr::V6(Ipv6Addr::LOCALHOST).into()];
+    let egress = Egress::new(&here, &[]);
+    HttpTransports::with_proxies(Arc::new(Vaults), "headgate-0.a1b2", egress, proxies).expect("the TLS roots")
 }
 
 pub(crate) type BoxedFetcher = Box<dyn Fetcher>;

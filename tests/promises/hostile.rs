@@ -4,12 +4,13 @@
 //! The attacks are in `headgate_bed::source::hostile`; this is the table of what becomes of each. What one attack does to
 //! the fetcher alone is tested in `tests/fetch`.
 //!
-//! **A name that changes to loopback** is not in the table. Headgate has no egress policy yet (DESIGN 12): whoever may
-//! write an EventSource may name any address, loopback included, and every source of this very test is on loopback. What
-//! holds today is that an answer never chooses an address (`redirect-elsewhere`), and that over TLS a name that leads
-//! elsewhere ends at the certificate (`wrong-name`).
+//! **Addresses that nobody should reach** through the operator (the metadata service of the node, what listens on loopback)
+//! are refused by the address itself; the test bed allows one of loopback, and here others are asked for. A name that
+//! changes to such an address is a test of `fetch::http::dial`, because processes cannot be given a resolver. An answer never
+//! chooses an address (`redirect-elsewhere`), and over TLS a name that leads elsewhere ends at the certificate
+//! (`wrong-name`).
 
-use std::{collections::BTreeMap, ffi::OsStr, fs, time::Duration};
+use std::{collections::BTreeMap, ffi::OsStr, fs, net::TcpListener, time::Duration};
 
 use headgate_bed::{
     narrate::say,
@@ -154,6 +155,10 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
     }
     let trusting = json!({ "tls": { "caRef": { "kind": "ConfigMap", "name": "partner-ca" } } });
     world.apply("wrong-name", spec(&front.url("good"), &trusting)).await;
+    let loopback = TcpListener::bind("127.0.0.2:0").expect("a port");
+    for (name, url) in forbidden(&loopback) {
+        world.apply(name, spec(&url, &json!({}))).await;
+    }
     // Their arrival is work for the API server and the whole test bed, on the same cores; from then on it is the replica's.
     let met = async || attackers.values().all(|source| !source.visits().connections.is_empty());
     world.until("every attacker is connected to", met).await;
@@ -172,6 +177,11 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
         says_so(&world, &attack.name(), reason, says).await;
     }
     says_so(&world, "wrong-name", "TLSFailed", "is for another name").await;
+    for (name, _) in forbidden(&loopback) {
+        says_so(&world, name, "AddressRefused", "`--allow-addresses`").await;
+    }
+    loopback.set_nonblocking(true).expect("a socket of ours");
+    assert!(loopback.accept().is_err(), "what listens on loopback was connected to");
     for source in attackers.values() {
         keeps_the_gap(source);
     }
@@ -180,6 +190,16 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
     nothing_is_repeated(&world).await;
     stays_within(&world, base, cases.len() as u64);
     world.prove().await;
+}
+
+/// Sources where no source should be.
+fn forbidden(loopback: &TcpListener) -> [(&'static str, String); 3] {
+    let loopback = loopback.local_addr().expect("its address");
+    [
+        ("metadata", "http://169.254.169.254/latest/meta-data/".to_owned()),
+        ("metadata-in-ipv6", "http://[::ffff:169.254.169.254]/latest/meta-data/".to_owned()),
+        ("loopback", format!("http://{loopback}/")),
+    ]
 }
 
 /// An EventSource of somebody who is asked again soon whatever happens.

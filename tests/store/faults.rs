@@ -230,7 +230,7 @@ async fn only_the_append_itself_is_ever_too_slow_to_be_sent_whole() {
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
 }
 
-fn cause(error: &StoreError) -> String {
+pub(crate) fn cause(error: &StoreError) -> String {
     std::error::Error::source(error).expect("a cause").to_string()
 }
 

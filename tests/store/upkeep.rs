@@ -117,7 +117,7 @@ async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
 }
 
 /// Days before today, as a store that has run for a while has them.
-async fn make_past_days(database: &Database, days: i32) {
+pub(crate) async fn make_past_days(database: &Database, days: i32) {
     for back in 1..=days {
         for parent in ["event", "commits"] {
             let sql: String = sqlx::query_scalar(

@@ -1,7 +1,13 @@
 //! CONNECT: from a name to a standing, encrypted, silent connection.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -15,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use url::Host;
 
 use super::{
+    egress::Egress,
     endpoint::Endpoint,
     line::{GatedSocket, Line},
     proxy::{Proxies, Proxy, tunnel},
@@ -38,8 +45,26 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
+/// What addresses a name has now.
+#[async_trait]
+pub(super) trait Names: Send + Sync {
+    async fn addresses(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// As the system resolves them.
+pub(super) struct SystemNames;
+
+#[async_trait]
+impl Names for SystemNames {
+    async fn addresses(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        tokio::net::lookup_host((name, port)).await.map(Iterator::collect)
+    }
+}
+
 /// How this process reaches other hosts.
 pub(super) struct Dialer {
+    pub(super) names: Box<dyn Names>,
+    pub(super) egress: Egress,
     pub(super) proxies: Proxies,
     /// For the way to a proxy; the special roots and client certificate of a source are for the source alone.
     pub(super) proxy_tls: Arc<ClientConfig>,
@@ -49,7 +74,8 @@ impl Dialer {
     /// Connects to `endpoint`, through the proxy that is meant for it if there is one. All bytes pass `line`.
     ///
     /// # Errors
-    /// [`FetchError::ConnectionFailed`] or [`FetchError::TlsFailed`], with the step that failed and what to do.
+    /// [`FetchError::ConnectionFailed`], [`FetchError::AddressRefused`] or [`FetchError::TlsFailed`], with the step that
+    /// failed and what to do.
     pub(super) async fn dial(
         &self,
         endpoint: &Endpoint,
@@ -63,7 +89,7 @@ impl Dialer {
 
         let proxy = self.proxies.for_endpoint(endpoint)?;
         let first_hop = proxy.as_ref().map_or(endpoint, Proxy::endpoint);
-        let socket = timeout_at(until, connect(first_hop))
+        let socket = timeout_at(until, self.first_hop(endpoint, proxy.as_ref()))
             .await
             .map_err(|_| broken(late(&format!("a TCP connection to {first_hop}"))))??;
         let mut stream: Box<dyn Stream> = Box::new(GatedSocket::new(socket, line));
@@ -78,6 +104,41 @@ impl Dialer {
         timeout_at(until, encrypt(endpoint, tls, stream))
             .await
             .map_err(|_| FetchError::TlsFailed { detail: late(&format!("the handshake with {endpoint}")) })?
+    }
+
+    /// To the endpoint itself, or to the proxy on the way, which the administrator of the operator chose.
+    async fn first_hop(&self, endpoint: &Endpoint, proxy: Option<&Proxy>) -> Result<TcpStream, FetchError> {
+        let Some(proxy) = proxy else {
+            let addresses = self.permitted(endpoint, self.resolve(endpoint).await?)?;
+            return connect(endpoint, addresses).await;
+        };
+        if let Some(address) = literal(endpoint) {
+            self.permitted(endpoint, vec![address])?;
+        }
+        connect(proxy.endpoint(), self.resolve(proxy.endpoint()).await?).await
+    }
+
+    async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchError> {
+        if let Some(address) = literal(endpoint) {
+            return Ok(vec![address]);
+        }
+        let name = endpoint.host_name();
+        self.names.addresses(&name, endpoint.port).await.map_err(|error| FetchError::ConnectionFailed {
+            detail: format!("the name `{name}` has no address ({error}); check `http.url` and the DNS of the cluster"),
+        })
+    }
+
+    /// Those of the addresses that may be connected to.
+    ///
+    /// # Errors
+    /// When none may be.
+    fn permitted(&self, endpoint: &Endpoint, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, FetchError> {
+        let refused = found.iter().find_map(|it| Some((it.ip(), self.egress.refuses(it.ip())?)));
+        found.retain(|it| self.egress.refuses(it.ip()).is_none());
+        match refused {
+            Some((address, what)) if found.is_empty() => Err(refuse(endpoint, address, what)),
+            _ => Ok(found),
+        }
     }
 
     async fn through(
@@ -109,8 +170,8 @@ async fn encrypt(
 
 /// Connects to the addresses of a name, the next one when one failed or did not answer for a while, and keeps the first
 /// connection that stands.
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, FetchError> {
-    let mut waiting = resolve(endpoint).await?.into_iter();
+async fn connect(endpoint: &Endpoint, addresses: Vec<SocketAddr>) -> Result<TcpStream, FetchError> {
+    let mut waiting = in_turns(addresses).into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut first_error = None;
     loop {
@@ -129,20 +190,26 @@ async fn connect(endpoint: &Endpoint) -> Result<TcpStream, FetchError> {
     }
 }
 
-/// The addresses of the endpoint in the order of the resolver, families taken in turns.
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchError> {
-    let found: Vec<SocketAddr> = match &endpoint.host {
-        Host::Ipv4(address) => vec![(*address, endpoint.port).into()],
-        Host::Ipv6(address) => vec![(*address, endpoint.port).into()],
-        Host::Domain(name) => tokio::net::lookup_host((name.as_str(), endpoint.port))
-            .await
-            .map_err(|error| FetchError::ConnectionFailed {
-                detail: format!(
-                    "the name `{name}` has no address ({error}); check `http.url` and the DNS of the cluster"
-                ),
-            })?
-            .collect(),
-    };
+/// The address of a host that is one.
+fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint.host {
+        Host::Ipv4(address) => Some((address, endpoint.port).into()),
+        Host::Ipv6(address) => Some((address, endpoint.port).into()),
+        Host::Domain(_) => None,
+    }
+}
+
+fn refuse(endpoint: &Endpoint, address: IpAddr, what: &str) -> FetchError {
+    FetchError::AddressRefused {
+        detail: format!(
+            "`{}` is {address}, {what}; use another URL, or let the administrator name it in `--allow-addresses`",
+            endpoint.host
+        ),
+    }
+}
+
+/// In the order of the resolver, families taken in turns.
+fn in_turns(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.is_ipv6() == first_is_ipv6);
     // Two addresses of a family are tried at most: the rest of the list would not fit into the connect limit.
@@ -151,7 +218,7 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchError> {
     let mut other = other.into_iter();
     let mut turns: Vec<_> = one.into_iter().flat_map(|address| [Some(address), other.next()]).flatten().collect();
     turns.extend(other);
-    Ok(turns)
+    turns
 }
 
 async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
@@ -179,9 +246,15 @@ fn unreachable(endpoint: &Endpoint, error: Option<&io::Error>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        sync::Mutex,
+    };
+
+    use futures::FutureExt;
     use tokio::net::TcpListener;
 
-    use super::*;
+    use super::{super::tls::TlsConfigs, *};
 
     #[tokio::test]
     async fn a_socket_gives_up_what_is_not_acknowledged_and_resets_when_it_closes() {
@@ -193,13 +266,79 @@ mod tests {
         assert!(options.tcp_nodelay().expect("an option") && options.keepalive().expect("an option"));
     }
 
+    /// A name that leads elsewhere each time it is asked for; the last answer stays.
+    struct Changing(Mutex<Vec<Vec<IpAddr>>>);
+
+    #[async_trait]
+    impl Names for Changing {
+        async fn addresses(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            let mut answers = self.0.lock().expect("the answers");
+            let now = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+            Ok(now.into_iter().map(|address| (address, port).into()).collect())
+        }
+    }
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    const NOWHERE: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+    /// A listener at one address of loopback.
+    async fn listening_at(address: IpAddr, port: u16) -> TcpListener {
+        TcpListener::bind((address, port)).await.expect("a port")
+    }
+
+    /// The first connection to `orders.example` whose addresses are these in turn. One address of loopback is allowed.
+    struct Dialing {
+        dialer: Dialer,
+        endpoint: Endpoint,
+    }
+
+    impl Dialing {
+        fn to(port: u16, answers: &[&[IpAddr]]) -> Self {
+            let names = Changing(Mutex::new(answers.iter().map(|answer| answer.to_vec()).collect()));
+            let tls = TlsConfigs::load().expect("the roots");
+            let dialer = Dialer {
+                names: Box::new(names),
+                egress: Egress::new(&[HERE.into(), NOWHERE.into()], &[]),
+                proxies: Proxies::none(),
+                proxy_tls: tls.shared().clone(),
+            };
+            let host = Host::Domain("orders.example".to_owned());
+            Self { dialer, endpoint: Endpoint { https: false, host, port } }
+        }
+
+        async fn connect(&self) -> Result<SocketAddr, FetchError> {
+            self.dialer.first_hop(&self.endpoint, None).await.map(|socket| socket.peer_addr().expect("a peer"))
+        }
+    }
+
     #[tokio::test]
     async fn the_next_address_of_a_name_is_tried_when_the_first_one_refuses() {
-        // `localhost` may have an IPv6 address as well, where nothing listens.
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("its address").port();
-        let endpoint = Endpoint { https: false, host: Host::Domain("localhost".to_owned()), port };
-        let socket = connect(&endpoint).await.expect("a connection");
-        assert_eq!(socket.peer_addr().expect("a peer").port(), port);
+        let listener = listening_at(HERE, 0).await;
+        let there = listener.local_addr().expect("its address");
+        let dialing = Dialing::to(there.port(), &[&[NOWHERE, HERE]]);
+        assert_eq!(dialing.connect().await, Ok(there));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_to_an_address_that_is_refused_is_not_followed() {
+        let listener = listening_at(HERE, 0).await;
+        let there = listener.local_addr().expect("its address");
+        let port_of_another = listening_at(ELSEWHERE, there.port()).await;
+        let dialing = Dialing::to(there.port(), &[&[HERE], &[ELSEWHERE]]);
+        assert_eq!(dialing.connect().await, Ok(there));
+        let refused = dialing.connect().await.expect_err("it leads to another");
+        assert!(matches!(&refused, FetchError::AddressRefused { detail } if detail.contains("127.0.0.2")), "{refused}");
+        assert!(port_of_another.accept().now_or_never().is_none(), "it was connected to");
+    }
+
+    #[tokio::test]
+    async fn of_the_addresses_of_a_name_only_those_that_are_permitted_are_tried() {
+        let (refused, allowed) = (listening_at(ELSEWHERE, 0).await, HERE);
+        let port = refused.local_addr().expect("its address").port();
+        let error =
+            Dialing::to(port, &[&[ELSEWHERE, ELSEWHERE, allowed]]).connect().await.expect_err("nobody is there");
+        assert!(matches!(&error, FetchError::ConnectionFailed { detail } if detail.contains("refused")), "{error}");
+        assert!(refused.accept().now_or_never().is_none(), "it was connected to");
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `line` | the send check: the permit is spent next to the write system call |
 //! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
-//! | `dial`, `proxy`, `tls` | CONNECT: name, TCP, tunnel, TLS |
+//! | `dial`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
 //! | `fetcher` | CONNECT and SEND of one source |
 //! | `page`, `inflate`, `answer` | reading the response, and what it means |
 //! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
@@ -29,7 +29,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hyper::header::HeaderValue;
 
-use self::{dial::Dialer, fetcher::HttpFetcher, tls::TlsConfigs};
+use self::{
+    dial::{Dialer, SystemNames},
+    fetcher::HttpFetcher,
+    tls::TlsConfigs,
+};
 use super::{Fetcher, OpenError, Transports, credentials::Credentials};
 use crate::api::Source;
 
@@ -37,6 +41,7 @@ mod access;
 mod answer;
 mod connection;
 mod dial;
+mod egress;
 mod endpoint;
 mod fetcher;
 #[cfg(test)]
@@ -50,6 +55,7 @@ mod request;
 mod secrets;
 mod tls;
 
+pub use egress::Egress;
 pub use proxy::Proxies;
 pub use tls::TlsSetupError;
 
@@ -79,12 +85,13 @@ pub enum SetupError {
 }
 
 impl HttpTransports {
-    /// Reads the TLS roots of the system and the proxies of the environment. `replica` names this process to the sources.
+    /// Reads the TLS roots of the system and the proxies of the environment. `replica` names this process to the sources, and
+    /// `egress` says where they may be.
     ///
     /// # Errors
     /// When the roots that the environment names cannot be read.
-    pub fn new(credentials: Arc<dyn Credentials>, replica: &str) -> Result<Self, SetupError> {
-        Self::with_proxies(credentials, replica, Proxies::from_environment())
+    pub fn new(credentials: Arc<dyn Credentials>, replica: &str, egress: Egress) -> Result<Self, SetupError> {
+        Self::with_proxies(credentials, replica, egress, Proxies::from_environment())
     }
 
     /// As [`HttpTransports::new`], with these proxies and not those of the environment.
@@ -94,11 +101,12 @@ impl HttpTransports {
     pub fn with_proxies(
         credentials: Arc<dyn Credentials>,
         replica: &str,
+        egress: Egress,
         proxies: Proxies,
     ) -> Result<Self, SetupError> {
         let replica = HeaderValue::from_str(replica).map_err(|_| SetupError::Replica)?;
         let tls = TlsConfigs::load()?;
-        let dialer = Dialer { proxies, proxy_tls: tls.shared().clone() };
+        let dialer = Dialer { names: Box::new(SystemNames), egress, proxies, proxy_tls: tls.shared().clone() };
         Ok(Self { shared: Arc::new(Shared { credentials, replica, tls, dialer }) })
     }
 }

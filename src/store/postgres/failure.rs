@@ -69,6 +69,11 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
     let cause = match sqlstate.get(..2) {
         _ if sqlstate == READ_ONLY => Cause::ReadOnly,
         _ if sqlstate == CUT_OFF => Cause::CutOff,
+        _ if FORGETS.contains(&sqlstate.as_str()) => Cause::Unfit(LOSES_STATEMENTS),
+        // pgbouncer says only which of the settings was the first that it did not know.
+        _ if error.message().starts_with("unsupported startup parameter") => {
+            Cause::Unfit("the pooler refuses our settings; let it have ignore_startup_parameters = options")
+        }
         Some("22") => Cause::ValueRefused,
         Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
         _ => Cause::Said(error.message().to_owned()),
@@ -85,6 +90,18 @@ const READ_ONLY: &str = "25006";
 
 /// query_canceled: the statement limit of the server, or somebody who cancelled it. It was rolled back for certain.
 const CUT_OFF: &str = "57014";
+
+/// invalid_sql_statement_name and duplicate_prepared_statement: we prepare a statement once, and never use what we did not.
+const FORGETS: [&str; 2] = ["26000", "42P05"];
+
+pub(super) const LOSES_STATEMENTS: &str =
+    "the pooler loses prepared statements; it takes pgbouncer 1.21 or newer with max_prepared_statements above 0";
+
+/// Whether a pooler sent a statement where it is not prepared.
+pub(super) fn loses_statements(error: &sqlx::Error) -> bool {
+    let sqlstate = error.as_database_error().and_then(DatabaseError::code);
+    sqlstate.is_some_and(|sqlstate| FORGETS.contains(&&*sqlstate))
+}
 
 /// Whether the server of this connection takes no writes: the name of the host may lead to another one by now.
 pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use super::failure::{Cause, store_error, takes_no_writes};
+use super::failure::{Cause, LOSES_STATEMENTS, loses_statements, store_error, takes_no_writes};
 use crate::store::StoreError;
 
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
@@ -46,7 +46,8 @@ pub struct InvalidUrl(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 pub(super) fn options(url: &str, application_name: &str) -> Result<PgConnectOptions, InvalidUrl> {
     let options = PgConnectOptions::from_str(url).map_err(|error| InvalidUrl(Box::new(error)))?;
-    Ok(options.application_name(application_name))
+    // Poolers let few settings pass, and no value of ours is a float.
+    Ok(options.application_name(application_name).extra_float_digits(None))
 }
 
 /// A pool of sessions that are fit for our statements.
@@ -93,7 +94,11 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions 
         .after_connect(move |connection, _| {
             let noted = Arc::clone(&noted);
             Box::pin(async move {
-                match lacks(connection).await? {
+                let lacking = match lacks(connection).await {
+                    Err(error) if loses_statements(&error) => Some(LOSES_STATEMENTS),
+                    looked => looked?,
+                };
+                match lacking {
                     None => Ok(()),
                     // The pool tries again and tells its caller of the time alone.
                     Some(what) => Err(sqlx::Error::Configuration((*noted.get_or_init(|| what)).into())),
@@ -116,7 +121,8 @@ async fn lacks(connection: &mut sqlx::PgConnection) -> Result<Option<&'static st
         (false, _) => Some("synchronous_commit is off for this role or database"),
         // A statement that we gave up would work on, and the next try would meet it.
         (true, false) => Some(
-            "statement_timeout did not arrive: let the pooler pass `options`, or ALTER ROLE ... SET statement_timeout = '4500ms'",
+            "statement_timeout did not arrive: let the pooler pass `options`, or ALTER ROLE ... SET statement_timeout = '4500ms' \
+             (docs/pooler.md)",
         ),
     })
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::account::is_root;
 use crate::narrate::say;
 
 /// `$XDG_CACHE_HOME/headgate` or `~/.cache/headgate`; without a home, a directory of this clone.
@@ -16,6 +17,12 @@ pub fn directory() -> PathBuf {
     set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .map_or_else(|| crate::repository().join(".headgate/cache"), |caches| caches.join("headgate"))
+}
+
+/// The same for programs that do not run as root: root's home is closed to others.
+#[must_use]
+pub fn for_servers() -> PathBuf {
+    if is_root() { PathBuf::from("/var/cache/headgate") } else { directory() }
 }
 
 /// The name of what is made from these contents: other contents, another name.

@@ -20,6 +20,7 @@ use crate::place::Place;
 use crate::proof::Proof;
 use crate::source::{Fault, SourceConfig};
 use crate::stage::{Stage, apply_spec};
+use crate::wall_clock::WallClock;
 
 /// Scaled up, there are this many replicas.
 const MOST_REPLICAS: usize = 5;
@@ -56,6 +57,7 @@ pub struct Campaign {
 struct Set {
     stage: Stage,
     lines: BTreeMap<String, Lines>,
+    clocks: BTreeMap<String, WallClock>,
     plan: Vec<Planned>,
     names: Vec<String>,
 }
@@ -99,9 +101,9 @@ impl Campaign {
     /// When something does not come up, or does not end well.
     pub async fn run_until_broken(&self) -> Result<Option<(Duration, Violation)>> {
         let place = Arc::new(Place::temporary("mutant")?);
-        let Set { mut stage, lines, plan, .. } = self.set(&place).await?;
+        let Set { mut stage, lines, clocks, plan, .. } = self.set(&place).await?;
         let begun = clock::now_us();
-        let broken = match Chaos::on(&mut stage, &lines).until_broken().strike(&plan, self.length).await? {
+        let broken = match Chaos::on(&mut stage, &lines, &clocks).until_broken().strike(&plan, self.length).await? {
             Some(broken) => Some(broken),
             None => stage.prove(None).await?.findings.violations.into_iter().min_by_key(Violation::seen_at),
         };
@@ -111,8 +113,8 @@ impl Campaign {
     }
 
     async fn run_in(&self, place: &Arc<Place>) -> Result<Proof> {
-        let Set { mut stage, lines, plan, names } = self.set(place).await?;
-        Chaos::on(&mut stage, &lines).strike(&plan, self.length).await?;
+        let Set { mut stage, lines, clocks, plan, names } = self.set(place).await?;
+        Chaos::on(&mut stage, &lines, &clocks).strike(&plan, self.length).await?;
         all_are_loaded(&stage, &names).await?;
         let proof = stage.prove(Some(LONGEST_WAIT + longest_outage(&plan))).await?;
         say(format_args!(
@@ -137,12 +139,15 @@ impl Campaign {
         for name in &names {
             apply_spec(&stage.client, name, &self.spec(&stage.source.url(name))).await?;
         }
-        let mut lines = BTreeMap::new();
+        let (mut lines, mut clocks) = (BTreeMap::new(), BTreeMap::new());
         for replica in &all {
             let own = Lines::of(replica, place, &stage.parts, stage.source.address()).await?;
+            let clock = WallClock::of(replica, place)?;
             let mutation = self.mutation.map(|mutation| ("HEADGATE_MUTATION", mutation.into()));
-            stage.fleet.furnish(replica, own.environment().into_iter().chain(mutation).collect());
+            let environment = own.environment().into_iter().chain(clock.environment()).chain(mutation);
+            stage.fleet.furnish(replica, environment.collect());
             lines.insert(replica.clone(), own);
+            clocks.insert(replica.clone(), clock);
         }
         stage.leases = Some(LeaseWatch::begin(&stage.client));
         for replica in replicas {
@@ -151,7 +156,7 @@ impl Campaign {
         for replica in replicas {
             stage.fleet.ready(replica).await?;
         }
-        Ok(Set { stage, lines, plan, names })
+        Ok(Set { stage, lines, clocks, plan, names })
     }
 
     /// Sources are asked again soon whatever happens, so that a run sees many requests.

@@ -16,6 +16,7 @@ use crate::lines::Lines;
 use crate::narrate::say;
 use crate::nemesis::{Peer, Planned, Strike};
 use crate::stage::Stage;
+use crate::wall_clock::WallClock;
 
 /// A terminating replica has this long to hand off and end.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -36,6 +37,7 @@ pub struct Chaos<'a> {
     stage: &'a mut Stage,
     /// Of each replica that may ever run.
     lines: &'a BTreeMap<String, Lines>,
+    clocks: &'a BTreeMap<String, WallClock>,
     /// Looks on the way whether a rule is broken, and ends there.
     ends_when_broken: bool,
     looked: Instant,
@@ -44,8 +46,12 @@ pub struct Chaos<'a> {
 
 impl<'a> Chaos<'a> {
     #[must_use]
-    pub fn on(stage: &'a mut Stage, lines: &'a BTreeMap<String, Lines>) -> Self {
-        Self { stage, lines, ends_when_broken: false, looked: Instant::now(), looking: None }
+    pub fn on(
+        stage: &'a mut Stage,
+        lines: &'a BTreeMap<String, Lines>,
+        clocks: &'a BTreeMap<String, WallClock>,
+    ) -> Self {
+        Self { stage, lines, clocks, ends_when_broken: false, looked: Instant::now(), looking: None }
     }
 
     #[must_use]
@@ -138,6 +144,10 @@ impl<'a> Chaos<'a> {
                 self.lines[whom].become_like(*road, to);
                 Ok(())
             }
+            Strike::ClockJump { seconds, .. } => {
+                fleet.begins(whom, NemesisKind::WrongClock);
+                self.clocks[whom].be_off_by(*seconds)
+            }
             Strike::StopApiServer { .. } => parts.control_plane.api_server.kill().await,
             Strike::StopEtcd { .. } => parts.control_plane.etcd.kill().await,
             Strike::StopPostgres { .. } => {
@@ -172,6 +182,11 @@ impl<'a> Chaos<'a> {
             Strike::Lines { to, road, .. } => {
                 self.lines[whom].become_like(Road::Open, to);
                 losses(to, *road).for_each(|kind| fleet.is_over(whom, kind));
+                Ok(())
+            }
+            Strike::ClockJump { .. } => {
+                self.clocks[whom].be_off_by(0)?;
+                fleet.is_over(whom, NemesisKind::WrongClock);
                 Ok(())
             }
             Strike::StopApiServer { .. } => parts.control_plane.api_server.start(),

@@ -3,11 +3,13 @@
 //! | module | gives |
 //! |---|---|
 //! | [`postgres`] | a PostgreSQL server, and a database per test |
+//! | [`pgbouncer`] | a pooler in transaction mode before it |
 //! | [`control_plane`] | etcd and kube-apiserver |
 //! | [`test_api`] | a client and a namespace per test, with the CRDs applied |
 //! | [`parts`] | both servers together: for `make test`, `make parts` |
 //! | [`place`] | the directory of a set of servers, and its end without a trace |
 //! | [`process`], [`server`] | processes that are started, stopped, killed and frozen; the mark by which each is found again |
+//! | [`wall_clock`] | the clock of one replica, which jumps |
 //! | [`forwarder`], [`lines`] | pieces of network that can be cut, slowed down and swallow; those of one replica |
 //! | [`source`], [`access_log`] | sources that misbehave on request, and the log of what they really sent |
 //! | [`fleet`], [`nemesis`], [`chaos`] | replicas as processes, the seeded plan of what is done to everything, and the doing |
@@ -16,7 +18,7 @@
 //! | [`checker`], [`stored`], [`leases`], [`proof`] | whether the promises held, by the log, the store and the Leases |
 //! | [`stage`], [`demo`], [`playground`] | all of it together |
 //! | [`image`], [`node`], [`e2e`] | the operator as an image, in pods of a real cluster |
-//! | [`programs`] | other programs: found, installed, run to their end |
+//! | [`programs`], [`packages`] | other programs: found, installed or unpacked from Debian, run to their end |
 //! | [`mod@bench`] | the figures of the README |
 //! | [`evidence`] | what is kept of a run that broke a promise |
 
@@ -45,7 +47,9 @@ pub mod mutants;
 pub mod narrate;
 pub mod nemesis;
 pub mod node;
+pub mod packages;
 pub mod parts;
+pub mod pgbouncer;
 pub mod place;
 pub mod playground;
 pub mod ports;
@@ -58,6 +62,7 @@ pub mod source;
 pub mod stage;
 pub mod stored;
 pub mod test_api;
+pub mod wall_clock;
 
 /// The root of this clone.
 #[must_use]

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control_plane::{self, ControlPlane, Settings};
 use crate::narrate::{Stopwatch, say};
+use crate::pgbouncer;
 use crate::place::Place;
 use crate::postgres::{self, DATABASE_URL, Postgres};
 use crate::test_api::KUBECONFIG;
@@ -73,6 +74,7 @@ pub fn down(root: &Path) -> Result<()> {
 /// Sees to it that every program of the parts is here, PostgreSQL in these major versions too.
 pub fn prepare(versions: &[u32]) -> Result<()> {
     postgres::Binaries::prepare(versions)?;
+    pgbouncer::Program::locate()?;
     control_plane::Binaries::locate().map(drop)
 }
 

@@ -116,6 +116,7 @@ impl Proof {
             ("losses of the sources", NemesisKind::LostSources),
             ("of the API server", NemesisKind::LostApiServer),
             ("of the database", NemesisKind::LostDatabase),
+            ("jumps of the clock", NemesisKind::WrongClock),
         ];
         let count = |kind| self.nemeses.iter().filter(|nemesis| nemesis.kind == kind).count();
         let told: Vec<String> = kinds.iter().map(|(name, kind)| format!("{} {name}", count(*kind))).collect();

@@ -141,7 +141,8 @@ pub fn setting(parts: &Parts, binary: &Path) -> Setting {
         kubeconfig: parts.control_plane.kubeconfig().to_owned(),
         database_url: parts.postgres.url(),
         namespace: SYSTEM.to_owned(),
-        environment: Vec::new(),
+        // The sources of the test bed are on loopback.
+        environment: vec![("HEADGATE_ALLOW_ADDRESSES".to_owned(), "127.0.0.1,::1".to_owned())],
     }
 }
 

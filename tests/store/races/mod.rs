@@ -8,7 +8,8 @@
 //! | `bulk` | statements over the same streams, each in another order |
 //! | `lost_answer` | a statement that was committed, and the connection that should say so |
 //! | `killed` | polls with the end of their sessions, and with crashes of the server |
-//! | `promotion` | a primary with a standby that has not seen all of it |
+//! | `pooled` | the sessions of many clients, through pgbouncer in transaction mode |
+//! | `promotion` | a primary with a standby that has not seen all of it, or is gone |
 //! | `clock` | the database's clock with the waits that were written by it |
 //! | `release` | this release with the schema of an older and of a newer one |
 //! | `reapplied` | a request in flight with a new object, a reset or a deletion of its stream |
@@ -20,6 +21,7 @@ mod gap;
 mod killed;
 mod link;
 mod lost_answer;
+mod pooled;
 mod promotion;
 mod reapplied;
 mod release;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use headgate::store::{Adopted, Answer, Append, EventStore, Fence, Gate, StoreError};
 use headgate_bed::postgres::Postgres;
+use sqlx::{Connection, PgConnection};
 
 use super::link::Link;
 use crate::{
     database::Database,
+    faults::until_answered,
     replica::{Replica, after, applied, events, refused},
 };
 
@@ -182,4 +184,45 @@ async fn no_token_of_a_lost_attempt_opens_anything_and_what_the_standby_knew_to_
     other.store = store.clone();
     let page = other.closing(events([1]));
     assert_eq!(applied(store.append(&page).await.unwrap()).stored, 1);
+}
+
+/// Waits until commits of this server wait for a standby.
+async fn until_commits_wait(database: &Database) {
+    loop {
+        let mut session = PgConnection::connect(&database.url).await.unwrap();
+        let written = sqlx::raw_sql("INSERT INTO probe DEFAULT VALUES").execute(&mut session);
+        if tokio::time::timeout(Duration::from_millis(500), written).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_without_its_synchronous_standby_acknowledges_nothing_and_what_it_took_is_stored_once() {
+    let server = Postgres::temporary().await.unwrap();
+    let database = Database::migrated_on(&server.url()).await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    let mut other = Replica::adopting(&store, "a", "stock").await;
+    replica.reserve().await;
+    database.run("CREATE TABLE probe (id serial)").await;
+    database.run("ALTER SYSTEM SET synchronous_standby_names = 'gone'").await;
+    database.run("SELECT pg_reload_conf()").await;
+    until_commits_wait(&database).await;
+
+    let page = replica.closing(events([1, 2]));
+    let asked = other.reservation();
+    let (appended, reserved) = tokio::join!(store.append(&page), store.reserve(asked));
+    for error in [appended.unwrap_err(), reserved.unwrap_err()] {
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    }
+
+    database.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+    database.run("SELECT pg_reload_conf()").await;
+    let again = until_answered(async || store.append(&page).await).await;
+    assert_eq!(applied(again).events_stored, 2);
+    assert_eq!(database.all::<i64>("SELECT sequence FROM headgate.events ORDER BY sequence").await, [1, 2]);
+    // Nobody used the grant, so it is waited out.
+    other.in_flight = Duration::from_secs(1);
+    assert!(matches!(other.try_reserve().await, Answer::Refused(_)));
 }

@@ -56,6 +56,8 @@ pub enum NemesisKind {
     LostApiServer,
     /// Its line to the database, or the database, was: its commits may not have come.
     LostDatabase,
+    /// Its wall clock was set wrong, which explains nothing.
+    WrongClock,
 }
 
 /// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
@@ -68,7 +70,7 @@ impl Nemesis {
             NemesisKind::Killed => true,
             NemesisKind::Paused | NemesisKind::LostSources => self.until - self.from >= SHORTEST_TELLING_PAUSE_US,
             // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
-            NemesisKind::LostApiServer | NemesisKind::LostDatabase => false,
+            NemesisKind::LostApiServer | NemesisKind::LostDatabase | NemesisKind::WrongClock => false,
         }
     }
 

@@ -12,12 +12,13 @@ use super::{RESTRICTED, SYSTEM, Suite};
 pub(super) const DATABASE: &str = "--set database.existingSecret=headgate-database";
 
 /// Values that change what is rendered, with the kinds that must and must not come out.
-const VARIANTS: [(&str, &[&str], &[&str]); 8] = [
+const VARIANTS: [(&str, &[&str], &[&str]); 9] = [
     ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace"]),
     ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
     ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
     ("--set watchNamespace=shop", &["Role"], &["ClusterRole", "ClusterRoleBinding"]),
     ("--set database.migrateSecretKey=direct-uri,database.connections=4", &["Deployment"], &[]),
+    ("--set egress.allow={127.0.0.1/32},egress.deny={10.96.0.1,fd00::/8}", &["Deployment"], &[]),
     ("--set crds.enabled=false", &["Deployment"], &["CustomResourceDefinition"]),
     ("--set retentionDays=30,bufferBytes=64MiB,log=debug,terminationGracePeriodSeconds=120", &["Deployment"], &[]),
     (

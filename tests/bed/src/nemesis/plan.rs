@@ -210,18 +210,28 @@ impl Planner {
 
     fn strike(&mut self) -> Strike {
         let (longest_freeze, longest_cut) = if self.is_short() { (15_000, 12_000) } else { (30_000, 30_000) };
-        match self.dice.random_range(0..16) {
+        match self.dice.random_range(0..18) {
             0..6 => Strike::Kill { back_after: self.millis((200, 6_000)) },
             // Most freezes are shorter than the member Lease, some are much longer: both sides of the deadline count.
             6..8 => Strike::Freeze { lasting: self.millis((20, 2_500)) },
             8..10 => Strike::Freeze { lasting: self.millis((2_500, longest_freeze)) },
             10 => Strike::Terminate { back_after: self.millis((200, 3_000)) },
+            11..13 => Strike::ClockJump { seconds: self.jump(), lasting: self.millis((1_000, longest_cut)) },
             _ => {
                 let to = self.peers();
                 let road = self.road(&to);
                 Strike::Lines { to, road, lasting: self.millis((500, longest_cut)) }
             }
         }
+    }
+
+    /// A second to a month, ahead or back.
+    fn jump(&mut self) -> i64 {
+        const MINUTE: i64 = 60;
+        const DAY: i64 = 24 * 60 * MINUTE;
+        let longest = *[MINUTE, DAY, 30 * DAY].choose(&mut self.dice).expect("it is not empty");
+        let seconds = self.dice.random_range(1..=longest);
+        if self.dice.random() { seconds } else { -seconds }
     }
 
     /// One of the three mostly, several sometimes.

@@ -27,6 +27,8 @@ pub enum Strike {
     Join { lasting: Duration },
     /// The lines of a replica to these peers are like this for a while.
     Lines { to: Vec<Peer>, road: Road, lasting: Duration },
+    /// The wall clock of a replica jumps by so many seconds, and back after this. Its monotonic clock goes on.
+    ClockJump { seconds: i64, lasting: Duration },
     /// SIGKILL of the API server, which is started after this.
     StopApiServer { lasting: Duration },
     /// SIGKILL of etcd, which is started after this.
@@ -52,6 +54,7 @@ impl Strike {
             Self::Freeze { lasting }
             | Self::Join { lasting }
             | Self::Lines { lasting, .. }
+            | Self::ClockJump { lasting, .. }
             | Self::StopApiServer { lasting }
             | Self::StopEtcd { lasting }
             | Self::StopPostgres { lasting }
@@ -79,6 +82,9 @@ impl fmt::Display for Strike {
             Self::Lines { to, road, .. } => {
                 let to: Vec<String> = to.iter().map(ToString::to_string).collect();
                 write!(f, "lines to {} {} for {seconds:.3} s", to.join(", "), Told(*road))
+            }
+            Self::ClockJump { seconds: by, .. } => {
+                write!(f, "its clock jumps by {by:+} s, and back after {seconds:.3} s")
             }
             Self::StopPostgres { .. } => write!(f, "stopped, started after {seconds:.3} s"),
             Self::StopApiServer { .. } | Self::StopEtcd { .. } | Self::CrashPostgres { .. } => {

