@@ -80,6 +80,12 @@ bench: cargo ## Measure the figures of the README, here and in .headgate/bench.m
 	cargo build --quiet --release --package headgate --package headgate-bed
 	$(TARGET)/release/headgate-bed bench --binary $(TARGET)/release/headgate $(addprefix --only ,$(ONLY))
 
+.PHONY: bench-scale
+bench-scale: cargo ## Measure 1,000 and 10,000 sources on three replicas, here and in .headgate/bench-scale.md (SIZES=1000, ONLY="calm busy")
+	cargo build --quiet --release --package headgate --package headgate-bed
+	$(TARGET)/release/headgate-bed bench-scale --binary $(TARGET)/release/headgate $(addprefix --size ,$(SIZES)) \
+	  $(addprefix --only ,$(ONLY))
+
 ##@ Build
 
 .PHONY: crds

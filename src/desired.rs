@@ -2,8 +2,8 @@
 //! loader read. Pure memory.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use tokio::sync::watch;
@@ -14,6 +14,8 @@ use crate::{api::Source, event::StreamName};
 #[derive(Clone)]
 pub struct Desired {
     sources: Arc<RwLock<HashMap<StreamName, Arc<Source>>>>,
+    /// What was put or removed since the supervisor looked.
+    touched: Arc<Mutex<HashSet<StreamName>>>,
     version: Arc<watch::Sender<u64>>,
     complete: Arc<watch::Sender<bool>>,
 }
@@ -22,6 +24,7 @@ impl Default for Desired {
     fn default() -> Self {
         Self {
             sources: Arc::default(),
+            touched: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
             complete: Arc::new(watch::Sender::new(false)),
         }
@@ -31,13 +34,16 @@ impl Default for Desired {
 impl Desired {
     /// Notes a new or changed source.
     pub fn put(&self, source: Arc<Source>) {
-        self.write().insert(source.stream.clone(), source);
+        let stream = source.stream.clone();
+        self.write().insert(stream.clone(), source);
+        self.touched().insert(stream);
         self.version.send_modify(|version| *version += 1);
     }
 
     /// Notes that a source is gone for good.
     pub fn remove(&self, stream: &StreamName) {
         if self.write().remove(stream).is_some() {
+            self.touched().insert(stream.clone());
             self.version.send_modify(|version| *version += 1);
         }
     }
@@ -78,6 +84,13 @@ impl Desired {
         self.read().values().cloned().collect()
     }
 
+    /// The sources that were put or removed since the last call, for the one reader that acts on each: while thousands of
+    /// objects are created, it must not go through all of them for every one. Each is to be read again after this call.
+    #[must_use]
+    pub fn take_touched(&self) -> HashSet<StreamName> {
+        std::mem::take(&mut *self.touched())
+    }
+
     /// Changes whenever the set or one of its sources does.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -90,12 +103,16 @@ impl Desired {
         self.complete.subscribe()
     }
 
+    fn touched(&self) -> MutexGuard<'_, HashSet<StreamName>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     // A writer that panicked inside these one-line sections is not possible; going on is right either way.
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<StreamName, Arc<Source>>> {
-        self.sources.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.sources.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamName, Arc<Source>>> {
-        self.sources.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.sources.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

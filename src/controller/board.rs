@@ -1,6 +1,6 @@
 //! Which EventSource is written next, and why. Pure: reports in, jobs out, the caller passes `now`.
 //!
-//! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longer.
+//! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longest.
 //! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`Budget`].
 
 mod tracked;
@@ -32,8 +32,10 @@ use crate::{
 const WRITES_PER_SECOND: u32 = 20;
 const WRITES_AT_ONCE: u32 = 100;
 
-/// Only times moved: an idle source is rewritten this seldom.
+/// Only times moved: an idle source is rewritten this seldom, and so many a second at most. Nobody waits for them: from a
+/// few hundred sources on they come less often, and never cost the API server more than the Leases do.
 const TIMES_EVERY: Duration = Duration::from_mins(5);
+const TIMES_PER_SECOND: u32 = 1;
 
 /// Each interval is taken between 90 % and 110 %, so that sources taken over together do not stay in step.
 const JITTER: f64 = 0.1;
@@ -121,16 +123,30 @@ pub(super) struct News {
     pub(super) announcement: Announcement,
 }
 
+/// What a look goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The reports that changed.
+    Reports,
+    /// All: the desired set has changed too, and does not say in what.
+    Everything,
+}
+
 /// All sources that this replica holds.
 pub(super) struct Board {
     status_every: Duration,
     budget: Budget,
+    /// Of those writes, for the ones that only tell the time.
+    times_budget: Budget,
     random: SmallRng,
     serials: u64,
     tracked: HashMap<StreamName, Tracked>,
-    /// Whose turn comes when. A source stands in at most one of the two.
+    /// Those that are not reported any more and have a last word to be written.
+    parting: HashSet<StreamName>,
+    /// Whose turn comes when. A source stands in at most one of the three.
     urgent: BTreeSet<(Instant, StreamName)>,
     samples: BTreeSet<(Instant, StreamName)>,
+    times: BTreeSet<(Instant, StreamName)>,
     in_flight: usize,
 }
 
@@ -139,39 +155,50 @@ impl Board {
         Self {
             status_every,
             budget: Budget::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
+            times_budget: Budget::new(TIMES_PER_SECOND, 1),
             random: SmallRng::seed_from_u64(seed),
             serials: 0,
             tracked: HashMap::new(),
+            parting: HashSet::new(),
             urgent: BTreeSet::new(),
             samples: BTreeSet::new(),
+            times: BTreeSet::new(),
             in_flight: 0,
         }
     }
 
     /// Takes in what changed since the last look. Returns what is worth an Event.
-    pub(super) fn look(&mut self, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
+    pub(super) fn look(&mut self, at: Look, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
         for report in reports.take_parted() {
             let source = desired.get(&report.holding.stream);
             self.see(report, source, true, now, &mut news);
         }
-        let mut held = HashSet::new();
-        // Without a UID the desired set did not know the object when its Lease was won; it soon will.
-        for report in reports.all().into_iter().filter(|report| !report.uid.is_empty()) {
-            let source = desired.get(&report.holding.stream);
-            held.insert(report.holding.stream.clone());
-            self.see(report, source, false, now, &mut news);
+        let mut streams = reports.take_touched();
+        match at {
+            Look::Reports => streams.extend(self.parting.iter().cloned()),
+            Look::Everything => streams.extend(self.tracked.keys().cloned()),
         }
-        let is_over = |tracked: &Tracked| !tracked.parting || tracked.is_told();
-        let released = self.tracked.iter().filter(|(stream, tracked)| !held.contains(*stream) && is_over(tracked));
-        let released: Vec<_> = released.map(|(stream, _)| stream.clone()).collect();
-        for stream in released {
-            // No last write for what was handed off: the next holder writes its own, and ours must not come after it.
-            if let Some(tracked) = self.forget(&stream) {
-                tell(&stream, Some(&tracked.seen), None, &mut news);
+        for stream in streams {
+            // Without a UID the desired set did not know the object when its Lease was won; it soon will.
+            match reports.get(&stream).filter(|report| !report.uid.is_empty()) {
+                Some(report) => self.see(report, desired.get(&stream), false, now, &mut news),
+                None => self.release(&stream, &mut news),
             }
         }
         news
+    }
+
+    /// It is not reported any more. No last write for what was handed off: the next holder writes its own, and ours must
+    /// not come after it.
+    fn release(&mut self, stream: &StreamName, news: &mut Vec<News>) {
+        let is_over = |tracked: &Tracked| !tracked.parting || tracked.is_told();
+        if self.tracked.get(stream).is_some_and(is_over)
+            && let Some(tracked) = self.forget(stream)
+        {
+            self.parting.remove(stream);
+            tell(stream, Some(&tracked.seen), None, news);
+        }
     }
 
     fn see(
@@ -183,6 +210,11 @@ impl Board {
         news: &mut Vec<News>,
     ) {
         let stream = report.holding.stream.clone();
+        if parting {
+            self.parting.insert(stream.clone());
+        } else {
+            self.parting.remove(&stream);
+        }
         if let Some(tracked) = self.tracked.get_mut(&stream) {
             tracked.parting = parting;
             tracked.leaving = report.assigned.reason == AssignedReason::AwaitingReplica;
@@ -213,16 +245,21 @@ impl Board {
         if self.in_flight >= IN_FLIGHT {
             return None;
         }
+        let tells_times = self.times_budget.clone().take(now).is_ok();
         loop {
             let first = |turns: &BTreeSet<(Instant, StreamName)>| {
                 turns.first().filter(|(at, _)| *at <= now).map(|(_, stream)| stream.clone())
             };
-            let stream = first(&self.urgent).or_else(|| first(&self.samples))?;
+            let times = || first(&self.times).filter(|_| tells_times);
+            let stream = first(&self.urgent).or_else(|| first(&self.samples)).or_else(times)?;
             // A flapping value may have come back since the turn was given; then a later turn, or none, is left.
             self.give_turn(&stream, now);
             let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
-            if at <= now {
+            if at <= now && (tells_times || !work.tells_times()) {
                 self.budget.take(now).ok()?;
+                if work.tells_times() {
+                    self.times_budget.take(now).ok()?;
+                }
                 return self.begin(&stream, work, now);
             }
         }
@@ -233,9 +270,10 @@ impl Board {
         if self.in_flight >= IN_FLIGHT {
             return None;
         }
-        let first = [self.urgent.first(), self.samples.first()].into_iter().flatten().map(|(at, _)| *at).min()?;
-        let affordable = self.budget.clone().take(now).err().unwrap_or(now);
-        Some(first.max(affordable))
+        let affordable = |budget: &Budget| budget.clone().take(now).err().unwrap_or(now);
+        let times = self.times.first().map(|(at, _)| affordable(&self.times_budget).max(*at));
+        let others = [self.urgent.first(), self.samples.first()].into_iter().flatten().map(|(at, _)| *at);
+        Some(others.chain(times).min()?.max(affordable(&self.budget)))
     }
 
     fn begin(&mut self, stream: &StreamName, work: Work, now: Instant) -> Option<Job> {
@@ -320,6 +358,7 @@ impl Board {
         match self.tracked.get_mut(stream).and_then(|tracked| tracked.turn.take()) {
             Some(Turn::Urgent(at)) => _ = self.urgent.remove(&(at, stream.clone())),
             Some(Turn::Sample(at)) => _ = self.samples.remove(&(at, stream.clone())),
+            Some(Turn::Times(at)) => _ = self.times.remove(&(at, stream.clone())),
             None => {}
         }
     }
@@ -334,6 +373,7 @@ impl Board {
                 Some(Turn::Urgent(since.min(at)))
             }
             (_, Some((at, work))) if work.is_urgent() => Some(Turn::Urgent(at)),
+            (_, Some((at, work))) if work.tells_times() => Some(Turn::Times(at)),
             (_, Some((at, _))) => Some(Turn::Sample(at)),
             (_, None) => None,
         };
@@ -341,6 +381,7 @@ impl Board {
         match turn {
             Some(Turn::Urgent(at)) => _ = self.urgent.insert((at, stream.clone())),
             Some(Turn::Sample(at)) => _ = self.samples.insert((at, stream.clone())),
+            Some(Turn::Times(at)) => _ = self.times.insert((at, stream.clone())),
             None => {}
         }
         if let Some(tracked) = self.tracked.get_mut(stream) {

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Board, Done, Job, JobKind, Serial},
+    board::{Board, Done, Job, JobKind, Look, Serial},
     events::Herald,
     patch::{Performed, perform},
 };
@@ -64,15 +64,15 @@ impl StatusWriter {
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         let mut reported = self.reports.changes();
         let mut wanted = self.desired.changes();
-        let mut changed = false;
+        let (mut changed, mut at) = (false, Look::Reports);
         let mut looked = Instant::now();
-        self.look(looked);
+        self.look(Look::Everything, looked);
         loop {
             let now = Instant::now();
             let look_at = looked + if changed { LOOK_EVERY } else { SAMPLE_EVERY };
             if look_at <= now {
-                (changed, looked) = (false, now);
-                self.look(now);
+                self.look(at, now);
+                (changed, at, looked) = (false, Look::Reports, now);
                 continue;
             }
             self.start_jobs(now);
@@ -80,7 +80,7 @@ impl StatusWriter {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = reported.changed(), if !changed => changed = true,
-                Ok(()) = wanted.changed(), if !changed => changed = true,
+                Ok(()) = wanted.changed(), if at == Look::Reports => (changed, at) = (true, Look::Everything),
                 Some(finished) = self.jobs.join_next() => self.finish(finished),
                 () = sleep_until(wake) => {}
             }
@@ -90,7 +90,7 @@ impl StatusWriter {
 
     async fn last_words(&mut self) {
         let deadline = Instant::now() + LAST_WORDS_WITHIN;
-        self.look(Instant::now());
+        self.look(Look::Everything, Instant::now());
         self.board.leave(Instant::now());
         while !self.board.is_settled() {
             let now = Instant::now();
@@ -103,8 +103,8 @@ impl StatusWriter {
         }
     }
 
-    fn look(&mut self, now: Instant) {
-        for news in self.board.look(&self.reports, &self.desired, now) {
+    fn look(&mut self, at: Look, now: Instant) {
+        for news in self.board.look(at, &self.reports, &self.desired, now) {
             self.herald.tell(news);
         }
     }

@@ -164,12 +164,19 @@ pub struct Reports {
     parted: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
     /// What was given up for a successor.
     yielded: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
-    /// The streams whose report changed are not named: readers compare what they last saw.
+    /// What was put, written or removed since the status writer looked.
+    touched: Arc<Mutex<Vec<StreamName>>>,
     version: Arc<watch::Sender<u64>>,
 }
 
-/// One report, changed in place by its task: thousands of polls a second share no lock.
-type Slot = Arc<Mutex<Arc<Report>>>;
+/// One report, changed in place by its task: polls share no lock but for the first one after each look.
+type Slot = Arc<Mutex<Leaf>>;
+
+struct Leaf {
+    report: Arc<Report>,
+    /// It stands among the touched ones.
+    touched: bool,
+}
 
 impl Default for Reports {
     fn default() -> Self {
@@ -177,6 +184,7 @@ impl Default for Reports {
             slots: Arc::default(),
             parted: Arc::default(),
             yielded: Arc::default(),
+            touched: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
         }
     }
@@ -189,12 +197,13 @@ impl Reports {
 
     /// Puts a report and returns the pen that goes on writing it.
     pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
-        let slot: Slot = Arc::new(Mutex::new(Arc::new(report)));
+        let slot: Slot = Arc::new(Mutex::new(Leaf { report: Arc::new(report), touched: true }));
         locked(&self.parted).remove(stream);
         locked(&self.yielded).remove(stream);
         self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
+        self.touch(stream);
         self.bump();
-        Pen { slot, reports: self.clone() }
+        Pen { stream: stream.clone(), slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
@@ -225,8 +234,9 @@ impl Reports {
     }
 
     fn take(&self, stream: &StreamName) -> Option<Arc<Report>> {
-        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream);
-        removed.map(|slot| read(&slot))
+        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(stream)?;
+        self.touch(stream);
+        Some(read(&removed))
     }
 
     #[must_use]
@@ -247,11 +257,27 @@ impl Reports {
         std::mem::take(&mut *locked(&self.parted)).into_values().collect()
     }
 
+    /// The streams whose report was put, written or removed since the last call, for the one reader that follows them all:
+    /// of thousands of sources few are asked between two looks. Each is to be read again after this call.
+    #[must_use]
+    pub fn take_touched(&self) -> Vec<StreamName> {
+        let touched = std::mem::take(&mut *locked(&self.touched));
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        for slot in touched.iter().filter_map(|stream| slots.get(stream)) {
+            locked(slot).touched = false;
+        }
+        touched
+    }
+
     /// Changes when the set of reports changes, or one of them in what a condition shows (verdicts, caught up, suspended,
     /// blocked by, generation, forgotten, the served poll request). Counters and times do not count: sample them.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    fn touch(&self, stream: &StreamName) {
+        locked(&self.touched).push(stream.clone());
     }
 
     fn bump(&self) {
@@ -260,7 +286,7 @@ impl Reports {
 }
 
 fn read(slot: &Slot) -> Arc<Report> {
-    Arc::clone(&locked(slot))
+    Arc::clone(&locked(slot).report)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -270,6 +296,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Writes one report.
 #[derive(Clone)]
 pub(super) struct Pen {
+    stream: StreamName,
     slot: Slot,
     reports: Reports,
 }
@@ -281,8 +308,14 @@ impl Pen {
 
     /// Changes the report. Readers are told when `change` returns true.
     pub(super) fn write(&self, change: impl FnOnce(&mut Report) -> bool) {
+        let mut leaf = locked(&self.slot);
         // Copies only when a reader still holds the last version.
-        let tell = change(Arc::make_mut(&mut locked(&self.slot)));
+        let tell = change(Arc::make_mut(&mut leaf.report));
+        let first = !std::mem::replace(&mut leaf.touched, true);
+        drop(leaf);
+        if first {
+            self.reports.touch(&self.stream);
+        }
         if tell {
             self.reports.bump();
         }
@@ -308,6 +341,23 @@ mod tests {
         let mut report = Report::of(holding, 1, "uid".to_owned());
         report.assigned.reason = reason;
         report
+    }
+
+    #[test]
+    fn what_was_put_written_or_removed_is_touched_once_until_it_is_taken() {
+        let reports = Reports::default();
+        let pen = reports.open(&orders(), report(AssignedReason::LeaseHeld));
+        assert_eq!(reports.take_touched(), [orders()]);
+        assert!(reports.take_touched().is_empty());
+        for polls in 1..=3 {
+            pen.write(|report| {
+                report.consecutive_failures = polls;
+                false
+            });
+        }
+        assert_eq!(reports.take_touched(), [orders()]);
+        reports.remove(&orders());
+        assert_eq!(reports.take_touched(), [orders()]);
     }
 
     #[test]

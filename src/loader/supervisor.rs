@@ -111,8 +111,15 @@ impl Supervisor {
                     }
                 }
                 Some(ended) = self.jobs.join_next_with_id() => self.ended(&ended),
-                Ok(()) = changes.changed() => self.reconcile(),
-                Ok(()) = completion.changed() => self.reconcile(),
+                Ok(()) = changes.changed() => {
+                    let touched = self.desired.take_touched();
+                    self.reconcile(touched);
+                }
+                Ok(()) = completion.changed() => {
+                    // What the first list does not name is gone, and nothing was said of it.
+                    let all: Vec<_> = self.held.keys().cloned().collect();
+                    self.reconcile(all);
+                }
             }
         }
     }
@@ -200,9 +207,8 @@ impl Supervisor {
         true
     }
 
-    /// The desired set has changed.
-    fn reconcile(&mut self) {
-        let streams: Vec<_> = self.held.keys().cloned().collect();
+    /// The desired set has changed in these.
+    fn reconcile(&mut self, streams: impl IntoIterator<Item = StreamName>) {
         for stream in streams {
             let source = self.desired.get(&stream);
             if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref())

@@ -5,6 +5,7 @@
 //! | `life` | the order of a life: what starts when, and what ends what |
 //! | `cluster` | how the API server is reached |
 //! | `admission`, `claimed_store` | the way to the store, and the store for those who start before its end |
+//! | `files` | how many files the process may have open |
 //! | `startup` | a step that is repeated until it works |
 //! | `load` | the working life: watch, hold, load; then hand off |
 //! | `readiness`, `upkeep` | what runs beside |
@@ -12,6 +13,7 @@
 mod admission;
 mod claimed_store;
 mod cluster;
+mod files;
 mod life;
 mod load;
 mod readiness;
@@ -86,6 +88,7 @@ pub async fn migrate(args: &DatabaseArgs) -> Result<(), OperatorError> {
 /// What waiting does not mend.
 pub async fn run(args: RunArgs) -> Result<(), OperatorError> {
     args.check().map_err(OperatorError::Flags)?;
+    files::open_as_many_as_allowed();
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
     let mut told = async move || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };

@@ -14,6 +14,7 @@ struct Desk {
     board: Board,
     reports: Reports,
     desired: Desired,
+    wanted: tokio::sync::watch::Receiver<u64>,
     now: Instant,
     begun: Instant,
 }
@@ -31,11 +32,12 @@ fn desk() -> Desk {
 }
 
 fn desk_with_seed(seed: u64) -> Desk {
-    let now = Instant::now();
+    let (now, desired) = (Instant::now(), Desired::default());
     Desk {
         board: Board::new(STATUS_EVERY, seed),
         reports: Reports::default(),
-        desired: Desired::default(),
+        wanted: desired.changes(),
+        desired,
         now,
         begun: now,
     }
@@ -53,7 +55,10 @@ impl Desk {
     }
 
     fn look(&mut self) -> Vec<News> {
-        self.board.look(&self.reports, &self.desired, self.now)
+        let wanted = self.wanted.has_changed().expect("the desired set lives");
+        self.wanted.mark_unchanged();
+        let at = if wanted { Look::Everything } else { Look::Reports };
+        self.board.look(at, &self.reports, &self.desired, self.now)
     }
 
     fn pass(&mut self, time: Duration) -> &mut Self {
@@ -158,6 +163,49 @@ async fn an_idle_source_is_written_every_five_minutes() {
     }
     assert!((10..=13).contains(&wrote.len()), "{} writes in an hour", wrote.len());
     assert!(wrote.iter().all(|wrote| wrote.why == "times"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_idle_sources_are_written_once_a_second_in_all() {
+    let mut desk = desk();
+    for name in 0..600 {
+        desk.report(held(&format!("s{name}")).polled_at(0));
+    }
+    desk.write_for(seconds(60));
+    let (mut wrote, mut second) = (Vec::new(), 0);
+    for _ in 0..30 {
+        second += 60;
+        for name in 0..600 {
+            desk.reports.put(&stream(&format!("s{name}")), held(&format!("s{name}")).polled_at(second));
+        }
+        desk.look();
+        wrote.extend(desk.write_for(seconds(60)));
+    }
+    assert!(wrote.iter().all(|wrote| wrote.why == "times"));
+    for pair in wrote.windows(2) {
+        assert!(pair[1].after >= pair[0].after + seconds(1), "{:?} and {:?}", pair[0], pair[1]);
+    }
+    // From about the fifth minute after the first write on, one a second.
+    assert!((1_500..=1_600).contains(&wrote.len()), "{} writes in half an hour", wrote.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_wait_for_their_turn_do_not_hold_up_counters() {
+    let mut desk = desk();
+    for name in 0..100 {
+        desk.report(held(&format!("s{name}")).polled_at(0).after_id(1));
+    }
+    desk.write();
+    desk.pass(seconds(400));
+    for name in 0..50 {
+        desk.report(held(&format!("s{name}")).polled_at(400).after_id(1));
+    }
+    for name in 50..100 {
+        desk.report(held(&format!("s{name}")).polled_at(400).after_id(2));
+    }
+    let wrote = reasons(&desk.write());
+    assert_eq!(wrote.iter().filter(|why| **why == "counters").count(), 50, "{wrote:?}");
+    assert_eq!(wrote.iter().filter(|why| **why == "times").count(), 1, "{wrote:?}");
 }
 
 #[tokio::test(start_paused = true)]

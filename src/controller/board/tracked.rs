@@ -38,6 +38,7 @@ pub(super) struct Tracked {
 pub(super) enum Turn {
     Urgent(Instant),
     Sample(Instant),
+    Times(Instant),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +124,11 @@ impl Tracked {
 }
 
 impl Work {
+    /// Nothing but times moved.
+    pub(super) fn tells_times(self) -> bool {
+        self == Self::Status(Trigger::Times)
+    }
+
     pub(super) fn is_urgent(self) -> bool {
         match self {
             Self::Finalizer(_) => true,

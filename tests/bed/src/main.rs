@@ -78,6 +78,21 @@ enum Command {
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench.md"))]
         out: PathBuf,
     },
+    /// Measures thousands of sources on three replicas. A broken promise is a failure, a missed goal is not.
+    BenchScale {
+        /// The `headgate` binary; a release build, or the figures mean nothing.
+        #[arg(long)]
+        binary: PathBuf,
+        /// How many sources; may be given more than once.
+        #[arg(long, default_values_t = [1_000, 10_000])]
+        size: Vec<usize>,
+        /// Measure this part alone; may be given more than once.
+        #[arg(long)]
+        only: Vec<bench::Part>,
+        /// The report, as Markdown.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench-scale.md"))]
+        out: PathBuf,
+    },
     /// Starts what does not run of the playground (servers, sources, replicas), and ends replicas beyond the number.
     Up {
         /// The `headgate` binary.
@@ -199,6 +214,12 @@ async fn main() -> Result<ExitCode> {
         }
         Command::Bench { binary, only, out } => {
             if !bench::run(&binary, &only, &out).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::BenchScale { binary, size, only, out } => {
+            let scale = bench::Scale { binary: &binary, sizes: &size, only: &only, out: &out };
+            if !scale.run().await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -10,6 +10,7 @@ mod idle;
 mod machine;
 mod report;
 mod saturated;
+mod scale;
 mod stream;
 mod takeover;
 
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use self::machine::Machine;
+pub use self::scale::{Part, Scale};
 use crate::evidence;
 use crate::narrate::{Stopwatch, say};
 use crate::place::Place;

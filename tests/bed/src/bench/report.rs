@@ -54,24 +54,25 @@ impl Figure {
         let mut text = format!("\n## {}\n\n{}\n\n", self.title, self.scene);
         let rows: Vec<_> = self.rows.iter().cloned().map(|row| vec![row.what, row.measured, row.goal]).collect();
         table(&mut text, &["", "measured", "goal"], &rows);
-        let _ = write!(text, "\n{}\n", self.verdict());
+        let _ = write!(text, "\n{}\n", verdict(&self.proof));
         text
     }
+}
 
-    fn verdict(&self) -> String {
-        let findings = &self.proof.findings;
-        let sum = |of: fn(&SourceFindings) -> u64| findings.sources.values().map(of).sum::<u64>();
-        let (requests, delivered) = (sum(|found| found.requests as u64), sum(|found| found.delivered_events));
-        let (stored, twice) = (sum(|found| found.stored_events.unwrap_or(0)), sum(|found| found.repeats.total()));
-        let counts =
-            format!("{requests} requests, {delivered} events transported ({twice} of them again), {stored} stored");
-        match findings.violations.len() {
-            0 => format!("Every promise held: {counts}."),
-            count => format!(
-                "**A PROMISE WAS BROKEN, {count} times**: {counts} of {:?} at {} first.",
-                findings.violations[0].rule, findings.violations[0].source
-            ),
-        }
+/// Whether every promise held, and in how much.
+pub(super) fn verdict(proof: &Proof) -> String {
+    let findings = &proof.findings;
+    let sum = |of: fn(&SourceFindings) -> u64| findings.sources.values().map(of).sum::<u64>();
+    let (requests, delivered) = (sum(|found| found.requests as u64), sum(|found| found.delivered_events));
+    let (stored, twice) = (sum(|found| found.stored_events.unwrap_or(0)), sum(|found| found.repeats.total()));
+    let counts =
+        format!("{requests} requests, {delivered} events transported ({twice} of them again), {stored} stored");
+    match findings.violations.len() {
+        0 => format!("Every promise held: {counts}."),
+        count => format!(
+            "**A PROMISE WAS BROKEN, {count} times**: {counts} of {:?} at {} first.",
+            findings.violations[0].rule, findings.violations[0].source
+        ),
     }
 }
 
@@ -83,7 +84,7 @@ pub(super) fn head(machine: &Machine) -> String {
     text
 }
 
-fn table(text: &mut String, heads: &[&str], rows: &[Vec<String>]) {
+pub(super) fn table(text: &mut String, heads: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heads[column].chars().count(), 3]).max().unwrap_or(3)
@@ -173,9 +174,9 @@ mod tests {
     #[test]
     fn a_broken_promise_is_loud_and_fails_the_figure_but_a_missed_goal_does_not() {
         assert!(figure(200).promises_held());
-        assert!(figure(200).verdict().starts_with("Every promise held: 2 requests"));
+        assert!(verdict(&figure(200).proof).starts_with("Every promise held: 2 requests"));
         assert!(!figure(150).promises_held());
-        assert!(figure(150).verdict().starts_with("**A PROMISE WAS BROKEN, 1 times**"));
+        assert!(verdict(&figure(150).proof).starts_with("**A PROMISE WAS BROKEN, 1 times**"));
     }
 
     #[test]

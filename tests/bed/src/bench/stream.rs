@@ -57,6 +57,11 @@ impl Follower {
         }
     }
 
+    /// Each source that was asked, and who asked it last.
+    pub(super) fn askers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.last.iter().map(|(source, (_, replica))| (source.as_str(), replica.as_str()))
+    }
+
     /// Whether each of these sources was asked after that moment.
     pub(super) fn asked_since(&self, names: &[String], moment: u64) -> bool {
         names.iter().all(|name| self.last.get(name).is_some_and(|(started, _)| *started > moment))
