@@ -83,7 +83,7 @@ pub(super) fn head(machine: &Machine) -> String {
     text
 }
 
-fn table(text: &mut String, heads: &[&str], rows: &[Vec<String>]) {
+pub(super) fn table(text: &mut String, heads: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heads[column].chars().count(), 3]).max().unwrap_or(3)
