@@ -86,6 +86,13 @@ bench-scale: cargo ## Measure 1,000 and 10,000 sources on three replicas, here a
 	$(TARGET)/release/headgate-bed bench-scale --binary $(TARGET)/release/headgate $(addprefix --size ,$(SIZES)) \
 	  $(addprefix --only ,$(ONLY))
 
+.PHONY: bench-peers
+bench-peers: cargo ## Measure a backfill beside dlt, Meltano, Camel and COPY, all installed in .headgate/peers (ROUNDS=5, EVENTS=1000000)
+	cargo build --quiet --release --package headgate --package headgate-bed
+	benches/peers/install .headgate/peers
+	$(TARGET)/release/headgate-bed peers --binary $(TARGET)/release/headgate --tools .headgate/peers \
+	  --rounds $(or $(ROUNDS),5) --events $(or $(EVENTS),1000000) $(addprefix --only ,$(ONLY))
+
 ##@ Build
 
 .PHONY: crds

@@ -93,6 +93,27 @@ enum Command {
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench-scale.md"))]
         out: PathBuf,
     },
+    /// Measures the backfill of the operator beside what a user would pick instead, and beside a bare COPY.
+    Peers {
+        /// The `headgate` binary; a release build, or the figures mean nothing.
+        #[arg(long)]
+        binary: PathBuf,
+        /// Where benches/peers/install has put the peers.
+        #[arg(long)]
+        tools: PathBuf,
+        /// How often each of them runs.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How many events.
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        /// Measure this one alone; may be given more than once.
+        #[arg(long)]
+        only: Vec<bench::peers::Candidate>,
+        /// The report, as Markdown.
+        #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/peers.md"))]
+        out: PathBuf,
+    },
     /// Starts what does not run of the playground (servers, sources, replicas), and ends replicas beyond the number.
     Up {
         /// The `headgate` binary.
@@ -222,6 +243,9 @@ async fn main() -> Result<ExitCode> {
             if !scale.run().await? {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Command::Peers { binary, tools, rounds, events, only, out } => {
+            bench::peers::Peers { binary, tools: tools.canonicalize()?, rounds, events, only, out }.run().await?;
         }
         Command::Up { binary, replicas, place } => playground::up(&place, &binary, replicas).await?,
         Command::Down { place } => playground::down(&place)?,

@@ -1,10 +1,9 @@
 //! A million events that wait at many sources: how fast they come into the store, beside a bare COPY in the same run.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::copy::BareCopy;
@@ -12,7 +11,7 @@ use super::cpu::{Cpu, Used};
 use super::machine::cores;
 use super::report::{Figure, Row, seconds};
 use super::stream::{Follower, Poll, names};
-use super::{REPLICAS, start, until};
+use super::{REPLICAS, migrate, start, until};
 use crate::clock;
 use crate::place::Place;
 use crate::source::{Feed, SourceConfig};
@@ -28,7 +27,7 @@ pub(super) async fn measure(place: &Arc<Place>, binary: &Path) -> Result<Figure>
     let names = names("backlog", usize::try_from(SOURCES)?);
     let sources = names.iter().map(|name| SourceConfig::new(name, EACH).at_most(EACH).once_opened()).collect();
     let mut stage = Stage::without_objects(place, binary, sources, 1).await?;
-    migrate(&stage, binary)?;
+    migrate(binary, &stage.parts.postgres.url())?;
     let mut bare = BareCopy::prepare(&stage.parts.postgres.url()).await?;
     let mut feeds = stage.source.feeds();
     feeds.sort_by(|one, other| one.name.cmp(&other.name));
@@ -102,12 +101,5 @@ async fn copy(stage: &Stage, bare: &mut BareCopy, feeds: &[Feed]) -> Result<()> 
     for feed in feeds {
         bare.copy(feed, EACH, PAGE.into()).await?;
     }
-    Ok(())
-}
-
-/// Makes the schema, which the bare table takes its columns from.
-fn migrate(stage: &Stage, binary: &Path) -> Result<()> {
-    let output = Command::new(binary).arg("migrate").env("DATABASE_URL", stage.parts.postgres.url()).output()?;
-    ensure!(output.status.success(), "headgate migrate failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sqlx::{Connection, Executor, PgConnection};
 
+use super::cpu::of_this_process;
 use crate::source::Feed;
 use crate::stage::SOURCES;
 
@@ -16,6 +17,8 @@ const POSTGRES_EPOCH_S: i64 = 946_684_800;
 pub(super) struct BareCopy {
     session: PgConnection,
     taken: Duration,
+    /// Of this process, while a page was sent.
+    cpu: Duration,
     rows: u64,
 }
 
@@ -24,7 +27,7 @@ impl BareCopy {
     pub(super) async fn prepare(url: &str) -> Result<Self> {
         let mut session = PgConnection::connect(url).await.context("cannot reach PostgreSQL")?;
         session.execute("CREATE TABLE public.bare (LIKE headgate.event)").await.context("cannot make a bare table")?;
-        Ok(Self { session, taken: Duration::ZERO, rows: 0 })
+        Ok(Self { session, taken: Duration::ZERO, cpu: Duration::ZERO, rows: 0 })
     }
 
     /// Copies the events of a feed, one statement for each page. The encoding of a page is not timed.
@@ -33,7 +36,7 @@ impl BareCopy {
         while next <= events {
             let last = events.min(next + page - 1);
             let encoded = encode(feed, next..=last)?;
-            let begun = Instant::now();
+            let (begun, cpu) = (Instant::now(), of_this_process());
             let mut copy = self
                 .session
                 .copy_in_raw(
@@ -45,6 +48,7 @@ impl BareCopy {
             copy.send(encoded).await.context("cannot send a page")?;
             let rows = copy.finish().await.context("cannot end a COPY")?;
             self.taken += begun.elapsed();
+            self.cpu += of_this_process().saturating_sub(cpu);
             self.rows += rows;
             next = last + 1;
         }
@@ -55,6 +59,11 @@ impl BareCopy {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub(super) fn rate(&self) -> f64 {
         self.rows as f64 / self.taken.as_secs_f64()
+    }
+
+    /// How long the pages took, and the CPU time of this side of the connection.
+    pub(super) fn cost(&self) -> (Duration, Duration) {
+        (self.taken, self.cpu)
     }
 
     /// That the store holds the same rows, by every hundredth: without this the ratio would compare two things.

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::clock;
 use crate::stage::Stage;
@@ -84,6 +85,28 @@ pub(super) fn resident_mib(id: u32) -> Result<f64> {
     kib.map(|kib: u32| f64::from(kib) / 1024.0).context("find VmRSS of a process")
 }
 
+/// What a server of several processes has used since its start.
+pub(super) fn of_server(id: u32) -> Result<Duration> {
+    Ok(Ticks::per_second().duration(with_children(id)?))
+}
+
+/// What the processes of these sessions have used, those that have ended and were waited for included, and the memory in
+/// MiB that they hold now; pages that several of them share are counted for each.
+pub(super) fn of_sessions(ids: &[u32]) -> Result<(Duration, f64)> {
+    let (mut ticks, mut pages) = (0, 0);
+    for process in processes()?.filter(|process| ids.contains(&process.session)) {
+        ticks += process.own + process.reaped;
+        pages += process.resident_pages;
+    }
+    let kib = pages * u64::try_from(rustix::param::page_size())? / 1024;
+    Ok((Ticks::per_second().duration(ticks), f64::from(u32::try_from(kib)?) / 1024.0))
+}
+
+/// What this process has used since its start.
+pub(super) fn of_this_process() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
+}
+
 struct Ticks(u64);
 
 impl Ticks {
@@ -96,9 +119,11 @@ impl Ticks {
     }
 }
 
-/// Counters of one process in clock ticks.
+/// Counters of one process; times in clock ticks.
 struct Stat {
     parent: u32,
+    session: u32,
+    resident_pages: u64,
     own: u64,
     /// Of children that have ended and were waited for.
     reaped: u64,
@@ -116,6 +141,8 @@ fn parse(stat: &str) -> Option<Stat> {
     // utime, stime, cutime, cstime are fields 14 to 17 of proc(5); the state, field 3, is the first one here.
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        resident_pages: number(21)?,
         own: number(11)? + number(12)?,
         reaped: number(13)? + number(14)?,
     })
@@ -124,12 +151,15 @@ fn parse(stat: &str) -> Option<Stat> {
 /// A server of several processes: itself, its children that live, and those that have ended.
 fn with_children(id: u32) -> Result<u64> {
     let server = stat(id)?;
-    let children = fs::read_dir("/proc").context("list the processes")?.filter_map(|entry| {
-        let child: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        // It may end while we look; then the server has reaped it.
-        stat(child).ok().filter(|child| child.parent == id)
-    });
+    let children = processes()?.filter(|child| child.parent == id);
     Ok(server.own + server.reaped + children.map(|child| child.own).sum::<u64>())
+}
+
+/// All processes of the machine; one that ends while we look is left out, and its parent has reaped it then.
+fn processes() -> Result<impl Iterator<Item = Stat>> {
+    Ok(fs::read_dir("/proc")
+        .context("list the processes")?
+        .filter_map(|entry| stat(entry.ok()?.file_name().to_str()?.parse().ok()?).ok()))
 }
 
 #[cfg(test)]

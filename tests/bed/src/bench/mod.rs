@@ -8,6 +8,7 @@ mod copy;
 mod cpu;
 mod idle;
 mod machine;
+pub mod peers;
 mod report;
 mod saturated;
 mod scale;
@@ -17,6 +18,7 @@ mod takeover;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,6 +104,13 @@ impl Report {
         println!("{piece}");
         self.0.write_all(piece.as_bytes()).context("cannot write the report")
     }
+}
+
+/// Makes the schema, which the bare table takes its columns from.
+fn migrate(binary: &Path, database_url: &str) -> Result<()> {
+    let output = Command::new(binary).arg("migrate").env("DATABASE_URL", database_url).output()?;
+    ensure!(output.status.success(), "headgate migrate failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Starts these replicas and waits until each is ready.
