@@ -271,16 +271,14 @@ async fn nothing_is_repeated(world: &World) {
     }
 }
 
-/// What the replica took before, twice the budget (an append holds its batch and the statement made of it), and a megabyte
-/// for each response that is open: one decoded piece, which gzip may blow up to that, and the buffers of a connection.
+/// What the replica took before, twice the budget (an append holds its batch and the statement made of it), and half a
+/// megabyte for each response that is open: pieces being decoded or inflated, and the buffers of a connection.
 ///
-/// Measured with a counting allocator, one run for each setting, on a busy machine: live bytes rose by at most 17 MiB, blocks
-/// of 64 KiB and more by 11 MiB of that. Anonymous memory rose by 29 MiB, to its most when only 8 MiB were live: the rest is
-/// what mimalloc keeps for a second after it was freed. With `MIMALLOC_PURGE_DELAY=10` (milliseconds) it rose by 19 MiB.
-/// With shares that grow without asking, live bytes rose by 27 MiB and the resident peak was no higher than with the budget:
-/// this bound sees tens of megabytes too many, not every budget that does not hold.
+/// Seen on a quiet machine: 21 to 22 MiB more than before, in each of three runs; of that 17 MiB at most were live in a run
+/// with a counting allocator, and the rest is freed memory that the allocator has not given back yet. A budget that lets
+/// every share grow fails earlier in this test: the largest response never hears that it is too large.
 fn stays_within(world: &World, base: u64, attackers: u64) {
-    let (most, bound) = (most_memory(world), base + 2 * BUFFER + attackers * MIB);
+    let (most, bound) = (most_memory(world), base + 2 * BUFFER + attackers * MIB / 2);
     say(format!("memory: {} KiB before, {} KiB at most, bound {} KiB", base / KIB, most / KIB, bound / KIB));
     assert!(most <= bound, "{most} bytes, more than the {bound} that were promised");
 }
