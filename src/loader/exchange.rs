@@ -247,7 +247,7 @@ impl Exchange<'_> {
         }
         if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
             // Nobody waits for the row of an idle source, unless it is to be handed off.
-            let patience = if self.stop.is_cancelled() { Duration::ZERO } else { self.patience };
+            let patience = if self.stop.is_cancelled() || page.seen() > 0 { Duration::ZERO } else { self.patience };
             row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patience).await;
         }
         Ok(row_opens)

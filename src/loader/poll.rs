@@ -137,7 +137,9 @@ impl Poller {
     /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
     async fn grant(&mut self, stop: &CancellationToken) -> Result<(Grant, Share), Pass> {
         // Before the guard is asked: what an earlier task of this process owes may be the very wait it asks for.
-        if !self.reservations.settle(&self.context).await {
+        // A stop does not wait for it: the row opens at its deadline, and an ABORT may stand behind many when a database is away.
+        let settled = stop.run_until_cancelled(self.reservations.settle(&self.context)).await.ok_or(Pass::Stopped)?;
+        if !settled {
             return Err(Pass::Again(Instant::now() + self.reservations.retry_in()));
         }
         check_guard(&self.context)?;

@@ -199,12 +199,15 @@ pub struct Append {
 }
 
 impl Append {
-    /// The size of what it stores.
+    /// The size of what it stores: payloads, and every other text that a source may make as long as it likes.
     #[must_use]
-    pub fn payload_bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(|event| event.payload.as_str().len()).sum();
-        let aside: usize = self.set_aside.iter().map(|item| item.item.len()).sum();
-        events + aside
+    pub fn bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let events = self.events.iter().map(|event| {
+            event.id.as_str().len() + length(&event.event_type) + length(&event.subject) + event.payload.as_str().len()
+        });
+        let aside = self.set_aside.iter().map(|item| item.id.as_str().len() + item.item.len());
+        events.sum::<usize>() + aside.sum::<usize>()
     }
 }
 

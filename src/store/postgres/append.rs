@@ -64,7 +64,7 @@ impl PostgresStore {
 
     async fn append_whole(&self, append: &Append) -> Result<Outcome, StoreError> {
         let batch = Batch::of(append);
-        if batch.looks_back() || append.payload_bytes() > MOST_SHARED_PAYLOAD {
+        if batch.looks_back() || append.bytes() > MOST_SHARED_PAYLOAD {
             return self.append_alone(&batch).await;
         }
         match self.append_together(append).await? {

@@ -141,7 +141,7 @@ impl Request for Append {
     }
 
     fn bytes(&self) -> usize {
-        self.payload_bytes()
+        Append::bytes(self)
     }
 }
 

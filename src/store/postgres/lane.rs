@@ -1,6 +1,6 @@
 //! Group commit: the calls of one verb that come close together share a statement, and each gets its own answer.
 //!
-//! [`Queue`](super::queue::Queue) decides what goes when. Here its decisions are run: each statement in a task of its
+//! [`Queue`] decides what goes when. Here its decisions are run: each statement in a task of its
 //! own, so that a caller that goes away takes nobody's answer with it, and each waiting caller with a timer of its own,
 //! so that nothing has to watch over a lane in which nobody waits.
 
@@ -13,7 +13,7 @@ use std::{
 use futures::StreamExt as _;
 use tokio::{
     select,
-    sync::oneshot,
+    sync::{Notify, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -35,17 +35,19 @@ type Reply<Q> = oneshot::Sender<Result<<Q as Request>::Answer, StoreError>>;
 /// The calls of one verb.
 pub(super) struct Lane<Q: Request> {
     queue: Arc<Mutex<Queue<Q, Reply<Q>>>>,
+    /// A statement has ended and what waits may go sooner than it knew: one of those who wait looks again.
+    sooner: Arc<Notify>,
 }
 
 impl<Q: Request> Clone for Lane<Q> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
+        Self { queue: self.queue.clone(), sooner: self.sooner.clone() }
     }
 }
 
 impl<Q: Request> Lane<Q> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { queue: Arc::new(Mutex::new(Queue::new(limits))) }
+        Self { queue: Arc::new(Mutex::new(Queue::new(limits))), sooner: Arc::default() }
     }
 
     /// Asks, alone or with others, and waits for the answer to this request.
@@ -58,6 +60,7 @@ impl<Q: Request> Lane<Q> {
             select! {
                 biased;
                 answer = &mut answer => return answer.unwrap_or_else(|_| Err(unanswered())),
+                () = self.sooner.notified() => {}
                 () = sleep_until(next.max(ripe)) => {}
             }
         }
@@ -79,7 +82,9 @@ impl<Q: Request> Lane<Q> {
         let under_way = UnderWay { lane: &self, ticket: batch.ticket };
         answer(&statement, batch.requests, batch.replies).await;
         drop(under_way);
-        self.issue(&statement);
+        if self.issue(&statement).is_some() {
+            self.sooner.notify_one();
+        }
     }
 
     /// A panic cannot leave the queue half written where it matters: a call that was lost is one without an answer.

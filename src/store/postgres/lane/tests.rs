@@ -235,6 +235,20 @@ async fn when_all_statements_hang_the_calls_wait_and_go_on_with_the_first_that_e
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_found_every_statement_under_way_goes_when_the_window_after_the_first_that_ends_is_over() {
+    let world = World::hanging(LIMITS.statements - 1);
+    for stream in 1..LIMITS.statements as u64 {
+        world.asks(Asked::of(stream, stream));
+        sleep(LATE + WINDOW).await;
+    }
+    let last = world.asks(Asked::of(8, 8));
+    let entered_after = Duration::from_millis(1);
+    sleep(entered_after).await;
+    assert_eq!(entered_after + world.took(Asked::of(9, 9)).await, WINDOW + ROUND_TRIP);
+    assert_eq!(last.await.unwrap().0.unwrap(), 8);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_fault_of_one_call_is_not_that_of_the_others() {
     let world = World::new();
     world.took(Asked::of(9, 9)).await;
