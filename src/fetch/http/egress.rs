@@ -10,13 +10,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 /// Where clouds answer every pod with the credentials of its node, beside the link-local 169.254.169.254: AWS, Google,
-/// Azure, Alibaba, Oracle.
-const METADATA: [IpAddr; 5] = [
+/// Azure, Alibaba, Oracle; the pod identity agent of EKS; Scaleway.
+const METADATA: [IpAddr; 7] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
 ];
 
 /// The well-known prefix of NAT64 (RFC 6052): the last four bytes are an IPv4 address.
@@ -39,14 +41,14 @@ impl Egress {
 
     /// What an address is that is not connected to; `None` for all others.
     pub(super) fn refuses(&self, address: IpAddr) -> Option<&'static str> {
-        let address = as_it_is_reached(address);
-        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
-        if is_in(&self.allowed) {
+        let reached = as_it_is_reached(address);
+        let is_in = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
+        if is_in(&self.allowed, reached) {
             None
-        } else if is_in(&self.denied) {
+        } else if is_in(&self.denied, reached) || is_in(&self.denied, address) {
             Some("an address in `--deny-addresses`")
         } else {
-            special(address)
+            special(reached)
         }
     }
 }
