@@ -17,7 +17,7 @@ use crate::place::Place;
 use crate::ports::free_port;
 use crate::programs::find;
 use crate::source::{FakeSource, Fault, SourceConfig};
-use crate::stage::{SOURCES, apply_source, prepare, setting};
+use crate::stage::{LOOPBACK, SOURCES, apply_source, prepare, setting};
 
 /// The name of the process that serves the sources.
 const SOURCE: &str = "source";
@@ -124,6 +124,8 @@ fn tell(root: &Path, parts: &Parts, fleet: &Fleet) -> Result<()> {
     let environment = beside(root, "dev.env")?;
     let kubeconfig = parts.control_plane.kubeconfig().display();
     let mut lines = format!("export KUBECONFIG='{kubeconfig}'\nexport DATABASE_URL='{}'\n", parts.postgres.url());
+    // For a replica that is started by hand beside the others.
+    writeln!(lines, "export HEADGATE_ALLOW_ADDRESSES='{LOOPBACK}'")?;
     // What was built for the control plane has a kubectl beside it.
     let beside_server =
         parts.control_plane.api_server.program().parent().filter(|folder| folder.join("kubectl").exists());

@@ -133,6 +133,9 @@ impl Stage {
     }
 }
 
+/// Where the sources of the test bed are.
+pub const LOOPBACK: &str = "127.0.0.1,::1";
+
 /// What a replica needs to know of these servers.
 #[must_use]
 pub fn setting(parts: &Parts, binary: &Path) -> Setting {
@@ -141,8 +144,7 @@ pub fn setting(parts: &Parts, binary: &Path) -> Setting {
         kubeconfig: parts.control_plane.kubeconfig().to_owned(),
         database_url: parts.postgres.url(),
         namespace: SYSTEM.to_owned(),
-        // The sources of the test bed are on loopback.
-        environment: vec![("HEADGATE_ALLOW_ADDRESSES".to_owned(), "127.0.0.1,::1".to_owned())],
+        environment: vec![("HEADGATE_ALLOW_ADDRESSES".to_owned(), LOOPBACK.to_owned())],
     }
 }
 

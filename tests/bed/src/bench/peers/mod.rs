@@ -91,13 +91,19 @@ async fn load(candidate: Candidate, ground: &Ground, kill_after: Option<Duration
     }
 }
 
+/// The run was over before it could be killed.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended before it could be killed")]
+struct EndedFirst;
+
 /// A run that is killed halfway between its first request and its last row.
 async fn kill(candidate: Candidate, ground: &Ground, loading: Duration) -> Result<Run> {
     let mut after = loading / 2;
     for _ in 1..KILLS {
         match load(candidate, ground, Some(after)).await {
             Ok(run) => return Ok(run),
-            Err(error) => say(format_args!("{error:#}; killing it earlier")),
+            Err(error) if error.is::<EndedFirst>() => say(format_args!("{error}; killing it earlier")),
+            Err(error) => return Err(error),
         }
         after /= 2;
     }

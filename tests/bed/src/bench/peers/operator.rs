@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sqlx::{Connection, Executor, PgConnection};
 
+use super::EndedFirst;
 use super::requests::Requests;
 use super::rows::{Rows, Tables};
 use super::run::{Ground, Moment, PAGE, Run, TICK, Watch};
@@ -48,7 +49,7 @@ pub(super) async fn run(replicas: usize, ground: &Ground, kill_after: Option<Dur
         watch.look(&ids(&stage))?;
         tokio::time::sleep(TICK).await;
     }
-    ensure!(to_kill.is_none(), "everything was stored before a replica could be killed");
+    ensure!(to_kill.is_none(), EndedFirst);
     watch.look(&ids(&stage))?;
     let used = Cpu::of(&stage)?.since(&before);
     stage.fleet.end(PATIENCE).await?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sqlx::{Connection, Executor, PgConnection};
 
+use super::EndedFirst;
 use super::candidate::Candidate;
 use super::requests::Requests;
 use super::rows::{Rows, Tables};
@@ -70,7 +71,7 @@ pub(super) async fn run(candidate: Candidate, ground: &Ground, kill_after: Optio
     let mut process = world.start()?;
     if let Some(after) = kill_after {
         let alive = follow(&process, &mut watch, || has_been_asked_for(&world.source, after)).await?;
-        ensure!(alive, "it ended before it could be killed");
+        ensure!(alive, EndedFirst);
         process.kill().await?;
         process = world.start()?;
     }
