@@ -5,21 +5,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::find;
 
 /// Fetches packages of a release (`trixie`) and unpacks them into `into`.
 ///
 /// # Errors
-/// When this machine has no apt, or its mirror does not have the release or a package.
+/// When this machine has no apt, or none of its mirrors has the release and the packages.
 pub fn unpack(release: &str, packages: &[&str], into: &Path) -> Result<()> {
     ensure!(
         find("apt-get").is_some() && find("dpkg").is_some(),
         "fetch packages of Debian: apt-get and dpkg are not here"
     );
+    let mut said = Vec::new();
+    for mirror in mirrors()? {
+        // One of security fixes, say, knows other releases than one of everything.
+        match unpack_from(&mirror, release, packages, into) {
+            Ok(()) => return Ok(()),
+            Err(error) => said.push(format!("{error:#}")),
+        }
+    }
+    bail!("no mirror of this machine has {} of {release}: {}", packages.join(", "), said.join("; "))
+}
+
+fn unpack_from(mirror: &str, release: &str, packages: &[&str], into: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let apt = Apt::of(release, scratch.path())?;
+    let apt = Apt::of(mirror, release, scratch.path())?;
     apt.run(&["update"])?;
     apt.run(&[&["download"], packages].concat())?;
     for file in files(scratch.path())?.iter().filter(|file| file.extension().is_some_and(|it| it == "deb")) {
@@ -36,12 +48,12 @@ struct Apt<'a> {
 }
 
 impl<'a> Apt<'a> {
-    fn of(release: &str, scratch: &'a Path) -> Result<Self> {
+    fn of(mirror: &str, release: &str, scratch: &'a Path) -> Result<Self> {
         for below in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(scratch.join(below))?;
         }
         let sources = scratch.join("sources.list");
-        fs::write(&sources, format!("deb {} {release} main\n", mirror()?))?;
+        fs::write(&sources, format!("deb {mirror} {release} main\n"))?;
         let set = |name: &str, path: PathBuf| format!("{name}={}", path.display());
         let options = vec![
             set("Dir::Etc::SourceList", sources),
@@ -62,15 +74,26 @@ impl<'a> Apt<'a> {
     }
 }
 
-/// Where this machine has its own packages from.
-fn mirror() -> Result<String> {
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"])
-        .output()
-        .context("ask apt for its mirrors")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let of_main = text.lines().find_map(|line| line.strip_suffix(" main"));
-    of_main.map(str::to_owned).context("find a mirror in the sources of apt")
+/// Where this machine has its own packages from: what `update` would ask, also where it never ran.
+fn mirrors() -> Result<Vec<String>> {
+    let output =
+        Command::new("apt-get").args(["--print-uris", "update"]).output().context("ask apt for its mirrors")?;
+    let mirrors = mirrors_in(&String::from_utf8_lossy(&output.stdout));
+    ensure!(!mirrors.is_empty(), "find a mirror in the sources of apt");
+    Ok(mirrors)
+}
+
+/// What stands before `/dists/` in the quoted addresses; each once, in their order.
+fn mirrors_in(printed: &str) -> Vec<String> {
+    let mut mirrors: Vec<String> = Vec::new();
+    for address in printed.lines().filter_map(|line| line.strip_prefix('\'')) {
+        if let Some((mirror, _)) = address.split_once("/dists/")
+            && !mirrors.iter().any(|known| known == mirror)
+        {
+            mirrors.push(mirror.to_owned());
+        }
+    }
+    mirrors
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -100,4 +123,18 @@ pub fn unpacked(below: &Path, wanted: impl Fn(&str) -> bool + Copy) -> Option<Pa
         let directories = entries.iter().filter(|path| path.is_dir() && !path.is_symlink());
         directories.into_iter().find_map(|directory| unpacked(directory, wanted))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirrors_are_those_that_an_update_would_ask_each_once() {
+        let printed = "'http://mirror.example/debian/dists/stable/InRelease' mirror.example_stable_InRelease 0 \n\
+                       'http://mirror.example/security/dists/stable-security/InRelease' mirror.example_security 0 \n\
+                       'http://mirror.example/debian/dists/stable/main/binary-amd64/Packages.xz' mirror.example_Packages 0 \n\
+                       and a line that is none\n";
+        assert_eq!(mirrors_in(printed), ["http://mirror.example/debian", "http://mirror.example/security"]);
+    }
 }
