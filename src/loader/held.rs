@@ -28,9 +28,15 @@ pub(super) struct Held {
     pub(super) job: Option<Job>,
     pub(super) leaving: Option<Leaving>,
     /// The Lease came back while the task was ending.
-    pub(super) next: Option<Holding>,
+    pub(super) next: Option<Next>,
     panics: u32,
     last_panic: Option<Instant>,
+}
+
+/// What a source is held as once its task has ended.
+pub(super) struct Next {
+    pub(super) holding: Holding,
+    pub(super) is_ours: bool,
 }
 
 /// What runs for a source right now; at most one thing.
@@ -47,8 +53,9 @@ pub(super) enum Leaving {
 }
 
 impl Held {
-    pub(super) fn new(holding: Holding, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
-        let lease = watch::Sender::new(true);
+    pub(super) fn new(next: Next, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
+        let Next { holding, is_ours } = next;
+        let lease = watch::Sender::new(is_ours);
         Self { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
     }
 

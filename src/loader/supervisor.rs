@@ -19,7 +19,7 @@ use super::{
     context::{Context, Shared},
     forget::{forget_stream, must_forget},
     guard::Guard,
-    held::{Held, Job, Leaving},
+    held::{Held, Job, Leaving, Next},
     report::{BlockedBy, Report, Reports, Verdict},
     reporter::Reporter,
     send_limit::SendLimit,
@@ -64,6 +64,8 @@ pub struct Supervisor {
     health: Health,
     jobs: JoinSet<()>,
     streams: HashMap<Id, StreamName>,
+    /// Its `Run` is the next directive.
+    doubted: Option<StreamName>,
     stopping: bool,
 }
 
@@ -81,6 +83,7 @@ impl Supervisor {
             health,
             jobs: JoinSet::new(),
             streams: HashMap::new(),
+            doubted: None,
             stopping: false,
         }
     }
@@ -133,7 +136,10 @@ impl Supervisor {
     fn follow(&mut self, directive: Directive) {
         match directive {
             Directive::Run(holding) => self.hold(holding),
-            Directive::Doubted(stream) => self.know_the_lease(&stream, false),
+            Directive::Doubted(stream) => {
+                self.know_the_lease(&stream, false);
+                self.doubted = Some(stream);
+            }
             Directive::Confirmed(stream) => self.know_the_lease(&stream, true),
             Directive::Yield(stream) => {
                 if !self.leave(&stream, Leaving::Yield) {
@@ -157,15 +163,19 @@ impl Supervisor {
     }
 
     /// Whether the Lease of a source is known to be ours. What is lost is not found again by the same task.
-    fn know_the_lease(&self, stream: &StreamName, is_ours: bool) {
-        if let Some(held) = self.held.get(stream).filter(|held| held.leaving != Some(Leaving::Lost)) {
+    fn know_the_lease(&mut self, stream: &StreamName, is_ours: bool) {
+        let Some(held) = self.held.get_mut(stream) else { return };
+        if let Some(next) = &mut held.next {
+            next.is_ours = is_ours;
+        } else if held.leaving != Some(Leaving::Lost) {
             held.lease.send_replace(is_ours);
         }
     }
 
-    /// The Lease of a source is ours.
+    /// The Lease of a source is ours, if that was not doubted just before.
     fn hold(&mut self, holding: Holding) {
         let stream = holding.stream.clone();
+        let is_ours = self.doubted.take().as_ref() != Some(&stream);
         match self.held.get_mut(&stream) {
             // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
             Some(held) if held.leaving.is_some() || held.holding.holder != holding.holder => {
@@ -173,26 +183,26 @@ impl Supervisor {
                     held.lease.send_replace(false);
                 }
                 held.leaving = Some(Leaving::Lost);
-                held.next = Some(holding);
+                held.next = Some(Next { holding, is_ours });
                 if let Some(job) = &held.job {
                     job.stop.cancel();
                 }
             }
             Some(held) => held.holding = holding,
             None => {
-                let held = self.held_for(holding, Arc::default());
+                let held = self.held_for(Next { holding, is_ours }, Arc::default());
                 self.held.insert(stream.clone(), held);
             }
         }
         self.settle(&stream);
     }
 
-    fn held_for(&self, holding: Holding, guard: Arc<Mutex<Guard>>) -> Held {
-        let stream = holding.stream.clone();
+    fn held_for(&self, next: Next, guard: Arc<Mutex<Guard>>) -> Held {
+        let stream = next.holding.stream.clone();
         let (generation, uid) =
             self.desired.get(&stream).map(|source| (source.generation, source.uid.clone())).unwrap_or_default();
-        let pen = self.reports.open(&stream, Report::of(holding.clone(), generation, uid));
-        Held::new(holding, pen, guard)
+        let pen = self.reports.open(&stream, Report::of(next.holding.clone(), generation, uid));
+        Held::new(next, pen, guard)
     }
 
     /// Lets a source go, once its task has ended. Returns whether it was held.
@@ -261,8 +271,8 @@ impl Supervisor {
             _ => self.reports.remove(stream),
         }
         match (leaving, held.next) {
-            (_, Some(holding)) => {
-                let held = self.held_for(holding, held.guard);
+            (_, Some(next)) => {
+                let held = self.held_for(next, held.guard);
                 self.held.insert(stream.clone(), held);
                 self.settle(stream);
             }

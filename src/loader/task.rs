@@ -178,7 +178,8 @@ impl SourceTask {
         let adopted = loop {
             match self.adopt_once(settings).await {
                 Ok(Answer::Applied(adopted)) => break adopted,
-                Ok(Answer::Locked | Answer::Refused(_)) => self.pause(LOCKED_RETRY).await?,
+                Ok(Answer::Locked) => self.pause(LOCKED_RETRY).await?,
+                Ok(Answer::Refused(_)) => self.be_sure_of_the_lease().await?,
                 Err(error) => {
                     self.context.reporter.database_unavailable(&error);
                     let retry = ADOPT_RETRY.after(failures, &mut self.rng);
@@ -211,6 +212,7 @@ impl SourceTask {
             holder: holder.clone(),
             epoch: settings.epoch,
             start: settings.start.clone(),
+            in_doubt: !*self.context.lease.borrow(),
         };
         let answer = self.context.store().adopt(adopt).await?;
         let Answer::Applied(adopted) = answer else { return Ok(answer) };
@@ -288,9 +290,25 @@ impl SourceTask {
         }
     }
 
+    /// Who has offered the source to another replica and got no answer goes on as long as no other one has adopted it.
+    /// After that it would take the source from its holder: the Lease, which is being taken back, says whose it is.
+    async fn be_sure_of_the_lease(&mut self) -> Result<(), Wake> {
+        let mut lease = self.context.lease.clone();
+        if *lease.borrow_and_update() {
+            // Confirmed since it was asked; or RESET was refused.
+            return self.pause(LOCKED_RETRY).await;
+        }
+        self.context.reporter.blocked_by(Some(BlockedBy::Lease));
+        select! {
+            biased;
+            wake = self.wait_for_change() => Err(wake),
+            Ok(_) = lease.wait_for(|is_ours| *is_ours) => Ok(()),
+        }
+    }
+
     /// Adopting raises the fence, so whoever was fenced off may only do it again as the rightful holder: after a renewal of
     /// its member Lease that was issued since. If the Lease was lost, ownership says so and stops the task. Nobody else
-    /// waits here, so an API server that is away stops no source that is held (P5).
+    /// waits for that, so an API server that is away stops no source that is held (P5).
     async fn be_confirmed(&mut self) -> Result<(), Wake> {
         let Some(fenced_off) = self.fenced_off else { return Ok(()) };
         self.context.reporter.blocked_by(Some(BlockedBy::Lease));

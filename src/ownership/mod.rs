@@ -52,8 +52,9 @@ pub enum Directive {
     /// The Lease is mine: adopt the row and poll. After a `Lost` of the same stream the old task may still finish its
     /// poll; the new one waits for it.
     Run(Holding),
-    /// A write that would have given the Lease of this running source away was not answered. It runs on, for an API server
-    /// that is away stops nothing (P5), but its Lease keeps nobody away for certain until `Confirmed`; or `Lost` follows.
+    /// A write that would have given the Lease of this source away was not answered, and the `Run` that follows takes it up
+    /// again. It runs on, for an API server that is away stops nothing (P5), but only as long as no other replica has adopted
+    /// the row, and its Lease keeps nobody away for certain, until `Confirmed`; or `Lost` follows.
     Doubted(StreamName),
     /// The Lease of a source in doubt names this replica, and the unanswered write can land no more.
     Confirmed(StreamName),

@@ -82,6 +82,8 @@ pub struct Adopt {
     pub epoch: Epoch,
     /// Where a stream without a row begins.
     pub start: Cursor,
+    /// Whether the Lease may name another replica: refused then, if the row is not the holder's own.
+    pub in_doubt: bool,
 }
 
 /// What ADOPT and RESET return.

@@ -91,6 +91,7 @@ impl Replica {
             holder: self.holder.clone(),
             epoch: self.epoch,
             start: Cursor::Start,
+            in_doubt: false,
         }
     }
 

@@ -36,6 +36,7 @@ async fn adopt_as(world: &World, holder: &str) -> crate::store::Fence {
         holder: Holder::new(holder),
         epoch: Epoch(0),
         start: Cursor::Start,
+        in_doubt: false,
     };
     match world.store.adopt(adopt).await {
         Ok(Answer::Applied(adopted)) => adopted.fence,

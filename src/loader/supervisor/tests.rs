@@ -342,3 +342,31 @@ async fn a_request_whose_lease_is_known_to_be_ours_again_outlives_an_outage_of_t
     sleep(Duration::from_secs(30)).await;
     assert!(replica.reads_on());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_lease_is_in_doubt_runs_on_while_nobody_else_has_adopted_it() {
+    let replica = replica(World::with_events(300));
+    let stream = replica.world.stream.clone();
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    replica.loaded("300").await;
+    replica.direct(Directive::Yield(stream.clone()));
+    until("yielded", || replica.world.ownership.told().yielded.len() == 1).await;
+    replica.direct(Directive::Doubted(stream));
+    replica.holds_the_lease();
+    let asked = replica.world.source.log().len();
+    until("asked again", || replica.world.source.log().len() > asked).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_lease_is_in_doubt_is_not_taken_from_who_has_adopted_it_until_the_lease_is_known() {
+    let replica = replica(World::with_events(300));
+    let _other = replica.world.adopted_by("b").await;
+    replica.wants(|_| {});
+    replica.direct(Directive::Doubted(replica.stream()));
+    replica.holds_the_lease();
+    sleep(Duration::from_mins(1)).await;
+    assert!(replica.world.source.log().is_empty(), "the row is not its own");
+    replica.direct(Directive::Confirmed(replica.stream()));
+    replica.loaded("300").await;
+}

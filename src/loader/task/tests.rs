@@ -207,6 +207,7 @@ async fn adopt_as(world: &World, holder: &str) {
         holder: Holder::new(holder),
         epoch: Epoch(0),
         start: crate::event::Cursor::Start,
+        in_doubt: false,
     };
     world.store.adopt(adopt).await.expect("the database answers");
 }

@@ -109,6 +109,9 @@ impl FakeRow {
     }
 
     pub(super) fn adopt(&mut self, adopt: &Adopt) -> Answer<Adopted> {
+        if adopt.in_doubt && self.holder.as_ref() != Some(&adopt.holder) {
+            return self.refused();
+        }
         let ignored = self.uid != adopt.uid && self.cursor != adopt.start;
         if self.uid != adopt.uid {
             self.uid.clone_from(&adopt.uid);

@@ -239,6 +239,7 @@ impl World {
             holder: Holder::new(holder),
             epoch: settings.epoch,
             start: settings.start.clone(),
+            in_doubt: false,
         };
         let adopted = loop {
             match self.store.adopt(adopt.clone()).await {

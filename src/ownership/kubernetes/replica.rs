@@ -343,7 +343,7 @@ impl Replica {
             Directive::Run(holding) if self.holdings.is_doubted(&holding.stream) => Some(holding.stream.clone()),
             _ => None,
         };
-        for directive in std::iter::once(directive).chain(doubted.map(Directive::Doubted)) {
+        for directive in doubted.map(Directive::Doubted).into_iter().chain([directive]) {
             // A supervisor that is gone has stopped its tasks.
             let _ = self.outlets.directives.send(directive);
         }

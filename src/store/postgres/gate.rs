@@ -48,7 +48,8 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| r.uid.as_str()).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.holder.as_str()).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.epoch.0).collect::<Vec<_>>())
-            .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>());
+            .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>())
+            .bind(requests.iter().map(|r| r.in_doubt).collect::<Vec<_>>());
         let rows = session::rows(&self.pool, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }

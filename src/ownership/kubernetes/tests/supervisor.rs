@@ -54,7 +54,6 @@ impl Running {
     fn begin(&self, stream: StreamName, holder: Holder) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.began.lock().unwrap().insert(stream.clone(), Instant::now());
-        self.doubted.lock().unwrap().remove(&stream);
         self.tasks.lock().unwrap().insert(stream, Task { id, holder });
     }
 }
@@ -68,6 +67,8 @@ pub(super) async fn supervise(
 ) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut polls: FuturesUnordered<BoxFuture<'static, (StreamName, u64, bool)>> = FuturesUnordered::new();
+    // It goes before its `Run`.
+    let mut doubt = None;
     loop {
         tokio::select! {
             Some((stream, id, yields)) = polls.next(), if !polls.is_empty() => {
@@ -80,11 +81,17 @@ pub(super) async fn supervise(
                 let (stream, yields) = match directive {
                     None => std::future::pending().await,
                     Some(Directive::Run(holding)) => {
+                        let doubted = &mut *running.doubted.lock().unwrap();
+                        if doubt.take().as_ref() == Some(&holding.stream) {
+                            doubted.insert(holding.stream.clone());
+                        } else {
+                            doubted.remove(&holding.stream);
+                        }
                         running.begin(holding.stream, holding.holder);
                         continue;
                     }
                     Some(Directive::Doubted(stream)) => {
-                        running.doubted.lock().unwrap().insert(stream);
+                        doubt = Some(stream);
                         continue;
                     }
                     Some(Directive::Confirmed(stream)) => {

@@ -2,8 +2,8 @@
 -- holder sent may still be on its way, and its late answer is still welcome.
 request AS MATERIALIZED (
     SELECT *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
-        WITH ORDINALITY AS r (stream, uid, holder, epoch, start, ordinal)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[])
+        WITH ORDINALITY AS r (stream, uid, holder, epoch, start, in_doubt, ordinal)
 ),
 -- Two replicas that make the same rows wait here for each other; the order keeps them from waiting crosswise. The one
 -- that comes second makes nothing, does not see the row yet, and is told `locked`.
@@ -14,7 +14,9 @@ made AS (
     SELECT stream, uid, holder, 1, epoch, start, t, t, interval '0', t, interval '0'
     FROM request
     CROSS JOIN LATERAL (SELECT clock_timestamp() AS t) AS clock
-    WHERE NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = request.stream)
+    WHERE
+        NOT in_doubt
+        AND NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = request.stream)
     ORDER BY stream
     ON CONFLICT (stream) DO NOTHING
     RETURNING *
@@ -38,7 +40,10 @@ adopted AS (
         not_before = s.starts_at
     FROM request AS r
     JOIN standing AS s USING (stream)
-    WHERE g.stream = s.stream
+    WHERE
+        g.stream = s.stream
+        -- Who does not know whether the Lease is still its own goes on as long as nobody else has adopted.
+        AND (NOT r.in_doubt OR s.holder = r.holder)
     RETURNING g.*
 ),
 result AS (
@@ -48,10 +53,17 @@ result AS (
 )
 SELECT
     r.ordinal,
-    CASE WHEN a.stream IS NULL THEN 'locked' ELSE 'applied' END AS outcome,
-    a.fence,
-    a.epoch,
-    a.cursor,
+    CASE
+        WHEN a.stream IS NOT NULL THEN 'applied'
+        WHEN r.in_doubt AND s.stream IS NOT NULL THEN 'refused'
+        WHEN r.in_doubt AND NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = r.stream) THEN 'missing'
+        ELSE 'locked'
+    END AS outcome,
+    s.holder,
+    s.attempt,
+    coalesce(a.fence, s.fence) AS fence,
+    coalesce(a.epoch, s.epoch) AS epoch,
+    CASE WHEN a.stream IS NULL THEN s.cursor ELSE a.cursor END AS cursor,
     a.id_kind,
     a.progressive,
     a.events_stored,
