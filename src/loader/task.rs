@@ -272,9 +272,13 @@ impl SourceTask {
     }
 
     /// Reads the credentials again. Those that are gone end the polling, as the open would have; an API server that does
-    /// not answer ends nothing.
+    /// not answer ends nothing, and holds up no handoff.
     async fn reload(&self, poller: &mut Poller) -> Result<bool, Interruption> {
-        match timeout(CREDENTIALS_LIMIT, poller.reload_credentials()).await {
+        let reloading = timeout(CREDENTIALS_LIMIT, poller.reload_credentials());
+        let Some(reloaded) = self.stop.run_until_cancelled(reloading).await else {
+            return Err(Interruption::Stopped);
+        };
+        match reloaded {
             Ok(Ok(changed)) => {
                 if changed {
                     info!(stream = %self.context.stream, "credentials changed");

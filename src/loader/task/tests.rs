@@ -107,6 +107,18 @@ async fn credentials_are_read_again_every_five_minutes_and_a_deleted_secret_ends
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_that_are_slow_to_come_hold_up_no_handoff() {
+    let world = World::with_events(3);
+    world.source.next([Script::Fails(FetchError::AuthenticationFailed { detail: "bearer".to_owned() })]);
+    world.source.take_time_to_reload(Duration::from_secs(1));
+    let running = start(&world);
+    until("they are read again", || world.source.reloads() == 1).await;
+    let asked = Instant::now();
+    running.stop().await;
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspended_source_knows_its_cursor_and_sends_nothing_until_it_is_resumed() {
     let mut world = World::with_events(3);
     world.object.spec.suspend = true;

@@ -86,6 +86,7 @@ struct Inner {
     opens: usize,
     reloads: usize,
     rotated: bool,
+    reloading: Duration,
     rng: StdRng,
 }
 
@@ -117,6 +118,7 @@ impl FakeSource {
             opens: 0,
             reloads: 0,
             rotated: false,
+            reloading: Duration::ZERO,
             rng: StdRng::seed_from_u64(seed),
         };
         Self {
@@ -159,6 +161,11 @@ impl FakeSource {
 
     pub(in crate::loader) fn rotate_credentials(&self) {
         self.lock().rotated = true;
+    }
+
+    /// How long whoever keeps the credentials takes to answer.
+    pub(in crate::loader) fn take_time_to_reload(&self, time: Duration) {
+        self.lock().reloading = time;
     }
 
     pub(in crate::loader) fn log(&self) -> Vec<Served> {
@@ -377,8 +384,13 @@ impl Fetcher for FakeFetcher {
     }
 
     async fn reload_credentials(&mut self) -> Result<bool, OpenError> {
+        let reloading = {
+            let mut inner = self.source.lock();
+            inner.reloads += 1;
+            inner.reloading
+        };
+        sleep(reloading).await;
         let mut inner = self.source.lock();
-        inner.reloads += 1;
         if let Some(error) = inner.open_errors.front() {
             return Err(error.clone());
         }

@@ -10,8 +10,8 @@ pub struct Proof {
     pub findings: Findings,
     /// After SIGKILL, from the kill to the next request of a source.
     pub takeovers: Vec<Takeover>,
-    /// After SIGTERM, from the end of the old holder's last request to the first of the new one, per source that moved,
-    /// in microseconds.
+    /// After SIGTERM, until the first request of the new holder ([`crate::checker::handovers`]), per source that moved, in
+    /// microseconds.
     pub handovers: Vec<u64>,
     /// What was done to the replicas.
     pub nemeses: Vec<Nemesis>,
@@ -135,19 +135,18 @@ impl Proof {
 
 fn describe(when: &str, times: &mut [u64], goal: &str) -> String {
     times.sort_unstable();
-    match times {
+    match &*times {
         [] => format!("{when}: no source moved"),
         [one] => format!("{when}: {} ({goal})", seconds(*one)),
         [.., last] => {
-            let last = *last;
-            format!(
-                "{when}: median {}, longest {} of {} ({goal})",
-                seconds(times[times.len() / 2]),
-                seconds(last),
-                times.len()
-            )
+            format!("{when}: median {}, longest {} of {} ({goal})", seconds(median(times)), seconds(*last), times.len())
         }
     }
+}
+
+/// Of sorted times, at least one; of an even number, what lies half-way between the two in the middle.
+pub(crate) fn median(sorted: &[u64]) -> u64 {
+    sorted[(sorted.len() - 1) / 2].midpoint(sorted[sorted.len() / 2])
 }
 
 fn line(f: &mut fmt::Formatter<'_>, promise: &str, verdict: &str, what: &str) -> fmt::Result {
@@ -187,6 +186,15 @@ mod tests {
         assert!(text.contains("P2 the gap           held    0 gaps below 200 ms; smallest 204.0 ms"), "{text}");
         assert!(text.contains("none of 5 events travelled twice"), "{text}");
         assert!(text.contains("after SIGTERM: 0.31 s"), "{text}");
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_of_times_lies_between_the_two_in_the_middle() {
+        assert_eq!(
+            describe("after it", &mut [3_000_000, 1_000_000], "g"),
+            "after it: median 2.00 s, longest 3.00 s of 2 (g)"
+        );
+        assert_eq!(median(&[1, 2, 9]), 2);
     }
 
     #[test]

@@ -91,6 +91,8 @@ impl Stage {
     pub async fn prove(mut self, longest_wait: Option<Duration>) -> Result<Proof> {
         let now = clock::now_us();
         let asked_until = self.source.feeds().into_iter().map(|feed| (feed.name, now)).collect();
+        // Not those of the end, when nobody is left to take anything over.
+        let terminations = self.fleet.terminations().to_vec();
         self.fleet.end(PATIENCE).await?;
         let pool = PgPool::connect(&self.parts.postgres.url()).await.context("cannot reach PostgreSQL")?;
         let mut stored = Vec::new();
@@ -113,7 +115,7 @@ impl Stage {
         Ok(Proof {
             findings,
             takeovers: checker::takeovers(&evidence),
-            handovers: checker::handovers(&evidence.accesses, self.fleet.terminations()),
+            handovers: checker::handovers(&evidence.accesses, &terminations),
             nemeses: evidence.nemeses,
         })
     }

@@ -57,7 +57,9 @@ pub(super) async fn measure(place: &Arc<Place>, binary: &Path) -> Result<Figure>
     let rows = vec![
         Row::new(format!("after {KILLS} × kill -9, from the kill to the next request"), takeovers.in_seconds(), "8 s"),
         Row::new(
-            format!("after {TERMINATIONS} × SIGTERM, from the last request of the old to the first of the new holder"),
+            format!(
+                "after {TERMINATIONS} × SIGTERM, from there or the end of the old holder's last request to the next one's first"
+            ),
             handovers.in_seconds(),
             "0.5 s",
         ),

@@ -28,8 +28,9 @@ pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
     takeovers
 }
 
-/// For each termination and each source that the replica held last: from the end of its last request to the first one of
-/// the next holder, in microseconds.
+/// For each termination and each source that the replica held last: from the SIGTERM, or from the end of the old holder's
+/// last request if that came later, to the first request of the next holder, in microseconds. A wait that began earlier,
+/// of an idle source or after an error, is none of the termination's.
 #[must_use]
 pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64> {
     let mut by_source: BTreeMap<&str, Vec<&Access>> = BTreeMap::new();
@@ -47,7 +48,7 @@ pub fn handovers(accesses: &[Access], terminations: &[(String, u64)]) -> Vec<u64
             // Its next life has another nonce, so the first request of somebody else ends this one.
             let mut after = accesses.windows(2).filter(|pair| pair[1].started >= *asked);
             if held && let Some(pair) = after.find(|pair| by_it(pair[0]) && pair[0].replica != pair[1].replica) {
-                handovers.push(pair[1].started.saturating_sub(pair[0].ended));
+                handovers.push(pair[1].started.saturating_sub(pair[0].ended.max(*asked)));
             }
         }
     }
@@ -81,6 +82,13 @@ mod tests {
             access("bills").by("a_2").at_ms(9_000).build(),
         ];
         assert_eq!(handovers(&accesses, &[("a".to_owned(), 1_100_000)]), [247_000]);
+    }
+
+    #[test]
+    fn a_source_that_waits_for_its_next_poll_when_its_holder_is_asked_to_end_is_handed_over_from_then_on() {
+        let accesses =
+            [access("orders").by("a_1").at_ms(1_000).build(), access("orders").by("b_1").at_ms(2_440).build()];
+        assert_eq!(handovers(&accesses, &[("a".to_owned(), 2_400_000)]), [40_000]);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
         Some(Fault::Status(status)) => Answer::status(*status),
         Some(Fault::RateLimited { seconds, as_date }) => {
             let mut answer = Answer::status(429);
-            answer.headers.push(("retry-after", retry_after(*seconds, *as_date)));
+            answer.headers.extend(retry_after(*seconds, *as_date));
             answer
         }
         Some(Fault::Redirect) => {
@@ -97,12 +97,14 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
     }
 }
 
-fn retry_after(seconds: u32, as_date: bool) -> String {
+/// A date comes with the `Date` of the answer, as from any server with a clock (RFC 9110, 6.6.1).
+fn retry_after(seconds: u32, as_date: bool) -> Vec<(&'static str, String)> {
     if !as_date {
-        return seconds.to_string();
+        return vec![("retry-after", seconds.to_string())];
     }
-    let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(i64::from(seconds));
-    date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    let now = jiff::Timestamp::now();
+    let date = |time: jiff::Timestamp| time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    vec![("date", date(now)), ("retry-after", date(now + jiff::SignedDuration::from_secs(i64::from(seconds))))]
 }
 
 impl Answer {

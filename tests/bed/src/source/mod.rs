@@ -422,7 +422,7 @@ mod tests {
             answers.push(ask(&source, "").await);
         }
         assert!(answers[0].starts_with("HTTP/1.1 503") && answers[1].starts_with("HTTP/1.1 200"));
-        assert!(answers[2].contains("retry-after: ") && answers[2].contains(" GMT"));
+        assert!(answers[2].contains("retry-after: ") && answers[2].contains("\r\ndate: "));
         assert!(answers[3].starts_with("HTTP/1.1 302") && answers[3].contains("location: /orders/"));
     }
 
