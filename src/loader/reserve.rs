@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::Cursor,
     permit::{Attempt, Permit},
-    store::{Abort, Answer, Close, Fence, Reserve, Reserved, Row},
+    store::{Abort, Answer, Close, Fence, Reserve, Reserved, Row, StoreError},
 };
 
 /// A saturated source reserves this long before its slot, so that the round trip does not come on top of the gap. A few
@@ -98,8 +98,10 @@ impl Reservations {
                 Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
                 Ok(Answer::Refused(row)) => return Err(self.refused(context, cursor, row)),
                 Err(error) => {
-                    // It may have been granted: then nothing was sent for it. The slot was at most this far ahead.
-                    context.guard().owe(Owed { attempt, next_start: answered + AT_MOST_AHEAD });
+                    if !matches!(error, StoreError::NotBegun { .. }) {
+                        // It may have been granted: then nothing was sent for it. The slot was at most this far ahead.
+                        context.guard().owe(Owed { attempt, next_start: answered + AT_MOST_AHEAD });
+                    }
                     context.reporter.database_unavailable(&error);
                     self.failures = self.failures.saturating_add(1);
                     return Err(Pass::Again(Instant::now() + self.retry_in()));

@@ -254,7 +254,7 @@ pub struct Appended {
     pub events_stored: u64,
 }
 
-/// Why the store could not answer. Nothing is known of the statement; the caller asks again.
+/// Why the store could not answer. If nothing else is said, nothing is known of the statement; the caller asks again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection, a broken connection, a timeout, a server that starts or stops.
@@ -264,6 +264,9 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Every statement that may run was under way. What was asked is in none, and never will be.
+    #[error("the database answers too slowly for what is asked of it: no statement was free within {waited:?}")]
+    NotBegun { waited: Duration },
     /// The database ended a statement at its time limit. Nothing of it was done; fewer events at a time may fit.
     #[error("the database gave up within its time limit to {action}")]
     TooSlow {

@@ -18,7 +18,7 @@ use crate::{
 pub(crate) async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<Answer<T>, StoreError>) -> Answer<T> {
     loop {
         match ask().await {
-            Ok(Answer::Locked) | Err(StoreError::Unavailable { .. }) => {
+            Ok(Answer::Locked) | Err(StoreError::Unavailable { .. } | StoreError::NotBegun { .. }) => {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             Ok(answer) => return answer,
@@ -238,7 +238,14 @@ pub(crate) fn cause(error: &StoreError) -> String {
 async fn busy_connections_are_told_from_a_database_that_is_away() {
     let database = Database::migrated().await;
     let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
-    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    let replica = Replica::adopting(&store, "a", "orders").await;
+    let error = told_while_an_append_has_the_only_connection(&database, replica).await;
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert!(cause(&error).contains("all 1 connections were busy"), "{error:?}");
+}
+
+/// What a reservation hears then.
+async fn told_while_an_append_has_the_only_connection(database: &Database, mut replica: Replica) -> StoreError {
     database
         .run(
             "CREATE FUNCTION crawl() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(4.2); RETURN NEW; END $$; \
@@ -248,11 +255,9 @@ async fn busy_connections_are_told_from_a_database_that_is_away() {
     replica.reserve().await;
     let append = replica.closing(events([1]));
     let reservation = replica.reservation();
-    let (appended, reserved) = tokio::join!(biased; store.append(&append), store.reserve(reservation));
+    let (appended, reserved) = tokio::join!(biased; replica.store.append(&append), replica.store.reserve(reservation));
     assert!(matches!(appended, Ok(Answer::Applied(_))), "{appended:?}");
-    let error = reserved.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
-    assert!(cause(&error).contains("all 1 connections were busy"), "{error:?}");
+    reserved.unwrap_err()
 }
 
 /// A pooler that lets no `options` pass.
@@ -287,15 +292,32 @@ async fn pooler_before(url: &str) -> String {
     url.to_string()
 }
 
+/// The role or the database may have what does not pass.
+async fn limit_statements(database: &Database) {
+    database
+        .run("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 4500', current_database()); END $$")
+        .await;
+}
+
 #[tokio::test]
 async fn a_session_without_the_servers_time_limit_is_not_used_and_says_what_to_do() {
     let database = Database::migrated().await;
     let store = PostgresStore::new(&pooler_before(&database.url).await, "headgate-test", 1).unwrap();
     let error = store.ping().await.unwrap_err();
     assert!(cause(&error).contains("statement_timeout did not arrive"), "{error:?}");
-    // The role or the database may have it instead.
-    database
-        .run("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 4500', current_database()); END $$")
-        .await;
+    limit_statements(&database).await;
     store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn later_troubles_are_not_put_down_to_what_a_session_lacked_once() {
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&pooler_before(&database.url).await, "headgate-test", 1).unwrap();
+    let mut replica = Replica::new(&store, "a", "orders");
+    let error = store.adopt(replica.adoption()).await.unwrap_err();
+    assert!(cause(&error).contains("statement_timeout did not arrive"), "{error:?}");
+    limit_statements(&database).await;
+    replica.adopt().await;
+    let error = told_while_an_append_has_the_only_connection(&database, replica).await;
+    assert!(cause(&error).contains("all 1 connections were busy"), "{error:?}");
 }

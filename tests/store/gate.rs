@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headgate::{
     event::Cursor,
-    store::{Adopt, Answer, Epoch, EventStore, Fence, Gate, Holder, Reserve},
+    store::{Adopt, Answer, Epoch, EventStore, Fence, Gate, Holder, Reserve, StoreError},
 };
 
 use crate::{
@@ -38,7 +38,8 @@ async fn of_many_that_reserve_at_once_one_is_granted() {
             let mut granted = 0;
             let mut asking: Vec<_> = replicas.iter().map(Replica::reservation).collect();
             while !asking.is_empty() {
-                let answers = store.reserve_all(&asking).await.unwrap();
+                let answers: Vec<_> =
+                    store.reserve_all(&asking).await.unwrap().into_iter().map(Result::unwrap).collect();
                 granted += answers.iter().filter(|answer| matches!(answer, Answer::Applied(_))).count();
                 let mut answers = answers.into_iter();
                 asking.retain(|_| answers.next() == Some(Answer::Locked));
@@ -322,7 +323,7 @@ async fn statements_over_the_same_streams_in_any_order_do_not_deadlock() {
             for _ in 0..20 {
                 let adoptions: Vec<_> = replicas.iter().map(Replica::adoption).collect();
                 for (replica, answer) in replicas.iter_mut().zip(store.adopt_all(&adoptions).await.unwrap()) {
-                    if let Answer::Applied(adopted) = answer {
+                    if let Answer::Applied(adopted) = answer.unwrap() {
                         replica.fence = adopted.fence;
                     }
                 }
@@ -353,4 +354,15 @@ async fn a_holder_in_doubt_adopts_its_own_row_again_and_takes_none_from_another(
     let theirs = Replica::adopting(&store, "b_1", "orders").await;
     let Answer::Refused(Some(row)) = store.adopt(in_doubt(&ours)).await.unwrap() else { panic!("it is another's") };
     assert_eq!((row.holder, row.fence), (Some(theirs.holder.clone()), theirs.fence));
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_the_trouble_of_its_own_caller() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let torn = Replica::adopting(&store, "a_1", "torn").await;
+    let whole = Replica::adopting(&store, "a_1", "whole").await;
+    database.run("UPDATE headgate.source SET cursor = '' WHERE stream = 'shop/torn'").await;
+    let answers = store.reserve_all(&[torn.reservation(), whole.reservation()]).await.unwrap();
+    assert!(matches!(&answers[..], [Err(StoreError::Failed { .. }), Ok(Answer::Applied(_))]), "{answers:?}");
 }

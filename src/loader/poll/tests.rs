@@ -290,3 +290,33 @@ async fn a_stop_during_the_reservation_leaves_no_attempt_open_for_the_next_holde
     world.store.row(&world.stream, |row| assert_eq!(row.attempt, None));
     assert!(world.source.log().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_an_abort_that_stands_behind_others() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    world.store.faults(|faults| faults.unavailable = true);
+    polling.pass().await;
+    world.store.faults(|faults| faults.queue = Duration::from_mins(1));
+    let stop = polling.stop.clone();
+    let passing = tokio::spawn(async move { polling.pass().await });
+    // Longer than any wait before the next try.
+    sleep(Duration::from_secs(20)).await;
+    assert!(!passing.is_finished());
+    stop.cancel();
+    let stopped = Instant::now();
+    assert_eq!(passing.await.expect("no panic"), Pass::Stopped);
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_no_statement_took_is_not_aborted() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    world.store.faults(|faults| faults.busy = true);
+    assert!(matches!(polling.pass().await, Pass::Again(_)));
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Database));
+    world.store.faults(|faults| faults.busy = false);
+    polling.poll().await;
+    assert_eq!((world.cursor(), world.store.asked("abort")), ("3".to_owned(), 0));
+}

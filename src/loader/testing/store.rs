@@ -30,7 +30,9 @@ pub(in crate::loader) struct Faults {
     pub(in crate::loader) lock: f64,
     /// The longest time that a statement takes each way.
     pub(in crate::loader) latency: Duration,
-    /// How long a statement waits for a connection before it is issued.
+    /// No statement takes what is asked.
+    pub(in crate::loader) busy: bool,
+    /// How long a reservation or an abort waits for a connection before it is issued.
     pub(in crate::loader) queue: Duration,
     /// An append of more events than this is ended by the database.
     pub(in crate::loader) too_slow_above: Option<usize>,
@@ -122,6 +124,9 @@ impl FakeStore {
         stream: StreamName,
         apply: impl FnOnce(&mut Inner) -> Answer<T> + Send + 'static,
     ) -> Result<Answer<T>, StoreError> {
+        if self.lock().faults.busy {
+            return Err(StoreError::NotBegun { waited: Duration::from_secs(3) });
+        }
         let store = self.clone();
         let carried_out = async move {
             let (there, back) = store.latency();
@@ -132,6 +137,11 @@ impl FakeStore {
         };
         // Spawned, so that neither a freeze nor a crash of the sender stops what is already on its way.
         tokio::spawn(carried_out).await.map_err(|_| unavailable(verb))?
+    }
+
+    async fn queued(&self) {
+        let queue = self.lock().faults.queue;
+        sleep(queue).await;
     }
 
     fn is_cut_off(&self) -> bool {
@@ -196,8 +206,7 @@ impl Gate for FakeStore {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
-        let queue = self.lock().faults.queue;
-        sleep(queue).await;
+        self.queued().await;
         let issued = Instant::now();
         self.statement("reserve", reserve.stream.clone(), move |inner| {
             inner.reserves.push(reserve.clone());
@@ -215,6 +224,7 @@ impl Gate for FakeStore {
     }
 
     async fn abort(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
+        self.queued().await;
         self.statement("abort", abort.stream.clone(), move |inner| inner.row(&abort.stream).abort(&abort)).await
     }
 

@@ -11,20 +11,21 @@ use crate::{
     store::{Adopted, Answer, Epoch, Fence, Holder, Row, StoreError},
 };
 
+/// One for each request of a statement, in their order. A row that cannot be read is the trouble of its own request.
+pub type Answers<T> = Vec<Result<T, StoreError>>;
+
 /// Reads every row with `read`, and makes sure that there is one for each request.
 pub(super) fn each<T>(
     action: &'static str,
     requests: usize,
     rows: &[PgRow],
     read: impl Fn(&str, &PgRow) -> Result<T, sqlx::Error>,
-) -> Result<Vec<T>, StoreError> {
+) -> Result<Answers<T>, StoreError> {
     if rows.len() != requests {
         return Err(not_understood(action, Cause::AnswersMissing { expected: requests, got: rows.len() }));
     }
-    rows.iter()
-        .map(|row| read(row.try_get("outcome")?, row))
-        .collect::<Result<_, _>>()
-        .map_err(|error| store_error(action, error))
+    let answer = |row: &PgRow| read(row.try_get("outcome")?, row);
+    Ok(rows.iter().map(|row| answer(row).map_err(|error| store_error(action, error))).collect())
 }
 
 /// The three outcomes that all verbs have.

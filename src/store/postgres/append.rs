@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::{
     PostgresStore,
-    answer::{NUMBER, OPAQUE, answer, count, each},
+    answer::{Answers, NUMBER, OPAQUE, answer, count, each},
     batch::{Batch, text_beside_number},
     column::{Json, Timestamp},
     failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
@@ -82,11 +82,11 @@ impl PostgresStore {
     }
 
     async fn run_one(&self, verb: &'static str, batch: &Batch<'_>) -> Result<Outcome, StoreError> {
-        self.run_append(verb, std::slice::from_ref(batch)).await.map(only)
+        self.run_append(verb, std::slice::from_ref(batch)).await.and_then(only)
     }
 
     /// One statement for many streams; each is judged alone.
-    pub(super) async fn append_all(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+    pub(super) async fn append_all(&self, requests: &[Append]) -> Result<Answers<Outcome>, StoreError> {
         self.run_append(APPEND, &requests.iter().map(Batch::of).collect::<Vec<_>>()).await
     }
 
@@ -136,7 +136,7 @@ impl PostgresStore {
     }
 
     /// Runs the statement; a day without partitions gets them.
-    async fn run_append(&self, verb: &'static str, batches: &[Batch<'_>]) -> Result<Vec<Outcome>, StoreError> {
+    async fn run_append(&self, verb: &'static str, batches: &[Batch<'_>]) -> Result<Answers<Outcome>, StoreError> {
         self.note_rows("append", batches.len());
         let rows = match session::rows(&self.pool, ACTION, statement(verb, batches)).await {
             Err(error) if lacks_a_partition(&error) => {

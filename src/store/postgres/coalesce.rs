@@ -10,12 +10,14 @@
 //! - ABORT and COMMIT: `next_start_in` ends later, so the gap only grows (P2).
 //! - Fence, cursor and token are compared with the row as it stands when the statement has locked it (P3, P4).
 //!
-//! A caller that goes away while its call is under way leaves what a lost answer leaves.
+//! A caller that goes away while its call is under way leaves what a lost answer leaves. One that hears that its call was not
+//! begun knows more: no statement has it or will have it, so a RESERVE of that kind left nothing that an ABORT would close.
 
 use std::time::Duration;
 
 use super::{
     PostgresStore, URGENT_CONNECTIONS,
+    answer::Answers,
     append::Outcome,
     lane::{Lane, Statement},
     queue::{Limits, Request},
@@ -93,7 +95,7 @@ impl Request for Reserve {
 }
 
 impl Statement<Reserve> for PostgresStore {
-    async fn run(&self, requests: &[Reserve]) -> Result<Vec<Answer<Reserved>>, StoreError> {
+    async fn run(&self, requests: &[Reserve]) -> Result<Answers<Answer<Reserved>>, StoreError> {
         self.note_rows("reserve", requests.len());
         self.reserve_all(requests).await
     }
@@ -108,7 +110,7 @@ impl Request for Extend {
 }
 
 impl Statement<Extend> for PostgresStore {
-    async fn run(&self, requests: &[Extend]) -> Result<Vec<Answer<()>>, StoreError> {
+    async fn run(&self, requests: &[Extend]) -> Result<Answers<Answer<()>>, StoreError> {
         self.note_rows("extend", requests.len());
         self.extend_all(requests).await
     }
@@ -123,7 +125,7 @@ impl Request for Abort {
 }
 
 impl Statement<Abort> for PostgresStore {
-    async fn run(&self, requests: &[Abort]) -> Result<Vec<Answer<()>>, StoreError> {
+    async fn run(&self, requests: &[Abort]) -> Result<Answers<Answer<()>>, StoreError> {
         self.note_rows("abort", requests.len());
         self.abort_all(requests).await
     }
@@ -146,7 +148,7 @@ impl Request for Append {
 }
 
 impl Statement<Append> for PostgresStore {
-    async fn run(&self, requests: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+    async fn run(&self, requests: &[Append]) -> Result<Answers<Outcome>, StoreError> {
         self.append_all(requests).await
     }
 }

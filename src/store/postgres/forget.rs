@@ -7,7 +7,7 @@ use super::{
     answer::{answer, each},
     failure::{Cause, not_understood, store_error},
     gate::{over, verb},
-    session,
+    only, session,
 };
 use crate::store::{Answer, Forget, StoreError};
 
@@ -36,7 +36,7 @@ impl PostgresStore {
             "begun" => Ok(Outcome::Begun { fence: row.try_get("fence")? }),
             other => answer(other, row, |_| Ok(())).map(Outcome::Answered),
         })?;
-        match outcomes.into_iter().next().expect("one outcome for each request") {
+        match only(outcomes)? {
             Outcome::Answered(answer) => Ok(answer),
             Outcome::Begun { fence } => self.delete_events(request, fence).await,
         }

@@ -8,7 +8,7 @@ use sqlx::{Row as _, postgres::PgArguments, query::Query};
 
 use super::{
     PostgresStore,
-    answer::{adopted, answer, count, duration, each},
+    answer::{Answers, adopted, answer, count, duration, each},
     failure::{Cause, store_error},
     mutant, session,
 };
@@ -42,7 +42,7 @@ const FENCE_OFF_TRIES: u32 = 20;
 const FENCE_OFF_PAUSE: Duration = Duration::from_millis(25);
 
 impl PostgresStore {
-    pub async fn adopt_all(&self, requests: &[Adopt]) -> Result<Vec<Answer<Adopted>>, StoreError> {
+    pub async fn adopt_all(&self, requests: &[Adopt]) -> Result<Answers<Answer<Adopted>>, StoreError> {
         let action = "adopt the source";
         let statement = over(ADOPT, requests.iter().map(|r| &r.stream))
             .bind(requests.iter().map(|r| r.uid.as_str()).collect::<Vec<_>>())
@@ -54,7 +54,7 @@ impl PostgresStore {
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }
 
-    pub async fn reset_all(&self, requests: &[Reset]) -> Result<Vec<Answer<Adopted>>, StoreError> {
+    pub async fn reset_all(&self, requests: &[Reset]) -> Result<Answers<Answer<Adopted>>, StoreError> {
         let action = "reset the source";
         let statement = over(RESET, requests.iter().map(|r| &r.stream))
             .bind(requests.iter().map(|r| r.uid.as_str()).collect::<Vec<_>>())
@@ -66,7 +66,7 @@ impl PostgresStore {
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }
 
-    pub async fn reserve_all(&self, requests: &[Reserve]) -> Result<Vec<Answer<Reserved>>, StoreError> {
+    pub async fn reserve_all(&self, requests: &[Reserve]) -> Result<Answers<Answer<Reserved>>, StoreError> {
         let action = "reserve a request";
         let statement = over(RESERVE, requests.iter().map(|r| &r.stream))
             .bind(requests.iter().map(|r| r.holder.as_str()).collect::<Vec<_>>())
@@ -83,7 +83,7 @@ impl PostgresStore {
         })
     }
 
-    pub async fn extend_all(&self, requests: &[Extend]) -> Result<Vec<Answer<()>>, StoreError> {
+    pub async fn extend_all(&self, requests: &[Extend]) -> Result<Answers<Answer<()>>, StoreError> {
         let action = "extend a request in flight";
         let statement = over(EXTEND, requests.iter().map(|r| &r.stream))
             .bind(tokens(requests.iter().map(|r| r.attempt)))
@@ -92,7 +92,7 @@ impl PostgresStore {
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, |_| Ok(())))
     }
 
-    pub async fn abort_all(&self, requests: &[Abort]) -> Result<Vec<Answer<()>>, StoreError> {
+    pub async fn abort_all(&self, requests: &[Abort]) -> Result<Answers<Answer<()>>, StoreError> {
         let action = "abort a reservation";
         let statement = over(ABORT, requests.iter().map(|r| &r.stream))
             .bind(tokens(requests.iter().map(|r| r.attempt)))

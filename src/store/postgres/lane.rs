@@ -17,13 +17,17 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::queue::{Batch, Limits, Next, Queue, Request};
+use super::{
+    answer::Answers,
+    queue::{Batch, Limits, Next, Queue, Request},
+    session::CONNECT_LIMIT,
+};
 use crate::store::StoreError;
 
 /// What answers many requests at once: in production a statement of the store.
 pub(super) trait Statement<Q: Request>: Clone + Send + Sync + 'static {
     /// One answer for each request, in their order.
-    fn run(&self, requests: &[Q]) -> impl Future<Output = Result<Vec<Q::Answer>, StoreError>> + Send;
+    fn run(&self, requests: &[Q]) -> impl Future<Output = Result<Answers<Q::Answer>, StoreError>> + Send;
 }
 
 /// How many calls of a statement that failed are asked alone at a time: one that hangs holds few others up, and they leave
@@ -50,18 +54,28 @@ impl<Q: Request> Lane<Q> {
         Self { queue: Arc::new(Mutex::new(Queue::new(limits))), sooner: Arc::default() }
     }
 
-    /// Asks, alone or with others, and waits for the answer to this request.
+    /// Asks, alone or with others, and waits for the answer to this request. For a statement that takes it, it waits as long
+    /// as one waits for a connection.
     pub(super) async fn ask(&self, statement: &impl Statement<Q>, request: Q) -> Result<Q::Answer, StoreError> {
         let (reply, mut answer) = oneshot::channel();
-        let ripe = self.queue().enter(request, reply, Instant::now());
+        let entered = Instant::now();
+        let place = self.queue().enter(request, reply, entered);
+        let mut taken = false;
         loop {
             // Nothing waits: this call is under way.
             let Some(next) = self.issue(statement) else { return answer.await.unwrap_or_else(|_| Err(unanswered())) };
             select! {
                 biased;
                 answer = &mut answer => return answer.unwrap_or_else(|_| Err(unanswered())),
+                () = sleep_until(entered + CONNECT_LIMIT), if !taken => {
+                    // Under the lock under which a statement takes it: it is either in one or never will be.
+                    taken = !self.queue().withdraw(place);
+                    if !taken {
+                        return Err(StoreError::NotBegun { waited: CONNECT_LIMIT });
+                    }
+                }
                 () = self.sooner.notified() => {}
-                () = sleep_until(next.max(ripe)) => {}
+                () = sleep_until(next.max(place.ripe)) => {}
             }
         }
     }
@@ -110,7 +124,7 @@ async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, rep
     match statement.run(&requests).await {
         Ok(answers) => {
             for (reply, answer) in replies.into_iter().zip(answers) {
-                let _ = reply.send(Ok(answer));
+                let _ = reply.send(answer);
             }
         }
         Err(StoreError::Unavailable { action, source }) if replies.len() > 1 => {
@@ -127,10 +141,13 @@ async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, rep
         // The database said no, or ended it at its time limit: it may be the fault of one of them, so it goes on as if they
         // had never met. Nothing of the statement was done, and each verb may be repeated after a lost answer anyway.
         Err(_) => {
-            let each = futures::stream::iter(requests.iter().zip(replies));
+            let stay = |(_, reply): &(&Q, Reply<Q>)| !reply.is_closed();
+            let each = futures::stream::iter(requests.iter().zip(replies).filter(stay));
             each.for_each_concurrent(AT_ONCE, async |(request, reply)| {
-                let answer = statement.run(std::slice::from_ref(request)).await;
-                let _ = reply.send(answer.and_then(|answers| answers.into_iter().next().ok_or_else(unanswered)));
+                let answers = statement.run(std::slice::from_ref(request)).await;
+                let answer =
+                    answers.and_then(|answers| answers.into_iter().next().unwrap_or_else(|| Err(unanswered())));
+                let _ = reply.send(answer);
             })
             .await;
         }

@@ -39,6 +39,7 @@ use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
 use self::coalesce::Lanes;
 pub use self::{
+    answer::Answers,
     installation::InstallationError,
     migrate::{MigrateError, check_url, migrate},
     partitions::Upkeep,
@@ -101,18 +102,18 @@ impl fmt::Debug for PostgresStore {
 }
 
 /// The answer to the only request of a statement.
-fn only<T>(answers: Vec<T>) -> T {
+fn only<T>(answers: Answers<T>) -> Result<T, StoreError> {
     answers.into_iter().next().expect("a statement answers each of its requests")
 }
 
 #[async_trait]
 impl Gate for PostgresStore {
     async fn adopt(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
-        self.adopt_all(&[adopt]).await.map(only)
+        self.adopt_all(&[adopt]).await.and_then(only)
     }
 
     async fn reset(&self, reset: Reset) -> Result<Answer<Adopted>, StoreError> {
-        self.reset_all(&[reset]).await.map(only)
+        self.reset_all(&[reset]).await.and_then(only)
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {

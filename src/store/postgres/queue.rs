@@ -50,12 +50,19 @@ pub(super) trait Request: Clone + Send + Sync + 'static {
     }
 }
 
+/// A call that waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    number: u64,
+    /// From then on it no longer waits for company.
+    pub(super) ripe: Instant,
+}
+
 struct Call<Q, R> {
     request: Q,
     /// Where the answer goes.
     reply: R,
-    /// From then on it no longer waits for company.
-    ripe: Instant,
+    place: Place,
 }
 
 /// The calls of one statement.
@@ -89,21 +96,39 @@ pub(super) struct Queue<Q, R> {
     issued: Option<Issued>,
     called: Option<(StreamName, Instant)>,
     tickets: u64,
+    calls: u64,
 }
 
 impl<Q: Request, R> Queue<Q, R> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, waiting: VecDeque::new(), under_way: Vec::new(), issued: None, called: None, tickets: 0 }
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            under_way: Vec::new(),
+            issued: None,
+            called: None,
+            tickets: 0,
+            calls: 0,
+        }
     }
 
-    /// Lets a call wait. Returns until when it may have to wait for company.
-    pub(super) fn enter(&mut self, request: Q, reply: R, now: Instant) -> Instant {
+    /// Lets a call wait.
+    pub(super) fn enter(&mut self, request: Q, reply: R, now: Instant) -> Place {
         // Where nobody else has asked lately, nobody is likely to come.
         let company = self.called.take().is_some_and(|(stream, at)| stream != *request.stream() && now < at + LATELY);
         self.called = Some((request.stream().clone(), now));
         let ripe = if company { now + request.patience() } else { now };
-        self.waiting.push_back(Call { request, reply, ripe });
-        ripe
+        self.calls += 1;
+        let place = Place { number: self.calls, ripe };
+        self.waiting.push_back(Call { request, reply, place });
+        place
+    }
+
+    /// Takes a call back, which is in no statement then and never will be. Returns false when a statement has it.
+    pub(super) fn withdraw(&mut self, place: Place) -> bool {
+        // They stand in the order in which they came, and thousands may be taken back at once.
+        let at = self.waiting.binary_search_by_key(&place.number, |call| call.place.number);
+        at.ok().and_then(|at| self.waiting.remove(at)).is_some()
     }
 
     /// The statement with this ticket has ended.
@@ -118,7 +143,7 @@ impl<Q: Request, R> Queue<Q, R> {
             return Next::NotBefore(now + LOOK_AGAIN);
         }
         self.waiting.retain(|call| !is_gone(&call.reply));
-        let Some(ripe) = self.waiting.iter().map(|call| call.ripe).min() else { return Next::Nothing };
+        let Some(ripe) = self.waiting.iter().map(|call| call.place.ripe).min() else { return Next::Nothing };
         let opens = if self.is_full() { now } else { ripe.max(self.gathers_until(now)) };
         if opens > now {
             return Next::NotBefore(opens);

@@ -3,7 +3,7 @@
 use std::{
     str::FromStr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -31,7 +31,7 @@ const SERVER_STATEMENT_LIMIT: &str = "4500";
 const SERVER_LOCK_LIMIT: &str = "2000";
 
 /// How long to wait for a connection: a server that restarts is back within it, and a probe does not hang.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A connection that was idle for longer is tried before it is used: firewalls forget silently.
 const TRUSTED_IDLE: Duration = Duration::from_secs(10);
@@ -56,15 +56,22 @@ pub(super) struct Sessions {
     pool: PgPool,
     /// How many of them run a statement.
     busy: Arc<AtomicU32>,
-    /// What the first session lacked that was not fit.
-    unfit: Arc<OnceLock<&'static str>>,
+    unfit: Arc<Mutex<Option<Unfit>>>,
+}
+
+/// The last session that was not fit. One that is fit does not make it forgotten: before a pooler that loses statements
+/// some are, by luck.
+#[derive(Debug, Clone, Copy)]
+struct Unfit {
+    seen: Instant,
+    lacks: &'static str,
 }
 
 /// A pool that connects when it is first used. What the sessions need is sent with the start-up packet; no session
 /// state is set later, so that a pooler in transaction mode can stand between. One that does not let `options` pass
 /// leaves it to the role to have what must not be missing.
 pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions {
-    let unfit = Arc::new(OnceLock::new());
+    let unfit = Arc::new(Mutex::new(None));
     let noted = Arc::clone(&unfit);
     let options = options.options([
         ("statement_timeout", SERVER_STATEMENT_LIMIT),
@@ -98,11 +105,10 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions 
                     Err(error) if loses_statements(&error) => Some(LOSES_STATEMENTS),
                     looked => looked?,
                 };
-                match lacking {
-                    None => Ok(()),
-                    // The pool tries again and tells its caller of the time alone.
-                    Some(what) => Err(sqlx::Error::Configuration((*noted.get_or_init(|| what)).into())),
-                }
+                let Some(lacks) = lacking else { return Ok(()) };
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Unfit { seen: Instant::now(), lacks });
+                // The pool tries again and tells its caller of the time alone.
+                Err(sqlx::Error::Configuration(lacks.into()))
             })
         })
         .connect_lazy_with(options);
@@ -129,20 +135,23 @@ async fn lacks(connection: &mut sqlx::PgConnection) -> Result<Option<&'static st
 
 impl Sessions {
     async fn acquire(&self, action: &'static str) -> Result<Busy, StoreError> {
+        let began = Instant::now();
         match self.pool.acquire().await {
             Ok(connection) => {
                 self.busy.fetch_add(1, Ordering::Relaxed);
                 Ok(Busy { connection: Some(connection), busy: Arc::clone(&self.busy) })
             }
-            Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free())),
+            Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free(began))),
             Err(error) => Err(store_error(action, error)),
         }
     }
 
-    fn why_none_was_free(&self) -> Cause {
+    /// To one who has waited since `began`.
+    fn why_none_was_free(&self, began: Instant) -> Cause {
         let connections = self.pool.options().get_max_connections();
-        if let Some(what) = self.unfit.get() {
-            Cause::Unfit(what)
+        let unfit = *self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unfit) = unfit.filter(|unfit| unfit.seen >= began) {
+            Cause::Unfit(unfit.lacks)
         } else if self.busy.load(Ordering::Relaxed) >= connections {
             Cause::AllBusy { connections, waited: CONNECT_LIMIT }
         } else {

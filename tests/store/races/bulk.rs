@@ -51,7 +51,7 @@ async fn round(replicas: &mut [(u64, Replica)]) -> u64 {
     let answers = store.reserve_all(&reservations).await.unwrap();
     assert_eq!(answers.len(), reservations.len());
     for (((stream, replica), reservation), answer) in asking.iter_mut().zip(reservations).zip(answers) {
-        match answer {
+        match answer.unwrap() {
             Answer::Applied(_) => {
                 (replica.attempt, replica.part) = (reservation.attempt, 0);
                 granted.push((*stream, replica.clone()));
@@ -78,7 +78,7 @@ async fn extend(granted: &[(u64, Replica)]) {
             by: Duration::from_mins(2),
         })
         .collect();
-    for answer in first.store.extend_all(&extends).await.unwrap() {
+    for answer in first.store.extend_all(&extends).await.unwrap().into_iter().map(Result::unwrap) {
         assert!(matches!(answer, Answer::Applied(()) | Answer::Locked), "an open attempt is ours alone: {answer:?}");
     }
 }
@@ -91,7 +91,7 @@ async fn abort(granted: &[(u64, Replica)]) {
         .collect();
     while !open.is_empty() {
         let mut answers = granted[0].1.store.abort_all(&open).await.unwrap().into_iter();
-        open.retain(|_| match answers.next().unwrap() {
+        open.retain(|_| match answers.next().unwrap().unwrap() {
             Answer::Applied(()) => false,
             Answer::Locked => true,
             Answer::Refused(row) => panic!("an open attempt is ours alone: {row:?}"),

@@ -26,12 +26,14 @@ struct Asked {
     bytes: usize,
     /// PostgreSQL fails the statement that holds it.
     poison: bool,
+    /// Its own row of the answer can be read.
+    readable: bool,
 }
 
 impl Asked {
     fn of(stream: u64, number: u64) -> Self {
         let stream = StreamName::new("shop", &format!("source-{stream}"));
-        Self { stream, number, patient: false, bytes: 0, poison: false }
+        Self { stream, number, patient: false, bytes: 0, poison: false, readable: true }
     }
 
     fn patient(self) -> Self {
@@ -62,11 +64,17 @@ struct Server {
     /// Statements that never end, from the first one on.
     hanging: Arc<Mutex<usize>>,
     down: bool,
+    /// Each statement takes up to twice as long as a call waits for one.
+    slow: Option<Arc<Mutex<StdRng>>>,
 }
 
 impl Server {
     fn statements(&self) -> Vec<Vec<Asked>> {
         self.statements.lock().unwrap().clone()
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.slow.as_ref().map_or(ROUND_TRIP, |rng| halves(&mut rng.lock().unwrap(), 2 * CONNECT_LIMIT))
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -75,7 +83,7 @@ impl Server {
 }
 
 impl Statement<Asked> for Server {
-    async fn run(&self, requests: &[Asked]) -> Result<Vec<u64>, StoreError> {
+    async fn run(&self, requests: &[Asked]) -> Result<Answers<u64>, StoreError> {
         self.statements.lock().unwrap().push(requests.to_vec());
         let hangs = {
             let mut hanging = self.hanging.lock().unwrap();
@@ -86,15 +94,25 @@ impl Statement<Asked> for Server {
         if hangs {
             std::future::pending::<()>().await;
         }
-        sleep(ROUND_TRIP).await;
+        sleep(self.round_trip()).await;
         if self.down {
             return Err(StoreError::Unavailable { action: "ask", source: "down".into() });
         }
         if requests.iter().any(|asked| asked.poison) {
             return Err(StoreError::Failed { action: "ask", sqlstate: "22P05".to_owned(), source: "poison".into() });
         }
-        Ok(requests.iter().map(|asked| asked.number).collect())
+        Ok(requests.iter().map(|asked| asked.readable.then_some(asked.number).ok_or_else(unreadable)).collect())
     }
+}
+
+/// In half seconds, so that many things fall on one instant.
+fn halves(rng: &mut StdRng, longest: Duration) -> Duration {
+    let half = Duration::from_millis(500);
+    half * rng.random_range(0..=u32::try_from(longest.as_millis() / half.as_millis()).unwrap())
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Failed { action: "read", sqlstate: String::new(), source: "a cursor that is none".into() }
 }
 
 /// A lane to a server, and how long its calls took.
@@ -235,6 +253,64 @@ async fn when_all_statements_hang_the_calls_wait_and_go_on_with_the_first_that_e
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_no_statement_takes_is_told_so_as_soon_as_one_that_finds_no_connection() {
+    let world = World::hanging(LIMITS.statements);
+    for stream in 0..LIMITS.statements as u64 {
+        world.asks(Asked::of(stream, stream));
+        sleep(LATE + WINDOW).await;
+    }
+    let (answer, took) = world.asks(Asked::of(9, 9)).await.unwrap();
+    assert!(matches!(answer, Err(StoreError::NotBegun { .. })) && took == CONNECT_LIMIT, "{answer:?} after {took:?}");
+    // Nothing is left behind that a statement could still take.
+    world.lane.queue().ended(1);
+    sleep(LATELY).await;
+    assert_eq!(world.took(Asked::of(10, 10)).await, ROUND_TRIP);
+    assert_eq!(world.server.sizes(), [1, 1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_back_goes_into_no_statement_and_what_a_statement_has_is_not_taken_back() {
+    let mut queue = Queue::new(LIMITS);
+    let places = [1, 2, 3].map(|number| queue.enter(Asked::of(number, number), (), Instant::now()));
+    assert!(queue.withdraw(places[1]));
+    let Next::Issue(batch) = queue.next(Instant::now(), |()| false) else { panic!("nothing holds it up") };
+    assert_eq!(batch.requests.iter().map(|asked| asked.number).collect::<Vec<_>>(), [1, 3]);
+    assert!(places.into_iter().all(|place| !queue.withdraw(place)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_in_a_statement_or_is_told_that_it_never_was() {
+    let (mut answered, mut not_begun) = (0, 0);
+    for seed in 0..50 {
+        let slow = Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))));
+        let world = World { server: Server { slow, ..Server::default() }, ..World::new() };
+        let mut rng = StdRng::seed_from_u64(seed);
+        let calls: Vec<_> = (0..100)
+            .map(|number| {
+                let (world, enters) = (world.clone(), halves(&mut rng, Duration::from_secs(6)));
+                tokio::spawn(async move {
+                    sleep(enters).await;
+                    world.asks(Asked::of(number, number)).await.unwrap().0
+                })
+            })
+            .collect();
+        let answers = join_all(calls).await;
+        world.took(Asked::of(100, 100)).await;
+        let statements = world.server.statements();
+        for (number, answer) in (0..).zip(answers) {
+            let times = statements.iter().flatten().filter(|asked| asked.number == number).count();
+            match answer.unwrap() {
+                Ok(answer) => assert_eq!((answer, times), (number, 1), "seed {seed}"),
+                Err(StoreError::NotBegun { .. }) => assert_eq!(times, 0, "seed {seed}: call {number}"),
+                Err(error) => panic!("{error:?}"),
+            }
+            *if times == 0 { &mut not_begun } else { &mut answered } += 1;
+        }
+    }
+    assert!(answered > 100 && not_begun > 100, "{answered} answered, {not_begun} not begun");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_found_every_statement_under_way_goes_when_the_window_after_the_first_that_ends_is_over() {
     let world = World::hanging(LIMITS.statements - 1);
     for stream in 1..LIMITS.statements as u64 {
@@ -261,6 +337,30 @@ async fn the_fault_of_one_call_is_not_that_of_the_others() {
         }
     }
     assert_eq!(world.server.sizes(), [1, 5, 1, 1, 1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_gone_is_not_asked_for_again_alone() {
+    let world = World::new();
+    world.took(Asked::of(9, 9)).await;
+    let poisoned = |stream| Asked { poison: stream == 3, ..Asked::of(stream, stream) };
+    let calls: Vec<_> = (0..5).map(|stream| world.asks(poisoned(stream))).collect();
+    sleep(WINDOW).await;
+    assert_eq!(world.server.sizes(), [1, 5]);
+    calls[4].abort();
+    let _ = join_all(calls).await;
+    assert_eq!(world.server.sizes(), [1, 5, 1, 1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_is_the_trouble_of_one_caller_and_nothing_is_done_twice() {
+    let world = World::new();
+    world.asks(Asked::of(0, 0));
+    let calls = (1..=3).map(|number| world.asks(Asked { readable: number != 2, ..Asked::of(number, number) }));
+    for (number, call) in (1..).zip(join_all(calls.collect::<Vec<_>>()).await) {
+        assert_eq!(call.unwrap().0.ok(), (number != 2).then_some(number));
+    }
+    assert_eq!(world.server.sizes(), [1, 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,12 +439,12 @@ async fn a_busy_lane(seed: u64) {
         assert!(asked.len() == 1 || asked.iter().map(|asked| asked.bytes).sum::<usize>() <= LIMITS.bytes);
     }
     let asked: HashSet<_> = statements.iter().flatten().map(|asked| asked.number).collect();
-    let split = statements.iter().filter(|asked| asked.len() > 1 && asked.iter().any(|asked| asked.poison)).flatten();
-    assert_eq!(
-        statements.iter().map(Vec::len).sum::<usize>(),
-        asked.len() + split.count(),
-        "a call was asked twice without a reason"
-    );
+    let is_split = |asked: &[Asked]| asked.len() > 1 && asked.iter().any(|asked| asked.poison);
+    for number in &asked {
+        let with = || statements.iter().filter(|asked| asked.iter().any(|asked| asked.number == *number));
+        let reasons = with().filter(|asked| is_split(asked)).count();
+        assert!(with().count() <= 1 + reasons, "call {number} was asked twice without a reason");
+    }
     assert!(statements.len() < asked.len(), "nobody shared a statement");
 }
 
