@@ -46,7 +46,7 @@ fuzz: cargo ## Fuzz what reads the bytes of strangers for MINUTES=60: bodies, pa
 lint: cargo ## Format, clippy, rustdoc and (where cargo-deny is installed) the dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --workspace --lib --features headgate/mutations -- -D warnings
+	cargo clippy --workspace --lib --bins --features headgate/mutations -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo 'cargo-deny is not installed, so dependencies are not checked: cargo install cargo-deny'; fi

@@ -209,6 +209,20 @@ async fn times_that_wait_for_their_turn_do_not_hold_up_counters() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn counters_that_are_asked_for_more_seldom_than_times_are_not_written_as_times() {
+    let mut desk = desk();
+    desk.board = Board::new(seconds(3_600), 0);
+    desk.report(held("orders").polled_at(0).after_id(1)).write();
+    let mut wrote = Vec::new();
+    for minute in 1..=240 {
+        desk.report(held("orders").polled_at(minute * 60).after_id(minute.unsigned_abs()));
+        wrote.extend(desk.write_for(seconds(60)));
+    }
+    assert!((3..=4).contains(&wrote.len()), "{wrote:?}");
+    assert!(wrote.iter().all(|wrote| wrote.why == "counters"), "{wrote:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn transitions_go_before_counters_when_the_budget_is_spent() {
     let mut desk = desk();
     for name in 0..100 {

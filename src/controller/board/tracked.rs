@@ -116,7 +116,9 @@ impl Tracked {
         };
         let counters =
             (written.view.counters() != view.counters()).then_some((written.counters_due, Trigger::Counters));
-        let times = (written.view.times() != view.times()).then_some((written.times_due, Trigger::Times));
+        // What counts is written at its own time and brings the times along, also where it is asked for more seldom.
+        let times =
+            (counters.is_none() && written.view.times() != view.times()).then_some((written.times_due, Trigger::Times));
         let settled = self.sample.settles_at().map(|at| (at, transition));
         let (at, trigger) = [settled, counters, times].into_iter().flatten().min_by_key(|want| want.0)?;
         Some((at, Work::Status(trigger)))
