@@ -171,14 +171,13 @@ impl<'a> Appender<'a> {
         stored
     }
 
-    /// Closes the attempt of a page that brought nothing. Returns when the row opens again at the latest, if it is closed
-    /// for certain: an answer that was lost is not worth holding up a handoff for. With `patience` it may wait for others.
+    /// Closes the attempt of a page that has nothing to be stored. Returns when the row opens again at the latest, if it is closed
+    /// for certain: an answer that was lost is not worth holding up a handoff for.
     pub(super) async fn append_nothing(
         &mut self,
         cursor: Cursor,
         not_ascending: bool,
         next_start: Option<Instant>,
-        patience: Duration,
     ) -> Option<Instant> {
         let nothing = Batch {
             cursor_before: cursor.clone(),
@@ -187,7 +186,7 @@ impl<'a> Appender<'a> {
             set_aside: Arc::default(),
             bytes: 0,
         };
-        let mut append = Append { patience, ..self.statement(nothing, not_ascending) };
+        let mut append = self.statement(nothing, not_ascending);
         for _ in 0..LOCKED_TRIES {
             append.then = then(next_start);
             let asked = Instant::now();
@@ -208,6 +207,11 @@ impl<'a> Appender<'a> {
         None
     }
 
+    /// After a page without an item, everything that came is stored.
+    pub(super) fn nothing_came(&self) {
+        self.judge(&Appended::default());
+    }
+
     fn statement(&self, batch: Batch, not_ascending: bool) -> Append {
         Append {
             stream: self.context.stream.clone(),
@@ -221,7 +225,6 @@ impl<'a> Appender<'a> {
             looks_up: false,
             more_follows: false,
             then: then(None),
-            patience: Duration::ZERO,
         }
     }
 

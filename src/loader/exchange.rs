@@ -61,11 +61,26 @@ pub(super) struct Outcome {
     pub(super) finish: Finish,
     /// Bytes of memory that the page needed.
     pub(super) size: u64,
-    /// The attempt is still to be closed, so that the next request may start at this instant.
-    pub(super) owed: Option<Instant>,
-    /// When the row lets the next request start, if the attempt was closed.
-    pub(super) row_opens: Option<Instant>,
+    pub(super) left: Left,
 }
+
+/// How the exchange leaves its attempt in the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Closed: the row lets the next request start at this instant.
+    Closed { opens: Instant },
+    /// Open, and over: no statement is spent on it alone, because the next reservation closes it. The row opens by itself at
+    /// `opens`.
+    Ended { next_start: Instant, opens: Instant },
+    /// Open, and to be closed now, so that the next request may start at this instant.
+    Owed { next_start: Instant },
+    /// Not to be closed: the source may still be serving, or the row has moved on.
+    Alone,
+}
+
+/// The row of an idle source is left open only where it opens by itself before anybody could come who waits for it: a member
+/// Lease of 5 s that is renewed every 1.5 s is declared dead 3.5 s after a crash at the earliest.
+const OPENS_BY_ITSELF_WITHIN: Duration = Duration::from_millis(3500);
 
 /// One request, from the grant to the last commit.
 pub(super) struct Exchange<'a> {
@@ -74,8 +89,8 @@ pub(super) struct Exchange<'a> {
     pub(super) attempt: Attempt,
     /// When the slot of the grant opens.
     pub(super) opens: Instant,
-    /// How long its empty commit may wait for others.
-    pub(super) patience: Duration,
+    /// The row is shut until then, if nothing more is heard.
+    pub(super) busy_until: Instant,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -187,33 +202,42 @@ impl Exchange<'_> {
     async fn conclude(&self, end: End, intake: Intake, mut appender: Appender<'_>) -> Outcome {
         let size = intake.size();
         let mut page = intake.into_page();
-        let outcome = |end, page, finish, row_opens: Option<Instant>, closes: Option<Instant>| Outcome {
-            end,
-            page,
-            finish,
-            size,
-            owed: closes.filter(|_| row_opens.is_none()),
-            row_opens,
-        };
+        let outcome = |end, page, finish, left| Outcome { end, page, finish, size, left };
         if matches!(end, End::Superseded(_)) {
             self.context.count_retransported(Cause::Superseded, page.abandon());
-            return outcome(end, page, Finish::default(), None, None);
+            return outcome(end, page, Finish::default(), Left::Alone);
         }
         let mut finish = page.finish(matches!(end, End::Page { .. }));
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
         let closes = self.next_start(&end);
+        let open = closes.map_or(Left::Alone, |next_start| Left::Owed { next_start });
+        if let (End::Page { .. }, Some(next_start)) = (&end, closes)
+            && page.has_nothing_for_the_row()
+            && let Some(opens) = self.opens_by_itself()
+        {
+            appender.nothing_came();
+            return outcome(end, page, finish, Left::Ended { next_start, opens });
+        }
         match self.commit_rest(&mut page, &mut appender, &end, closes).await {
-            Ok(row_opens) => outcome(end, page, finish, row_opens, closes),
+            Ok(row_opens) => outcome(end, page, finish, row_opens.map_or(open, |opens| Left::Closed { opens })),
             Err(NotAppended::Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
-                outcome(End::Superseded(row), page, finish, None, None)
+                outcome(End::Superseded(row), page, finish, Left::Alone)
             }
             Err(NotAppended::StoredBefore) => {
                 finish.rejected = Some(overlap());
-                outcome(end, page, finish, None, closes)
+                outcome(end, page, finish, open)
             }
         }
+    }
+
+    /// When the row opens though nobody closes it, if that may be left to it.
+    fn opens_by_itself(&self) -> Option<Instant> {
+        let now = Instant::now();
+        // No later than RESERVE has written, or the last EXTEND.
+        let opens = self.busy_until.max(now + IN_FLIGHT) + self.min_interval;
+        (!self.stop.is_cancelled() && opens <= now + OPENS_BY_ITSELF_WITHIN).then_some(opens)
     }
 
     /// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
@@ -246,9 +270,7 @@ impl Exchange<'_> {
             };
         }
         if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-            // Nobody waits for the row of an idle source, unless it is to be handed off.
-            let patience = if self.stop.is_cancelled() || page.seen() > 0 { Duration::ZERO } else { self.patience };
-            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes, patience).await;
+            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
         }
         Ok(row_opens)
     }

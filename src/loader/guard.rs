@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::permit::Attempt;
+use crate::{permit::Attempt, store::Close};
 
 /// What this process itself knows about its requests to one source, on its own monotonic clock.
 ///
@@ -27,6 +27,13 @@ pub(super) struct Owed {
     pub(super) attempt: Attempt,
     /// Closing must not let anybody start before this.
     pub(super) next_start: Instant,
+}
+
+impl Owed {
+    /// As a statement that is issued now says it.
+    pub(super) fn close(self) -> Close {
+        Close { next_start_in: self.next_start.saturating_duration_since(Instant::now()) }
+    }
 }
 
 impl Guard {

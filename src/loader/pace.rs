@@ -126,8 +126,7 @@ impl Pace {
         self.failures
     }
 
-    /// How long a statement of an idle source may wait for others. Half of what its waits have grown by: then the row is
-    /// open before the next request, also where its closing waited.
+    /// How long a reservation of an idle source may wait for others: not long beside the wait before it.
     pub(super) fn patience(&self) -> Duration {
         (self.idle.saturating_sub(self.min_interval) / 2).min(MOST_PATIENCE)
     }

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::{
     buffer::{PageSize, Share},
     context::Context,
-    exchange::{End, Exchange, Outcome},
+    exchange::{End, Exchange, Left, Outcome},
     guard::Owed,
     pace::{Fill, Pace},
     prefix::Prefix,
@@ -28,6 +28,9 @@ use crate::{
 
 /// How long a source may hold memory while it connects again: a handshake with a source that is well.
 const CONNECT_WITH_SHARE: Duration = Duration::from_millis(200);
+
+/// How long whoever stops waits for the row to be closed: many times what it takes in a database that is well.
+const LEAVE_WITHIN: Duration = Duration::from_millis(300);
 
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub(super) struct Poller {
     reservations: Reservations,
     pace: Pace,
     page_size: PageSize,
+    /// An attempt that is over: the next reservation closes it. And when the row opens by itself.
+    ended: Option<(Owed, Instant)>,
     /// When the next request was due, for the metric of waiting.
     due: Instant,
     polls: u64,
@@ -99,6 +104,7 @@ impl Poller {
             context,
             fetcher,
             settings,
+            ended: None,
             due: now,
             polls: 0,
             won,
@@ -144,9 +150,10 @@ impl Poller {
         }
         check_guard(&self.context)?;
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
-        let ahead = self.pace.is_saturated();
+        let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
         // Not cut by a stop: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let grant = self.reservations.reserve(&self.context, &self.cursor, ahead, self.patience()).await?;
+        let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, self.patience()).await?;
+        self.ended = None;
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
         if stop.is_cancelled() {
@@ -167,8 +174,10 @@ impl Poller {
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {
         let attempt = grant.attempt;
         let outcome = self.exchange(grant, share, stop).await;
-        if let Some(next_start) = outcome.owed {
-            self.close(attempt, next_start, stop).await;
+        match outcome.left {
+            Left::Closed { .. } | Left::Alone => {}
+            Left::Ended { next_start, opens } => self.ended = Some((Owed { attempt, next_start }, opens)),
+            Left::Owed { next_start } => self.close(attempt, next_start, stop).await,
         }
         let pass = self.judge(outcome);
         if self.pace.is_saturated() {
@@ -195,6 +204,22 @@ impl Poller {
         if failed {
             self.context.reporter.database_answers();
         }
+    }
+
+    /// Closes what the next reservation would have closed, for whoever comes next. Not for long: the row opens by itself soon,
+    /// and a database that is away is to hold up no handoff.
+    pub(super) async fn leave(&mut self, stop: &CancellationToken) {
+        let Some((Owed { attempt, next_start }, opens)) = self.ended.take() else { return };
+        if Instant::now() >= opens {
+            return;
+        }
+        let closing = async {
+            // What a lost answer has left owed may have taken the place of this one, or never have come to the row.
+            if self.reservations.settle(&self.context).await {
+                self.close(attempt, next_start, stop).await;
+            }
+        };
+        let _ = timeout(LEAVE_WITHIN, closing).await;
     }
 
     async fn prepare(&mut self) -> Result<Share, Pass> {
@@ -251,7 +276,7 @@ impl Poller {
             min_interval: self.settings.min_interval,
             attempt: grant.attempt,
             opens: grant.permit.opens(),
-            patience: self.patience(),
+            busy_until: grant.busy_until,
             stop,
         };
         self.context.metrics().gate_wait.observe(grant.permit.opens().duration_since(self.due).as_secs_f64());
@@ -289,7 +314,7 @@ impl Poller {
             End::Page { first_byte } => {
                 self.polls += 1;
                 match outcome.finish.rejected {
-                    None => self.succeed(outcome.page.fill(), first_byte, outcome.row_opens),
+                    None => self.succeed(outcome.page.fill(), first_byte, outcome.left),
                     Some(error) => self.fail_request(&error, moved),
                 }
             }
@@ -302,11 +327,12 @@ impl Poller {
         }
     }
 
-    fn succeed(&mut self, fill: Fill, first_byte: Instant, row_opens: Option<Instant>) -> Pass {
+    fn succeed(&mut self, fill: Fill, first_byte: Instant, left: Left) -> Pass {
         self.context.count_request("page");
         let wait = self.pace.after_page(fill, &mut self.rng);
         self.context.reporter.polled(fill != Fill::Full);
-        let due = (first_byte + wait).max(row_opens.unwrap_or(first_byte));
+        let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
+        let due = (first_byte + wait).max(opens);
         self.due = due;
         Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
     }

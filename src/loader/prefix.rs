@@ -334,6 +334,11 @@ impl Prefix {
         !self.pending.is_empty()
     }
 
+    /// No item came, and the row has heard that its ids ascend.
+    pub(super) fn has_nothing_for_the_row(&self) -> bool {
+        self.seen == 0 && self.flows()
+    }
+
     pub(super) fn seen(&self) -> u64 {
         self.seen
     }

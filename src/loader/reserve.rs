@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::Cursor,
     permit::{Attempt, Permit},
-    store::{Abort, Answer, Close, Fence, Reserve, Reserved, Row, StoreError},
+    store::{Abort, Answer, Ended, Fence, Reserve, Reserved, Row, StoreError},
 };
 
 /// A saturated source reserves this long before its slot, so that the round trip does not come on top of the gap. A few
@@ -58,8 +58,8 @@ impl Reservations {
         Self { fence, min_interval, failures: 0, rng }
     }
 
-    /// Asks for the right to send one request. `ahead` tells that the source is saturated: then a slot a little ahead
-    /// is taken.
+    /// Asks for the right to send one request, and closes the one before if that `ended` and is still open. `ahead` tells
+    /// that the source is saturated: then a slot a little ahead is taken.
     ///
     /// # Errors
     /// What the pass comes to without a request.
@@ -67,6 +67,7 @@ impl Reservations {
         &mut self,
         context: &Context,
         cursor: &Cursor,
+        ended: Option<Owed>,
         ahead: bool,
         patience: Duration,
     ) -> Result<Grant, Pass> {
@@ -82,6 +83,7 @@ impl Reservations {
                 in_flight: IN_FLIGHT,
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
+                ended: ended.map(|ended| Ended { attempt: ended.attempt, close: ended.close() }),
                 patience,
             };
             let attempt = reserve.attempt;
@@ -137,11 +139,7 @@ impl Reservations {
     pub(super) async fn settle(&mut self, context: &Context) -> bool {
         let Some(owed) = context.guard().owed() else { return true };
         for _ in 0..LOCKED_TRIES {
-            let abort = Abort {
-                stream: context.stream.clone(),
-                attempt: owed.attempt,
-                close: Close { next_start_in: owed.next_start.saturating_duration_since(Instant::now()) },
-            };
+            let abort = Abort { stream: context.stream.clone(), attempt: owed.attempt, close: owed.close() };
             match context.store().abort(abort).await {
                 // Refused: the attempt is not the row's, so there is nothing to close.
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => {

@@ -59,6 +59,7 @@ enum Wake {
 }
 
 /// What ended the polling of an adopted source.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Interruption {
     Stopped,
     /// Open it again: another generation is to run, or the credentials are gone.
@@ -130,11 +131,15 @@ impl SourceTask {
             let rng = StdRng::from_rng(&mut self.rng);
             let mut poller =
                 Poller::new(self.context.clone(), fetcher, settings.clone(), &adopted, self.won.take(), rng);
-            match self.poll(&mut poller).await {
+            let interruption = self.poll(&mut poller).await;
+            if interruption == Interruption::FencedOff {
+                self.fenced_off = Some(Instant::now());
+            }
+            poller.leave(&self.stop).await;
+            match interruption {
                 Interruption::Stopped => return Wake::Stopped,
                 Interruption::Reopen => return Wake::Changed,
-                Interruption::Readopt => {}
-                Interruption::FencedOff => self.fenced_off = Some(Instant::now()),
+                Interruption::Readopt | Interruption::FencedOff => {}
             }
             fetcher = poller.into_fetcher();
         }

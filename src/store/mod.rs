@@ -57,7 +57,8 @@ pub enum Answer<T> {
     Refused(Option<Row>),
 }
 
-/// A source's row as it stood when it refused. Durations are what remains from the database's `clock_timestamp()`.
+/// A source's row as it stood when it refused. Durations are what remains from the database's `clock_timestamp()`, and for
+/// a [`Reserve`] what would remain if the attempt that it names as [`Ended`] were closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub holder: Option<Holder>,
@@ -131,8 +132,18 @@ pub struct Reserve {
     pub min_interval: Duration,
     /// A slot at most this far ahead is given; a later one is refused.
     pub at_most_ahead: Duration,
+    /// The attempt of the caller that is over and that this closes, if the row still carries it and the reservation is
+    /// granted.
+    pub ended: Option<Ended>,
     /// How long it may wait for others that share its statement.
     pub patience: Duration,
+}
+
+/// An attempt whose response was read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub attempt: Attempt,
+    pub close: Close,
 }
 
 /// A granted reservation: the slot opens `wait` after the database's clock was read.
@@ -196,8 +207,6 @@ pub struct Append {
     /// before the events it came behind.
     pub more_follows: bool,
     pub then: Then,
-    /// As of [`Reserve`]; only where there is nothing to store.
-    pub patience: Duration,
 }
 
 impl Append {

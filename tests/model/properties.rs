@@ -44,6 +44,7 @@ pub(crate) enum Milestone {
     GrantLost,
     AppendedBefore,
     Superseded,
+    ClosedByTheNext,
 }
 
 impl Milestone {
@@ -80,6 +81,7 @@ pub(crate) fn reachable() -> Vec<Property<Protocol>> {
         Property::sometimes("the answer of a granted reservation is lost", |_, it| passed(it, M::GrantLost)),
         Property::sometimes("an append whose answer was lost is known again", |_, it| passed(it, M::AppendedBefore)),
         Property::sometimes("a response is superseded", |_, it| passed(it, M::Superseded)),
+        Property::sometimes("a reservation closes the attempt before it", |_, it| passed(it, M::ClosedByTheNext)),
         Property::sometimes("everything is stored", |model: &Protocol, it: &State| {
             it.stored == ids(0, model.bounds.events)
         }),

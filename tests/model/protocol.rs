@@ -78,6 +78,8 @@ pub(crate) enum Step {
     Connect(usize),
     /// The statement is issued, so the timer of S runs, and the row decides.
     Reserve(usize),
+    /// The same statement, and it closes the attempt before: one that is over and that no statement was spent on.
+    ReserveClosing(usize),
     ReserveAnswered(usize),
     ReserveAnswerLost(usize),
     /// Only where check and write are two steps.
@@ -105,7 +107,7 @@ pub(crate) enum Step {
     AppendAnswerLost(usize),
     /// COMMIT again, after a lost answer.
     AppendAgain(usize),
-    /// The response was an error, and read to its end: ABORT instead of COMMIT.
+    /// The response was an error or brought nothing, and was read to its end: ABORT instead of COMMIT, or the next RESERVE.
     ErrorRead(usize),
     Abort(usize),
     /// The task ends before its ABORT was answered: nobody sends it again.
@@ -318,7 +320,9 @@ impl Protocol {
                     }
                 }
             }
-            Phase::Owing { .. } => steps.extend([Step::Abort(it), Step::DropAbort(it)]),
+            Phase::Owing { .. } => {
+                steps.extend([Step::Abort(it), Step::DropAbort(it), Step::ReserveClosing(it)]);
+            }
         }
         if fault {
             steps.extend([Step::FenceOff(it), Step::Crash(it), Step::CrashInAppend(it)]);

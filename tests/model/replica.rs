@@ -135,7 +135,12 @@ impl Protocol {
                 state.replicas[it].cursor = state.row.cursor;
             }
             Step::Connect(it) => state.replicas[it].phase = Phase::Connected,
-            Step::Reserve(it) => self.reserve(state, it),
+            Step::Reserve(it) => self.reserve(state, it, None),
+            Step::ReserveClosing(it) => {
+                if let Phase::Owing { token, next_start } = state.replicas[it].phase {
+                    self.reserve(state, it, Some((token, next_start)));
+                }
+            }
             Step::ReserveAnswered(it) => {
                 if let Phase::Granted { token, wait, closes } = state.replicas[it].phase {
                     state.replicas[it].phase = Phase::Permitted { token, opens: wait, closes };
@@ -186,7 +191,7 @@ impl Protocol {
     }
 
     /// The statement reaches the row at once: one that is under way for longer only leaves less of the permit.
-    fn reserve(&self, state: &mut State, it: usize) {
+    fn reserve(&self, state: &mut State, it: usize, ended: Option<(Token, u8)>) {
         if self.variant.is(Broken::LeaseOnly) {
             let replica = &mut state.replicas[it];
             replica.cursor = state.row.cursor;
@@ -194,15 +199,19 @@ impl Protocol {
             return;
         }
         let mine = Token(u8::try_from(it).unwrap_or_default());
-        if !self.variant.is(Broken::TokensRepeat) {
+        if !self.variant.is(Broken::TokensRepeat) && ended.is_none() {
             // Whatever still carries an older token of this replica: this one is another.
             state.row.forget_what_nobody_can_ask(|token| token != mine);
         }
+        let was_open = state.row.deadline > 0 && ended.is_some_and(|(token, _)| state.row.attempt == Some(token));
         let replica = &mut state.replicas[it];
-        match state.row.reserve(self.variant, &self.times, replica.fence_is_mine, replica.cursor, mine) {
+        match state.row.reserve(self.variant, &self.times, replica.fence_is_mine, replica.cursor, mine, ended) {
             Some(wait) => {
                 let token = state.row.attempt.unwrap_or(mine);
                 replica.phase = Phase::Granted { token, wait, closes: Some(wait + self.times.send_within) };
+                if was_open {
+                    self.pass(state, Milestone::ClosedByTheNext);
+                }
             }
             None if replica.fence_is_mine && replica.cursor == state.row.cursor => {}
             None => {

@@ -75,7 +75,7 @@ impl Row {
         self.slot = self.slot.saturating_sub(1);
     }
 
-    /// reserve.sql. Returns how long until the slot.
+    /// reserve.sql: with `ended`, as if abort.sql came before it, but only together. Returns how long until the slot.
     pub(crate) fn reserve(
         &mut self,
         variant: Variant,
@@ -83,13 +83,20 @@ impl Row {
         fence_is_mine: bool,
         cursor: u8,
         attempt: Token,
+        ended: Option<(Token, u8)>,
     ) -> Option<u8> {
-        let nothing_in_flight = self.attempt.is_none() || self.deadline == 0 || variant.is(Broken::NoInFlightDeadline);
+        let mut closed = self.clone();
+        if let Some((attempt, next_start)) = ended {
+            closed.abort(variant, attempt, next_start);
+        }
+        let nothing_in_flight =
+            closed.attempt.is_none() || closed.deadline == 0 || variant.is(Broken::NoInFlightDeadline);
         let granted =
-            fence_is_mine && self.cursor == cursor && nothing_in_flight && self.not_before <= times.at_most_ahead;
+            fence_is_mine && self.cursor == cursor && nothing_in_flight && closed.not_before <= times.at_most_ahead;
         if !granted {
             return None;
         }
+        *self = closed;
         self.counter += u8::from(variant.is(Broken::TokensRepeat));
         self.attempt = Some(if variant.is(Broken::TokensRepeat) { Token(self.counter) } else { attempt });
         self.closed_attempt = None;

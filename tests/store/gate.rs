@@ -118,6 +118,46 @@ async fn a_reservation_needs_holder_fence_and_cursor_of_the_row() {
 }
 
 #[tokio::test]
+async fn a_reservation_closes_the_attempt_that_its_caller_knows_to_be_over() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.in_flight = Duration::from_mins(1);
+    replica.reserve().await;
+    let first = replica.attempt;
+    refused(replica.try_reserve().await);
+
+    // The gap since the first byte has not passed: refused for that alone, and still open.
+    let early = Reserve { ended: Some(replica.ended(Duration::from_secs(50))), ..replica.reservation() };
+    let row = refused(replica.store.reserve(early).await.unwrap());
+    assert_eq!((row.attempt, row.in_flight_for), (Some(first), Duration::ZERO));
+    assert!(row.starts_in > Duration::from_secs(40) && row.starts_in <= Duration::from_secs(50), "{row:?}");
+    assert!(refused(replica.try_reserve().await).in_flight_for > Duration::from_secs(30), "nothing was closed");
+
+    let second = Reserve { ended: Some(replica.ended(Duration::ZERO)), ..replica.reservation() };
+    let attempt = second.attempt;
+    assert_eq!(applied(replica.store.reserve(second).await.unwrap()).wait, Duration::ZERO);
+    assert_eq!(refused(replica.try_reserve().await).attempt, Some(attempt));
+}
+
+#[tokio::test]
+async fn only_the_holder_closes_with_a_reservation_and_only_its_own_attempt() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.in_flight = Duration::from_mins(1);
+    replica.reserve().await;
+    let stranger = Replica::new(&database.store(), "a", "orders");
+    let of_nobody = Reserve { ended: Some(stranger.ended(Duration::ZERO)), ..replica.reservation() };
+    assert!(refused(replica.store.reserve(of_nobody).await.unwrap()).in_flight_for > Duration::ZERO);
+
+    let heir = Replica::adopting(&database.store(), "b", "orders").await;
+    let fenced = Reserve { ended: Some(replica.ended(Duration::ZERO)), ..replica.reservation() };
+    assert_eq!(refused(replica.store.reserve(fenced).await.unwrap()).fence, heir.fence);
+    let row = refused(heir.store.reserve(heir.reservation()).await.unwrap());
+    assert_eq!(row.attempt, Some(replica.attempt), "it stands as it stood");
+    assert!(row.in_flight_for > Duration::ZERO);
+}
+
+#[tokio::test]
 async fn no_caller_can_make_the_gap_shorter_than_200_ms() {
     let database = Database::migrated().await;
     let replica = Replica::adopting(&database.store(), "a", "orders").await;

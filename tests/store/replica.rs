@@ -6,7 +6,7 @@ use headgate::{
     event::{Cursor, Event, EventId, Payload, StreamName},
     permit::Attempt,
     store::{
-        Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, EventStore, Extend, Fence, Gate, Holder,
+        Abort, Adopt, Adopted, Answer, Append, Appended, Close, Ended, Epoch, EventStore, Extend, Fence, Gate, Holder,
         Reserve, Reserved, Reset, Row, Then, postgres::PostgresStore,
     },
 };
@@ -134,8 +134,14 @@ impl Replica {
             in_flight: self.in_flight,
             min_interval: GAP,
             at_most_ahead: Duration::ZERO,
+            ended: None,
             patience: Duration::ZERO,
         }
+    }
+
+    /// The attempt reserved last, known to be over.
+    pub(crate) fn ended(&self, next_start_in: Duration) -> Ended {
+        Ended { attempt: self.attempt, close: Close { next_start_in } }
     }
 
     /// Asks once.
@@ -182,7 +188,6 @@ impl Replica {
             looks_up: false,
             more_follows: false,
             then: Then::GoesOn { in_flight: Duration::ZERO },
-            patience: Duration::ZERO,
         }
     }
 

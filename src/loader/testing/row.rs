@@ -137,11 +137,12 @@ impl FakeRow {
 
     pub(super) fn reserve(&mut self, reserve: &Reserve, issued: Instant) -> Answer<Reserved> {
         let now = Instant::now();
-        let wait = self.starts_in();
+        let closes = reserve.ended.filter(|ended| self.attempt == Some(ended.attempt)).map(|ended| ended.close);
+        let wait = closes.map_or(self.starts_in(), |close| close.next_start_in);
+        let in_flight_for = if closes.is_some() { Duration::ZERO } else { self.in_flight_for() };
         let mine = self.holder.as_ref() == Some(&reserve.holder) && self.fence == reserve.fence;
-        let in_flight = !self.in_flight_for().is_zero();
-        if !mine || self.cursor != reserve.cursor || in_flight || wait > reserve.at_most_ahead {
-            return self.refused();
+        if !mine || self.cursor != reserve.cursor || !in_flight_for.is_zero() || wait > reserve.at_most_ahead {
+            return Answer::Refused(Some(Row { in_flight_for, starts_in: wait, ..self.row() }));
         }
         let slot = now + wait;
         self.attempt = Some(reserve.attempt);

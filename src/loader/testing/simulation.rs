@@ -85,9 +85,9 @@ impl Story {
             return self.rng.random_range(0..self.replicas.len());
         }
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(3)
-            && self.world.store.row(&self.world.stream, |row| row.attempt.is_none())
-        {
+        let attempt = || self.world.store.row(&self.world.stream, |row| row.attempt);
+        let before = attempt();
+        while begun.elapsed() < Duration::from_secs(3) && attempt().is_none_or(|now| Some(now) == before) {
             sleep(Duration::from_millis(1)).await;
         }
         let into_it = Duration::from_millis(self.rng.random_range(0..50));

@@ -337,6 +337,11 @@ impl Polling {
         }
     }
 
+    /// As a task that ends does, told to stop or not.
+    pub(in crate::loader) async fn leave(&mut self) {
+        self.poller.leave(&self.stop).await;
+    }
+
     /// How long until the next pass.
     pub(in crate::loader) fn due_in(&self) -> Duration {
         self.due.saturating_duration_since(Instant::now())

@@ -174,7 +174,6 @@ mod tests {
             looks_up: false,
             more_follows: false,
             then: Then::GoesOn { in_flight: Duration::ZERO },
-            patience: Duration::ZERO,
         }
     }
 

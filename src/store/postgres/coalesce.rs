@@ -7,7 +7,7 @@
 //!   by the caller from [`Reserved::issued`], the instant at which the *shared* statement left on its connection. The
 //!   wait in the lane lies before both, so P1 and P2 do not see it.
 //! - EXTEND: `by` ends later, so the row is shut longer than the caller relies on: it counts from before its call (P1).
-//! - ABORT and COMMIT: `next_start_in` ends later, so the gap only grows (P2).
+//! - ABORT, COMMIT and the attempt that a RESERVE closes: `next_start_in` ends later, so the gap only grows (P2).
 //! - Fence, cursor and token are compared with the row as it stands when the statement has locked it (P3, P4).
 //!
 //! A caller that goes away while its call is under way leaves what a lost answer leaves. One that hears that its call was not
@@ -136,10 +136,6 @@ impl Request for Append {
 
     fn stream(&self) -> &StreamName {
         &self.stream
-    }
-
-    fn patience(&self) -> Duration {
-        self.patience
     }
 
     fn bytes(&self) -> usize {

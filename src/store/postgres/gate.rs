@@ -76,7 +76,9 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| micros(r.send_within)).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| micros(r.in_flight)).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| micros(r.min_interval.max(SHORTEST_INTERVAL))).collect::<Vec<_>>())
-            .bind(requests.iter().map(|r| micros(r.at_most_ahead)).collect::<Vec<_>>());
+            .bind(requests.iter().map(|r| micros(r.at_most_ahead)).collect::<Vec<_>>())
+            .bind(requests.iter().map(|r| r.ended.map(|ended| ended.attempt.to_bytes())).collect::<Vec<_>>())
+            .bind(requests.iter().map(|r| r.ended.map(|ended| micros(ended.close.next_start_in))).collect::<Vec<_>>());
         let (issued, rows) = session::rows_issued(&self.pool, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| {
             answer(outcome, row, |row| Ok(Reserved { wait: duration(row, "wait_us")?, issued }))

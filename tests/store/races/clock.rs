@@ -174,6 +174,20 @@ async fn a_slot_ahead_stays_the_earliest_start_when_the_clock_goes_back() {
 }
 
 #[tokio::test]
+async fn a_clock_that_goes_back_stops_no_source_whose_reservations_close_each_other() {
+    let database = database_with_a_clock_of_its_own().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.reserve().await;
+    for jump in [-HOUR, -DAY, -2 * DAY, 0] {
+        set(&database, jump).await;
+        let ended = Some(replica.ended(GAP));
+        let next = Reserve { ended, at_most_ahead: GAP, ..replica.reservation() };
+        replica.attempt = next.attempt;
+        assert_eq!(applied(replica.store.reserve(next).await.unwrap()).wait, GAP, "the gap since the first byte");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_comes_after_the_clock_went_forward_is_kept_until_somebody_reserves() {
     let database = database_with_a_clock_of_its_own().await;
     let store = database.store();

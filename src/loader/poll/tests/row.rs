@@ -40,17 +40,92 @@ async fn a_commit_whose_answer_was_lost_is_repeated_and_stored_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_page_whose_closing_answer_was_lost_costs_no_deadline() {
+async fn a_page_without_events_costs_one_statement_and_no_deadline() {
     let world = World::with_events(0);
-    world.store.faults(|faults| faults.lose_next = vec!["append"]);
     let mut polling = world.adopted_by("a").await;
-    polling.poll().await;
-    polling.poll().await;
-    assert!(gaps(&world)[0] < Duration::from_secs(1), "{:?}", gaps(&world));
+    for _ in 0..5 {
+        polling.poll().await;
+    }
+    assert_eq!((world.store.asked("reserve"), world.store.asked("append"), world.store.asked("abort")), (5, 0, 0));
+    let longest = gaps(&world).into_iter().max().expect("five requests");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_an_idle_source_that_is_not_told_to_stop_lets_its_statements_wait_for_company() {
+async fn a_reservation_that_is_lost_with_the_attempt_it_closes_costs_no_deadline() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    // Carried out, and its answer lost; then not carried out.
+    world.store.faults(|faults| faults.lose_next = vec!["reserve"]);
+    polling.poll().await;
+    world.store.faults(|faults| faults.unavailable = true);
+    assert!(matches!(polling.pass().await, Pass::Again(_)));
+    world.store.faults(|faults| faults.unavailable = false);
+    polling.poll().await;
+    let longest = gaps(&world).into_iter().max().expect("three requests");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_closes_what_its_next_reservation_would_have_closed() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert!(world.store.row(&world.stream, |row| row.attempt.is_some()));
+    polling.leave().await;
+    assert!(world.store.row(&world.stream, |row| row.attempt.is_none()));
+    world.adopted_by("b").await.poll().await;
+    assert!(gaps(&world)[0] < Duration::from_millis(250), "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_away_does_not_hold_up_whoever_stops() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    world.store.faults(|faults| faults.latency = Duration::from_mins(1));
+    let begun = Instant::now();
+    polling.leave().await;
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_after_a_lost_reservation_closes_the_attempt_that_it_would_have_closed() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    // It did not come to the row, which still has the attempt before.
+    world.store.faults(|faults| faults.unavailable = true);
+    polling.pass().await;
+    world.store.faults(|faults| faults.unavailable = false);
+    polling.leave().await;
+    assert!(world.store.row(&world.stream, |row| row.attempt.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_long_after_its_last_poll_has_nothing_to_close() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    sleep(Duration::from_secs(4)).await;
+    polling.leave().await;
+    assert_eq!(world.store.asked("abort"), 0);
+    world.adopted_by("b").await.poll().await;
+    assert!(gaps(&world)[0] < Duration::from_millis(4100), "{:?}", gaps(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_asked_seldom_is_closed_at_once_because_a_crash_would_cost_the_deadline_beside_its_interval() {
+    let mut world = World::with_events(0);
+    let seldom = Duration::from_secs(5).into();
+    (world.object.spec.poll.min_interval, world.object.spec.poll.max_idle_interval) = (seldom, seldom);
+    world.adopted_by("a").await.poll().await;
+    assert!(world.store.row(&world.stream, |row| row.attempt.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_idle_source_lets_its_reservations_wait_for_company() {
     let world = World::with_events(3);
     let mut polling = world.adopted_by("a").await;
     // Events, the first page without any, and an idle one.
@@ -60,21 +135,22 @@ async fn only_an_idle_source_that_is_not_told_to_stop_lets_its_statements_wait_f
     // Half of what the wait has grown by: from 200 to 300 ms.
     let (none, some) = (Duration::ZERO, Duration::from_millis(50));
     let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience).collect();
-    let appends: Vec<_> = world.store.appends().iter().map(|append| append.patience).collect();
-    assert_eq!((reserves, appends), (vec![none, none, some], vec![none, none, some]));
+    assert_eq!(reserves, [none, none, some]);
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_page_without_events_is_closed_at_once_by_who_was_told_to_stop_meanwhile() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
     world.store.faults(|faults| faults.latency = Duration::from_millis(20));
     let stop = polling.stop.clone();
     let passing = tokio::spawn(async move { polling.poll().await });
-    while world.source.log().len() < 4 {
+    while world.source.log().is_empty() {
         sleep(Duration::from_millis(1)).await;
     }
     stop.cancel();
     passing.await.expect("no panic");
-    assert_eq!(
-        world.store.appends().last().map(|append| (append.patience, append.then.close().is_some())),
-        Some((Duration::ZERO, true))
-    );
+    assert!(world.store.row(&world.stream, |row| row.attempt.is_none()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,6 +221,7 @@ async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
         in_flight: IN_FLIGHT,
         min_interval: MIN_INTERVAL,
         at_most_ahead: Duration::from_secs(1),
+        ended: None,
         patience: Duration::ZERO,
     };
     assert!(matches!(world.store.reserve(reserve).await, Ok(Answer::Applied(_))));

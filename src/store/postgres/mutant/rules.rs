@@ -10,9 +10,9 @@ use crate::mutation::Mutation;
 type Edits = (&'static str, &'static [(&'static str, &'static str)]);
 
 const IS_HOLDER: &str = "s.holder = r.holder\n            AND s.fence = r.fence\n            AND ";
-const NOTHING_IN_FLIGHT: &str = "AND s.ends_at <= s.now";
-const GAP_HAS_PASSED: &str = "AND s.starts_at <= s.now + r.ahead";
-const SLOT: &str = "greatest(s.now, s.starts_at) AS slot";
+const NOTHING_IN_FLIGHT: &str = "AND d.free_at <= s.now";
+const GAP_HAS_PASSED: &str = "AND d.opens_at <= s.now + r.ahead";
+const SLOT: &str = "greatest(s.now, d.opens_at) AS slot";
 const IS_MINE: &str =
     "(s.attempt = r.attempt AND s.cursor IS NOT DISTINCT FROM r.cursor_before AND s.parts <= r.part) IS TRUE AS mine";
 const IS_THE_CURSOR: &str = "s.cursor IS NOT DISTINCT FROM r.cursor_before AS mine";

@@ -1,5 +1,9 @@
 -- RESERVE: the right to send one request. Two replicas that believe to hold the source both come here; the row lock puts
 -- one first, and the other finds an attempt in flight, or another fence.
+--
+-- It also closes the attempt before it, if the caller says that it is over (`ended`): its answer was read to its end, and
+-- the caller counts from its first byte. That token is the caller's own; where the row carries another one, nothing is
+-- closed, and the row counts as it stands.
 request AS MATERIALIZED (
     SELECT
         r.stream,
@@ -11,19 +15,30 @@ request AS MATERIALIZED (
         r.in_flight * interval '1 microsecond' AS in_flight,
         r.min_interval * interval '1 microsecond' AS min_interval,
         r.ahead * interval '1 microsecond' AS ahead,
+        r.ended,
+        r.next_start * interval '1 microsecond' AS next_start,
         r.ordinal
     FROM unnest(
-        $1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]
-    ) WITH ORDINALITY AS r (stream, holder, fence, cursor, attempt, send_within, in_flight, min_interval, ahead, ordinal)
+        $1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+        $10::bytea[], $11::bigint[]
+    ) WITH ORDINALITY AS r (
+        stream, holder, fence, cursor, attempt, send_within, in_flight, min_interval, ahead, ended, next_start, ordinal
+    )
 ),
 judged AS MATERIALIZED (
     SELECT
         s.stream,
+        s.holder,
+        s.fence,
+        s.epoch,
+        s.cursor,
+        s.attempt AS standing_attempt,
         s.now,
         s.starts_at,
-        s.ends_at,
+        d.opens_at,
+        d.free_at,
         s.starts_at < s.not_before OR (s.attempt IS NOT NULL AND s.ends_at < s.deadline) AS jumped_back,
-        greatest(s.now, s.starts_at) AS slot,
+        greatest(s.now, d.opens_at) AS slot,
         r.attempt,
         r.send_within,
         r.in_flight,
@@ -33,11 +48,18 @@ judged AS MATERIALIZED (
             AND s.fence = r.fence
             AND s.cursor IS NOT DISTINCT FROM r.cursor
             -- Nothing in flight: closed, or past its deadline. A slot ahead never waits for a deadline, which may be extended.
-            AND s.ends_at <= s.now
-            AND s.starts_at <= s.now + r.ahead
+            AND d.free_at <= s.now
+            AND d.opens_at <= s.now + r.ahead
         ) IS TRUE AS granted
     FROM request AS r
     JOIN standing AS s USING (stream)
+    CROSS JOIN LATERAL (SELECT (s.attempt = r.ended) IS TRUE AS closes) AS c
+    -- The waits, with that attempt closed. Its slot has come, whatever the clock shows: its request was answered.
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN c.closes THEN s.now + r.next_start ELSE s.starts_at END AS opens_at,
+            CASE WHEN c.closes THEN s.now ELSE s.ends_at END AS free_at
+    ) AS d
 ),
 granted AS (
     UPDATE headgate.source AS g
@@ -67,19 +89,19 @@ SELECT
     r.ordinal,
     CASE
         WHEN a.stream IS NOT NULL THEN 'applied'
-        WHEN s.stream IS NOT NULL THEN 'refused'
+        WHEN j.stream IS NOT NULL THEN 'refused'
         WHEN EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = r.stream) THEN 'locked'
         ELSE 'missing'
     END AS outcome,
     (extract(epoch FROM a.wait) * 1000000)::bigint AS wait_us,
-    s.holder,
-    s.fence,
-    s.epoch,
-    s.cursor,
-    s.attempt,
-    s.in_flight_us,
-    s.starts_us
+    j.holder,
+    j.fence,
+    j.epoch,
+    j.cursor,
+    j.standing_attempt AS attempt,
+    (extract(epoch FROM greatest(j.free_at - j.now, interval '0')) * 1000000)::bigint AS in_flight_us,
+    (extract(epoch FROM greatest(j.opens_at - j.now, interval '0')) * 1000000)::bigint AS starts_us
 FROM request AS r
-LEFT JOIN standing AS s USING (stream)
+LEFT JOIN judged AS j USING (stream)
 LEFT JOIN granted AS a USING (stream)
 ORDER BY r.ordinal
