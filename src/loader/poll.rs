@@ -23,7 +23,7 @@ use crate::{
     event::{Cursor, IdKind},
     fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress},
     permit::Attempt,
-    store::{Adopted, Row},
+    store::{Adopted, Patience, Row},
 };
 
 /// How long a source may hold memory while it connects again: a handshake with a source that is well.
@@ -151,8 +151,9 @@ impl Poller {
         check_guard(&self.context)?;
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
-        // Not cut by a stop: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, self.patience()).await?;
+        // Not cut by a stop, only hurried: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
+        let patience = Patience { longest: self.patience(), ends: stop.clone() };
+        let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, patience).await?;
         self.ended = None;
         self.context.reporter.database_answers();
         self.context.reporter.blocked_by(None);
@@ -334,7 +335,7 @@ impl Poller {
         let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
         let due = (first_byte + wait).max(opens);
         self.due = due;
-        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due - self.patience() })
     }
 
     fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::Cursor,
     permit::{Attempt, Permit},
-    store::{Abort, Answer, Ended, Fence, Reserve, Reserved, Row, StoreError},
+    store::{Abort, Answer, Ended, Fence, Patience, Reserve, Reserved, Row, StoreError},
 };
 
 /// A saturated source reserves this long before its slot, so that the round trip does not come on top of the gap. A few
@@ -69,7 +69,7 @@ impl Reservations {
         cursor: &Cursor,
         ended: Option<Owed>,
         ahead: bool,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Grant, Pass> {
         for _ in 0..LOCKED_TRIES {
             let send_within = context.shared.send_limit.current();
@@ -84,7 +84,7 @@ impl Reservations {
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
                 ended: ended.map(|ended| Ended { attempt: ended.attempt, close: ended.close() }),
-                patience,
+                patience: patience.clone(),
             };
             let attempt = reserve.attempt;
             let answer = context.store().reserve(reserve).await;

@@ -9,6 +9,7 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     event::{Cursor, Event, EventId, IdKind, SetAside, StreamName},
@@ -135,8 +136,15 @@ pub struct Reserve {
     /// The attempt of the caller that is over and that this closes, if the row still carries it and the reservation is
     /// granted.
     pub ended: Option<Ended>,
-    /// How long it may wait for others that share its statement.
-    pub patience: Duration,
+    pub patience: Patience,
+}
+
+/// How long a call may wait for others that share its statement.
+#[derive(Debug, Clone, Default)]
+pub struct Patience {
+    pub longest: Duration,
+    /// Nobody waits any more once this is cancelled.
+    pub ends: CancellationToken,
 }
 
 /// An attempt whose response was read to its end.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use headgate::{
-    store::{Answer, Append, Close, Ended, EventStore, Gate, Reserve, Reserved, Row, Then, postgres::PostgresStore},
+    store::{
+        Answer, Append, Close, Ended, EventStore, Gate, Patience, Reserve, Reserved, Row, Then, postgres::PostgresStore,
+    },
     telemetry::metrics::Metrics,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -56,7 +58,7 @@ async fn adopting(store: &PostgresStore, holder: &str, streams: usize) -> Vec<Re
 
 /// As an idle source asks.
 fn idle_reservation(replica: &Replica) -> Reserve {
-    Reserve { patience: PATIENCE, ..replica.reservation() }
+    Reserve { patience: Patience { longest: PATIENCE, ..Patience::default() }, ..replica.reservation() }
 }
 
 /// Reserves until the row has answered.
@@ -202,7 +204,7 @@ async fn contend(stream: usize, mut me: Replica) -> Vec<Flight> {
             send_within: SEND_WITHIN,
             in_flight: Duration::from_secs(1),
             ended: flights.last().filter(|_| unclosed).map(|last| me.ended(next_start_in(last.sent))),
-            patience: rand::random_range(0..=1) * PATIENCE,
+            patience: Patience { longest: rand::random_range(0..=1) * PATIENCE, ..Patience::default() },
             ..me.reservation()
         };
         let reserved = match decided(&mut me, reserve).await {

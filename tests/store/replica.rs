@@ -7,7 +7,7 @@ use headgate::{
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Ended, Epoch, EventStore, Extend, Fence, Gate, Holder,
-        Reserve, Reserved, Reset, Row, Then, postgres::PostgresStore,
+        Patience, Reserve, Reserved, Reset, Row, Then, postgres::PostgresStore,
     },
 };
 
@@ -135,7 +135,7 @@ impl Replica {
             min_interval: GAP,
             at_most_ahead: Duration::ZERO,
             ended: None,
-            patience: Duration::ZERO,
+            patience: Patience::default(),
         }
     }
 

@@ -13,8 +13,6 @@
 //! A caller that goes away while its call is under way leaves what a lost answer leaves. One that hears that its call was not
 //! begun knows more: no statement has it or will have it, so a RESERVE of that kind left nothing that an ABORT would close.
 
-use std::time::Duration;
-
 use super::{
     PostgresStore, URGENT_CONNECTIONS,
     answer::Answers,
@@ -24,7 +22,7 @@ use super::{
 };
 use crate::{
     event::StreamName,
-    store::{Abort, Answer, Append, Extend, Reserve, Reserved, StoreError},
+    store::{Abort, Answer, Append, Extend, Patience, Reserve, Reserved, StoreError},
     telemetry::metrics::VerbLabels,
 };
 
@@ -89,8 +87,8 @@ impl Request for Reserve {
         &self.stream
     }
 
-    fn patience(&self) -> Duration {
-        self.patience
+    fn patience(&self) -> Patience {
+        self.patience.clone()
     }
 }
 

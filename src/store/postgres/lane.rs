@@ -59,8 +59,9 @@ impl<Q: Request> Lane<Q> {
     pub(super) async fn ask(&self, statement: &impl Statement<Q>, request: Q) -> Result<Q::Answer, StoreError> {
         let (reply, mut answer) = oneshot::channel();
         let entered = Instant::now();
-        let place = self.queue().enter(request, reply, entered);
-        let mut taken = false;
+        let patience_ends = request.patience().ends;
+        let mut place = self.queue().enter(request, reply, entered);
+        let (mut taken, mut patient) = (false, true);
         loop {
             // Nothing waits: this call is under way.
             let Some(next) = self.issue(statement) else { return answer.await.unwrap_or_else(|_| Err(unanswered())) };
@@ -73,6 +74,10 @@ impl<Q: Request> Lane<Q> {
                     if !taken {
                         return Err(StoreError::NotBegun { waited: CONNECT_LIMIT });
                     }
+                }
+                () = patience_ends.cancelled(), if patient => {
+                    (patient, place.ripe) = (false, Instant::now());
+                    self.queue().hurry(place, place.ripe);
                 }
                 () = self.sooner.notified() => {}
                 () = sleep_until(next.max(place.ripe)) => {}

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::event::StreamName;
+use crate::{event::StreamName, store::Patience};
 
 /// While calls of several sources come, one statement goes per window (DESIGN 4: 5 to 10 ms). The short end: it is added
 /// to every poll of a busy replica, and at 5 ms ten thousand saturated sources already share statements of 250.
@@ -23,7 +23,7 @@ pub(super) const LATE: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whoever asked within this is company to wait for. As long as any call waits for it at most.
-pub(super) const LATELY: Duration = Duration::from_millis(200);
+pub(super) const LATELY: Duration = Duration::from_secs(1);
 
 /// The most that one statement carries, and how many of them run at a time.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +40,8 @@ pub(super) trait Request: Clone + Send + Sync + 'static {
     fn stream(&self) -> &StreamName;
 
     /// How long it may wait for company.
-    fn patience(&self) -> Duration {
-        Duration::ZERO
+    fn patience(&self) -> Patience {
+        Patience::default()
     }
 
     /// What counts towards the size of a statement.
@@ -117,18 +117,28 @@ impl<Q: Request, R> Queue<Q, R> {
         // Where nobody else has asked lately, nobody is likely to come.
         let company = self.called.take().is_some_and(|(stream, at)| stream != *request.stream() && now < at + LATELY);
         self.called = Some((request.stream().clone(), now));
-        let ripe = if company { now + request.patience() } else { now };
+        let ripe = if company { now + request.patience().longest } else { now };
         self.calls += 1;
         let place = Place { number: self.calls, ripe };
         self.waiting.push_back(Call { request, reply, place });
         place
     }
 
+    /// A call waits for company no longer.
+    pub(super) fn hurry(&mut self, place: Place, now: Instant) {
+        if let Ok(at) = self.find(place) {
+            self.waiting[at].place.ripe = now;
+        }
+    }
+
+    /// They stand in the order in which they came, and thousands may be looked for at once.
+    fn find(&self, place: Place) -> Result<usize, usize> {
+        self.waiting.binary_search_by_key(&place.number, |call| call.place.number)
+    }
+
     /// Takes a call back, which is in no statement then and never will be. Returns false when a statement has it.
     pub(super) fn withdraw(&mut self, place: Place) -> bool {
-        // They stand in the order in which they came, and thousands may be taken back at once.
-        let at = self.waiting.binary_search_by_key(&place.number, |call| call.place.number);
-        at.ok().and_then(|at| self.waiting.remove(at)).is_some()
+        self.find(place).ok().and_then(|at| self.waiting.remove(at)).is_some()
     }
 
     /// The statement with this ticket has ended.

@@ -134,7 +134,7 @@ async fn only_an_idle_source_lets_its_reservations_wait_for_company() {
     }
     // Half of what the wait has grown by: from 200 to 300 ms.
     let (none, some) = (Duration::ZERO, Duration::from_millis(50));
-    let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience).collect();
+    let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience.longest).collect();
     assert_eq!(reserves, [none, none, some]);
 }
 
@@ -222,7 +222,7 @@ async fn a_batch_that_comes_after_another_reservation_is_dropped_and_counted() {
         min_interval: MIN_INTERVAL,
         at_most_ahead: Duration::from_secs(1),
         ended: None,
-        patience: Duration::ZERO,
+        patience: crate::store::Patience::default(),
     };
     assert!(matches!(world.store.reserve(reserve).await, Ok(Answer::Applied(_))));
     assert_eq!(passing.await.expect("no panic"), Pass::FencedOff);

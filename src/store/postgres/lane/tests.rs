@@ -4,11 +4,15 @@ use futures::future::join_all;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     event::StreamName,
-    store::postgres::queue::{LATE, LATELY, WINDOW},
+    store::{
+        Patience,
+        postgres::queue::{LATE, LATELY, WINDOW},
+    },
 };
 
 const ROWS: usize = 8;
@@ -28,12 +32,14 @@ struct Asked {
     poison: bool,
     /// Its own row of the answer can be read.
     readable: bool,
+    hurry: CancellationToken,
 }
 
 impl Asked {
     fn of(stream: u64, number: u64) -> Self {
         let stream = StreamName::new("shop", &format!("source-{stream}"));
-        Self { stream, number, patient: false, bytes: 0, poison: false, readable: true }
+        let hurry = CancellationToken::new();
+        Self { stream, number, patient: false, bytes: 0, poison: false, readable: true, hurry }
     }
 
     fn patient(self) -> Self {
@@ -48,8 +54,9 @@ impl Request for Asked {
         &self.stream
     }
 
-    fn patience(&self) -> Duration {
-        if self.patient { PATIENCE } else { Duration::ZERO }
+    fn patience(&self) -> Patience {
+        let longest = if self.patient { PATIENCE } else { Duration::ZERO };
+        Patience { longest, ends: self.hurry.clone() }
     }
 
     fn bytes(&self) -> usize {
@@ -195,6 +202,21 @@ async fn patience_ends_without_company() {
     let world = World::new();
     world.took(Asked::of(1, 1)).await;
     assert_eq!(world.took(Asked::of(2, 2).patient()).await, PATIENCE + ROUND_TRIP);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_caller_has_no_time_any_more_waits_for_nobody_and_takes_along_who_waits() {
+    let world = World::new();
+    world.took(Asked::of(1, 1)).await;
+    let (first, second) = (Asked::of(2, 2).patient(), Asked::of(3, 3).patient());
+    let hurry = second.hurry.clone();
+    let calls = [world.asks(first), world.asks(second)];
+    sleep(PATIENCE / 2).await;
+    hurry.cancel();
+    for call in calls {
+        assert_eq!(call.await.unwrap().1, PATIENCE / 2 + ROUND_TRIP);
+    }
+    assert_eq!(world.server.sizes(), [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
