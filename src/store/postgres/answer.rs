@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{
+    Row as _,
+    postgres::{PgRow, types::PgInterval},
+};
 
 use super::failure::{Cause, not_understood, store_error};
 use crate::{
@@ -51,8 +54,8 @@ pub(super) fn adopted(row: &PgRow) -> Result<Adopted, sqlx::Error> {
         id_kind: id_kind(row)?,
         progressive: row.try_get("progressive")?,
         events_stored: count(row, "events_stored")?,
-        in_flight_for: duration(row, "in_flight_us")?,
-        starts_in: duration(row, "starts_us")?,
+        in_flight_for: duration(row, "in_flight_for")?,
+        starts_in: duration(row, "starts_in")?,
         start_ignored: row.try_get("start_ignored")?,
     })
 }
@@ -70,8 +73,8 @@ fn standing(row: &PgRow) -> Result<Row, sqlx::Error> {
                 bytes.try_into().map(Attempt::from_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))
             })
             .transpose()?,
-        in_flight_for: duration(row, "in_flight_us")?,
-        starts_in: duration(row, "starts_us")?,
+        in_flight_for: duration(row, "in_flight_for")?,
+        starts_in: duration(row, "starts_in")?,
     })
 }
 
@@ -96,6 +99,11 @@ pub(super) fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
 }
 
 /// Durations come as whole microseconds, which is what PostgreSQL's clock has.
+/// Of the difference of two timestamps, which has days and no months.
 pub(super) fn duration(row: &PgRow, column: &str) -> Result<Duration, sqlx::Error> {
-    count(row, column).map(Duration::from_micros)
+    const DAY: Duration = Duration::from_hours(24);
+    let PgInterval { months: _, days, microseconds } = row.try_get(column)?;
+    let positive = |number: i64| u64::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)));
+    let days = u32::try_from(positive(days.into())?).unwrap_or(u32::MAX);
+    Ok(DAY.saturating_mul(days) + Duration::from_micros(positive(microseconds)?))
 }

@@ -81,7 +81,7 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| r.ended.map(|ended| micros(ended.close.next_start_in))).collect::<Vec<_>>());
         let (issued, rows) = session::rows_issued(&self.pool, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| {
-            answer(outcome, row, |row| Ok(Reserved { wait: duration(row, "wait_us")?, issued }))
+            answer(outcome, row, |row| Ok(Reserved { wait: duration(row, "wait")?, issued }))
         })
     }
 

@@ -68,8 +68,8 @@ SELECT
     a.progressive,
     a.events_stored,
     a.start_ignored,
-    coalesce(s.in_flight_us, 0) AS in_flight_us,
-    coalesce(s.starts_us, 0) AS starts_us
+    coalesce(s.in_flight_for, interval '0') AS in_flight_for,
+    coalesce(s.starts_in, interval '0') AS starts_in
 FROM request AS r
 LEFT JOIN result AS a USING (stream)
 LEFT JOIN standing AS s USING (stream)

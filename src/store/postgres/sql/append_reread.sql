@@ -205,8 +205,8 @@ SELECT
     s.epoch,
     s.cursor,
     s.attempt,
-    s.in_flight_us,
-    s.starts_us
+    s.in_flight_for,
+    s.starts_in
 FROM request AS r
 CROSS JOIN tally AS t
 LEFT JOIN standing AS s USING (stream)

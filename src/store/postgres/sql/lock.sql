@@ -11,20 +11,19 @@ WITH locked AS MATERIALIZED (
 timed AS MATERIALIZED (
     SELECT locked.*, clock_timestamp() AS now FROM locked
 ),
--- A wait longer than the one that was written means that the clock jumped back: it is cut to what was written.
-waits AS MATERIALIZED (
-    SELECT
-        timed.*,
-        least(not_before, now + longest_wait) AS starts_at,
-        least(slot, now + longest_wait) AS slot_at,
-        CASE WHEN attempt IS NULL THEN now ELSE least(deadline, now + longest_flight) END AS ends_at
-    FROM timed
-),
--- The rows as they stand, with the waits in microseconds: no timestamp leaves the database.
+-- The rows as they stand, with what is left of their waits: no timestamp leaves the database. A wait longer than the one
+-- that was written means that the clock jumped back: it is cut to what was written.
 standing AS MATERIALIZED (
     SELECT
-        waits.*,
-        (extract(epoch FROM greatest(ends_at - now, interval '0')) * 1000000)::bigint AS in_flight_us,
-        (extract(epoch FROM greatest(starts_at - now, interval '0')) * 1000000)::bigint AS starts_us
-    FROM waits
+        t.*,
+        w.*,
+        greatest(w.ends_at - t.now, interval '0') AS in_flight_for,
+        greatest(w.starts_at - t.now, interval '0') AS starts_in
+    FROM timed AS t
+    CROSS JOIN LATERAL (
+        SELECT
+            least(t.not_before, t.now + t.longest_wait) AS starts_at,
+            least(t.slot, t.now + t.longest_wait) AS slot_at,
+            CASE WHEN t.attempt IS NULL THEN t.now ELSE least(t.deadline, t.now + t.longest_flight) END AS ends_at
+    ) AS w
 ),

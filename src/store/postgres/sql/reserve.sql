@@ -93,14 +93,14 @@ SELECT
         WHEN EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = r.stream) THEN 'locked'
         ELSE 'missing'
     END AS outcome,
-    (extract(epoch FROM a.wait) * 1000000)::bigint AS wait_us,
+    a.wait,
     j.holder,
     j.fence,
     j.epoch,
     j.cursor,
     j.standing_attempt AS attempt,
-    (extract(epoch FROM greatest(j.free_at - j.now, interval '0')) * 1000000)::bigint AS in_flight_us,
-    (extract(epoch FROM greatest(j.opens_at - j.now, interval '0')) * 1000000)::bigint AS starts_us
+    greatest(j.free_at - j.now, interval '0') AS in_flight_for,
+    greatest(j.opens_at - j.now, interval '0') AS starts_in
 FROM request AS r
 LEFT JOIN judged AS j USING (stream)
 LEFT JOIN granted AS a USING (stream)

@@ -73,8 +73,8 @@ SELECT
     j.progressive,
     j.events_stored,
     false AS start_ignored,
-    j.in_flight_us,
-    j.starts_us
+    j.in_flight_for,
+    j.starts_in
 FROM request AS r
 LEFT JOIN judged AS j USING (stream)
 LEFT JOIN reset AS a USING (stream)
