@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use headgate::store::{Answer, EventStore, Gate, StoreError, postgres::PostgresStore};
 
 use tokio::{
@@ -68,6 +69,32 @@ async fn backends_killed_at_any_moment_cost_no_event_and_store_none_twice() {
         .await;
     assert_eq!(shown, "2000 2000 1 2000");
     assert_eq!(database.one::<i64>("SELECT events_stored FROM headgate.source").await, 2000);
+}
+
+#[tokio::test]
+async fn connections_that_were_lost_together_cost_one_answer() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let adopting = ["s1", "s2", "s3", "s4", "s5"].map(|stream| Replica::adopting(&store, "a", stream));
+    let replica = join_all(adopting).await.pop().unwrap();
+    let sessions = "SELECT count(*) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND application_name = 'headgate-test'";
+    assert!(database.one::<i64>(sessions).await > 2);
+    database
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = 'headgate-test'",
+        )
+        .await;
+    while database.one::<i64>(sessions).await > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let mut lost = 0;
+    while replica.store.adopt(replica.adoption()).await.is_err() {
+        lost += 1;
+    }
+    assert_eq!(lost, 1, "the others were tried before they were used");
 }
 
 #[tokio::test]

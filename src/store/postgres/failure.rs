@@ -103,6 +103,15 @@ pub(super) fn loses_statements(error: &sqlx::Error) -> bool {
     sqlstate.is_some_and(|sqlstate| FORGETS.contains(&&*sqlstate))
 }
 
+/// Whether the connection was lost with its answer: cut, or ended by the server (class 57P: shutdown, crash, start).
+pub(super) fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|sqlstate| sqlstate.starts_with("57P")),
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
+        _ => false,
+    }
+}
+
 /// Whether the server of this connection takes no writes: the name of the host may lead to another one by now.
 pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     match error {

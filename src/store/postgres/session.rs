@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use super::failure::{Cause, LOSES_STATEMENTS, loses_statements, store_error, takes_no_writes};
+use super::failure::{Cause, LOSES_STATEMENTS, is_broken, loses_statements, store_error, takes_no_writes};
 use crate::store::StoreError;
 
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
@@ -57,6 +57,24 @@ pub(super) struct Sessions {
     /// How many of them run a statement.
     busy: Arc<AtomicU32>,
     unfit: Arc<Mutex<Option<Unfit>>>,
+    broke: Broke,
+}
+
+/// When a connection broke last. The others were most likely lost with it: a server that ended has ended them all. Found one
+/// by one, each would cost its caller an answer, and a batch that is held the wait before the next try.
+#[derive(Debug, Clone, Default)]
+struct Broke(Arc<Mutex<Option<Instant>>>);
+
+impl Broke {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection that was idle for so long was so already when another one broke.
+    fn is_since(&self, idle_for: Duration) -> bool {
+        let broke = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        broke.is_some_and(|broke| broke.elapsed() <= idle_for)
+    }
 }
 
 /// The last session that was not fit. One that is fit does not make it forgotten: before a pooler that loses statements
@@ -73,6 +91,8 @@ struct Unfit {
 pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions {
     let unfit = Arc::new(Mutex::new(None));
     let noted = Arc::clone(&unfit);
+    let broke = Broke::default();
+    let suspected = broke.clone();
     let options = options.options([
         ("statement_timeout", SERVER_STATEMENT_LIMIT),
         ("lock_timeout", SERVER_LOCK_LIMIT),
@@ -90,9 +110,10 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions 
         .max_connections(max_connections)
         .acquire_timeout(CONNECT_LIMIT)
         .test_before_acquire(false)
-        .before_acquire(|connection, idle| {
+        .before_acquire(move |connection, idle| {
+            let is_suspect = idle.idle_for > TRUSTED_IDLE || suspected.is_since(idle.idle_for);
             Box::pin(async move {
-                if idle.idle_for > TRUSTED_IDLE {
+                if is_suspect {
                     connection.ping().await?;
                 }
                 Ok(true)
@@ -112,7 +133,7 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions 
             })
         })
         .connect_lazy_with(options);
-    Sessions { pool, busy: Arc::default(), unfit }
+    Sessions { pool, busy: Arc::default(), unfit, broke }
 }
 
 const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
@@ -236,10 +257,16 @@ pub(super) async fn on_connection<T>(
             Err(store_error(action, error))
         }
         Ok(result) => {
+            if result.as_ref().is_err_and(is_broken) {
+                pool.broke.note();
+            }
             busy.done();
             result.map_err(|error| store_error(action, error))
         }
-        Err(_elapsed) => Err(silent(action, STATEMENT_LIMIT)),
+        Err(_elapsed) => {
+            pool.broke.note();
+            Err(silent(action, STATEMENT_LIMIT))
+        }
     }
 }
 

@@ -119,11 +119,11 @@ impl<'a> Chaos<'a> {
         None
     }
 
-    /// A replica that hands off late is struck, and started again, when it has ended.
+    /// A replica that hands off late is struck again when it has ended and was started again: its end must be a good one.
     fn is_possible(&self, Planned { whom, strike, .. }: &Planned, half: Half) -> bool {
         match (strike, half) {
             (Strike::Kill { .. } | Strike::Freeze { .. } | Strike::Terminate { .. }, Half::Begin) => {
-                self.stage.fleet.is_running(whom)
+                self.stage.fleet.is_running(whom) && !self.stage.fleet.is_ending(whom)
             }
             (Strike::Join { .. }, Half::Begin) | (Strike::Terminate { .. }, Half::End) => {
                 !self.stage.fleet.is_running(whom)

@@ -50,6 +50,7 @@ pub struct Fleet {
 struct Replica {
     process: Process,
     admin_port: u16,
+    is_ending: bool,
 }
 
 /// One line of `/v1/sources`.
@@ -110,7 +111,7 @@ impl Fleet {
         let port = self.place.recall(&Self::port_file(name));
         match (self.place.running(name), port) {
             (Some(process), Some(admin_port)) => {
-                self.replicas.insert(name.to_owned(), Replica { process, admin_port });
+                self.replicas.insert(name.to_owned(), Replica { process, admin_port, is_ending: false });
                 true
             }
             _ => false,
@@ -157,8 +158,14 @@ impl Fleet {
         for (key, value) in environment {
             launch = launch.env(key, value);
         }
-        self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port });
+        self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port, is_ending: false });
         Ok(())
+    }
+
+    /// Whether this replica was asked to end and has not ended yet.
+    #[must_use]
+    pub fn is_ending(&self, name: &str) -> bool {
+        self.replicas.get(name).is_some_and(|replica| replica.is_ending && replica.process.is_running())
     }
 
     /// Whether the process of this name is there (a frozen one is).
@@ -287,7 +294,9 @@ impl Fleet {
     /// When it does not run.
     pub fn ask_to_end(&mut self, name: &str) -> Result<()> {
         self.terminations.push((name.to_owned(), clock::now_us()));
-        self.replica(name)?.process.signal(Signal::TERM)
+        let replica = self.replicas.get_mut(name).with_context(|| format!("there is no replica {name}"))?;
+        replica.is_ending = true;
+        replica.process.signal(Signal::TERM)
     }
 
     /// Waits for the end of a replica that was asked to end, which must be a good one.
