@@ -1,7 +1,8 @@
 //! SEND, and what runs beside it until the response is over: reading, EXTEND about every second, and COMMIT of the prefix.
 //!
-//! The three run together in one task. Reading waits for memory, never for a commit, so an outage of the database in the
-//! middle of a body does not cut the body. Nothing here is cut off by a change of the spec, a handoff or a shutdown.
+//! The three run together in one task. Reading waits for memory, and for the commit of a whole prefix as long as one takes in
+//! a database that is well; never for long, so an outage in the middle of a body does not cut the body. Nothing here is cut off
+//! by a change of the spec, a handoff or a shutdown.
 
 use std::time::Duration;
 
@@ -339,6 +340,8 @@ async fn read_page(
     share: &mut Share,
 ) -> End {
     let slot = permit.opens();
+    // A source that sends a large page while commits are slow is not to be kept from the end of its time.
+    let mut patience = fetcher.timeout() / 4;
     let mut page = match fetcher.send(permit, request).await {
         Ok(Reply::Page(page)) => page,
         Ok(Reply::Prepared { first_byte }) => return End::Prepared { first_byte },
@@ -351,6 +354,9 @@ async fn read_page(
     loop {
         if let Err(error) = intake.wait_for_room(page.held(), share, context).await {
             return given_up(error);
+        }
+        if !mutation::is(Mutation::WholeBodies) {
+            intake.wait_for_commit(&mut patience).await;
         }
         match page.next().await {
             Ok(Some(items)) => {

@@ -1,6 +1,7 @@
 mod extension;
 mod memory;
 mod order;
+mod progressive;
 mod row;
 
 use std::time::Duration;
