@@ -71,6 +71,9 @@ enum Command {
         /// The `headgate` binary; a release build, or the figures mean nothing.
         #[arg(long)]
         binary: PathBuf,
+        /// A build with the feature `mutations`, for what the figures compare with.
+        #[arg(long)]
+        mutated: PathBuf,
         /// Measure this figure alone; may be given more than once.
         #[arg(long)]
         only: Vec<bench::Name>,
@@ -233,8 +236,8 @@ async fn main() -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Bench { binary, only, out } => {
-            if !bench::run(&binary, &only, &out).await? {
+        Command::Bench { binary, mutated, only, out } => {
+            if !bench::run(&binary, &mutated, &only, &out).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -6,6 +6,7 @@
 mod backfill;
 mod copy;
 mod cpu;
+mod crash;
 mod idle;
 mod machine;
 pub mod peers;
@@ -48,14 +49,19 @@ pub enum Name {
     Takeover,
     /// What idle sources cost.
     Idle,
+    /// Events transported twice after a kill, with progressive commit and without.
+    Crash,
 }
 
-/// Measures the named figures, or all; prints the report and writes it to `out`. Returns whether every promise held.
+/// Measures the named figures, or all; prints the report and writes it to `out`. `mutated` is the build that can leave rules
+/// out, where a figure compares with that. Returns whether every promise held.
 ///
 /// # Errors
 /// When something does not come up, or does not do what is to be measured.
-pub async fn run(binary: &Path, only: &[Name], out: &Path) -> Result<bool> {
+pub async fn run(binary: &Path, mutated: &Path, only: &[Name], out: &Path) -> Result<bool> {
     ensure!(binary.is_file(), "there is no binary at {}: run `make bench`, which builds it", binary.display());
+    let wants_mutated = only.is_empty() || only.contains(&Name::Crash);
+    ensure!(!wants_mutated || mutated.is_file(), "there is no binary at {}: run `make bench`", mutated.display());
     let watch = Stopwatch::start();
     let names = if only.is_empty() { Name::value_variants() } else { only };
     let mut report = Report::begin(out, &report::head(&Machine::here(binary)?))?;
@@ -68,6 +74,7 @@ pub async fn run(binary: &Path, only: &[Name], out: &Path) -> Result<bool> {
             Name::Backfill => backfill::measure(&place, binary).await,
             Name::Takeover => takeover::measure(&place, binary).await,
             Name::Idle => idle::measure(&place, binary).await,
+            Name::Crash => crash::measure(binary, mutated).await,
         };
         let broken = match &measured {
             Ok(figure) if figure.promises_held() => None,

@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     task::JoinHandle,
 };
 
@@ -53,6 +53,10 @@ pub struct SourceConfig {
     /// No event exists before [`FakeSource::open`].
     #[serde(default)]
     pub closed: bool,
+    /// What the network stack takes before the peer's has it, in bytes: what the log calls delivered may still be here.
+    /// Holds for all sources served together.
+    #[serde(default)]
+    pub send_buffer: Option<u32>,
 }
 
 impl SourceConfig {
@@ -67,7 +71,7 @@ impl SourceConfig {
             total: u64::MAX,
             event_bytes: 300,
         };
-        Self { feed, latency_ms: 0, chances: Vec::new(), guard: None, closed: false }
+        Self { feed, latency_ms: 0, chances: Vec::new(), guard: None, closed: false, send_buffer: None }
     }
 
     #[must_use]
@@ -91,6 +95,13 @@ impl SourceConfig {
     #[must_use]
     pub fn answering_after(mut self, latency: Duration) -> Self {
         self.latency_ms = u64::try_from(latency.as_millis()).expect("a latency of this century");
+        self
+    }
+
+    /// The log is to call delivered what has really left, but for this many bytes.
+    #[must_use]
+    pub fn sending_no_more_ahead_than(mut self, bytes: u32) -> Self {
+        self.send_buffer = Some(bytes);
         self
     }
 
@@ -165,7 +176,8 @@ impl FakeSource {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start(address: &str, sources: Vec<SourceConfig>, seed: u64, log: AccessLog) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let send_buffer = sources.iter().filter_map(|source| source.send_buffer).min();
+        let listener = listen(address, send_buffer).await.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr().context("cannot read the address listened on")?;
         let now = clock::now_us();
         let served: HashMap<_, _> = sources
@@ -266,6 +278,18 @@ impl Drop for FakeSource {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+async fn listen(address: &str, send_buffer: Option<u32>) -> Result<TcpListener> {
+    let address = lookup_host(address).await?.next().context("it names no address")?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if let Some(bytes) = send_buffer {
+        // Those that are accepted inherit it.
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.bind(address)?;
+    Ok(socket.listen(1024)?)
 }
 
 async fn accept(listener: TcpListener, served: Arc<HashMap<String, Served>>, log: Arc<AccessLog>) {
