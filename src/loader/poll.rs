@@ -29,8 +29,9 @@ use crate::{
 /// How long a source may hold memory while it connects again: a handshake with a source that is well.
 const CONNECT_WITH_SHARE: Duration = Duration::from_millis(200);
 
-/// How long whoever stops waits for the row to be closed: many times what it takes in a database that is well.
-const LEAVE_WITHIN: Duration = Duration::from_millis(300);
+/// How long whoever stops waits for the row to be closed: many times what it takes in a database that is well. One that is
+/// away keeps the next holder from adopting too.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,7 +336,7 @@ impl Poller {
         let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
         let due = (first_byte + wait).max(opens);
         self.due = due;
-        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due - self.patience() })
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
     }
 
     fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {

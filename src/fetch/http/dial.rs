@@ -48,7 +48,7 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 const NEAR: Duration = Duration::from_millis(2);
 
 /// What the kernel receives ahead of us from a peer that is near; it travels again after a crash. Enough for 8 MB/s at that
-/// distance, and more nearer. Farther away a window of this size would be slow, and the network itself keeps from receiving far ahead.
+/// distance, and more nearer. Farther away a window of this size would be slow.
 const NEAR_RECEIVE_BUFFER: usize = 16 * 1024;
 
 /// A byte stream of whatever layers a connection has.

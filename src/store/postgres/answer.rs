@@ -98,8 +98,7 @@ pub(super) fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
     u64::try_from(count).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-/// Durations come as whole microseconds, which is what PostgreSQL's clock has.
-/// Of the difference of two timestamps, which has days and no months.
+/// What is left of a wait: the difference of two timestamps, which has days and microseconds and no months.
 pub(super) fn duration(row: &PgRow, column: &str) -> Result<Duration, sqlx::Error> {
     const DAY: Duration = Duration::from_hours(24);
     let PgInterval { months: _, days, microseconds } = row.try_get(column)?;

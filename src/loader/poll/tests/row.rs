@@ -87,7 +87,7 @@ async fn a_database_that_is_away_does_not_hold_up_whoever_stops() {
     world.store.faults(|faults| faults.latency = Duration::from_mins(1));
     let begun = Instant::now();
     polling.leave().await;
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
