@@ -107,6 +107,9 @@ pub(super) fn check(
     violations
 }
 
+/// A request is on its way to the source for this long at most: lines are made slower by no more (docs/guarantees.md).
+const LONGEST_WAY_US: u64 = 800_000;
+
 /// All that is known of one source.
 struct Log<'a> {
     /// In the order of their starts.
@@ -146,7 +149,12 @@ impl Log<'_> {
                 && nemesis.hides_a_peer()
                 && nemesis.struck(&first.replica, first.started, next.started)
         };
-        if struck_by(NemesisKind::Killed) {
+        // What was written before the kill may be served after it.
+        let sent = first.started.saturating_sub(LONGEST_WAY_US);
+        let killed = |nemesis: &Nemesis| {
+            nemesis.kind == NemesisKind::Killed && nemesis.struck(&first.replica, sent, next.started)
+        };
+        if self.nemeses.iter().any(killed) {
             Some(Cause::Kill)
         } else if self.nemeses.iter().any(frozen) {
             Some(Cause::Pause)

@@ -42,6 +42,18 @@ fn a_kill_of_the_replica_that_took_it_explains_a_repeat() {
     assert_eq!(findings.sources["orders"].repeats.after_a_kill, 600);
 }
 
+#[test]
+fn a_request_that_was_on_its_way_when_its_sender_was_killed_is_explained_and_one_that_came_later_is_not() {
+    for (killed_at, broken_rules) in [(1_999, vec![]), (1_300, vec![]), (1_000, vec![Rule::I3])] {
+        let accesses = vec![
+            access("orders").by("a_7f").at_ms(2_000).after(0).delivering(1, 10).build(),
+            access("orders").by("a_80").at_ms(6_000).after(0).delivering(1, 10).build(),
+        ];
+        let findings = check(&Evidence { accesses, nemeses: vec![killed("a", killed_at)], ..Evidence::default() });
+        assert_eq!(broken(&findings), broken_rules, "killed at {killed_at} ms");
+    }
+}
+
 /// The first replica lost these lines, and another one loads the same events again.
 fn loaded_again_after_losing(lines: &[NemesisKind]) -> Vec<Rule> {
     let accesses = vec![
