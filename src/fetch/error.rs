@@ -40,8 +40,8 @@ pub enum FetchError {
     LargerThanBudget { most: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
-        "the response was given up because it and others waited for each other's memory, {budget} bytes in all \
-         (`--buffer-bytes`); it is asked for again when there is room"
+        "the response was given up because it waited for memory that others held, {budget} bytes in all (`--buffer-bytes`); \
+         it is asked for again when there is room"
     )]
     GaveWay { budget: u64 },
     #[error("cannot decode the response: {detail}")]

@@ -303,13 +303,15 @@ async fn read(
     share: &mut Share,
     lapse: &Lapse,
 ) -> End {
-    let limit = fetcher.timeout();
+    let (limit, budget) = (fetcher.timeout(), share.budget());
     let reading = timeout(limit, read_page(context, fetcher, permit, request, intake, share));
     let end = select! {
         biased;
         end = reading => end.unwrap_or_else(|_| {
             let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
-            End::Failed(Failure { error: FetchError::Timeout { after: limit }, progress })
+            // The source is not to blame for what nobody read.
+            let unread = intake.waits_for_room().then_some(FetchError::GaveWay { budget });
+            End::Failed(Failure { error: unread.unwrap_or(FetchError::Timeout { after: limit }), progress })
         }),
         () = intake.superseded() => End::Superseded(None),
         () = lapse.comes(context) => {

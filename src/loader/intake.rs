@@ -2,7 +2,7 @@ use std::{
     pin::pin,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,8 @@ pub(super) struct Intake {
     received: AtomicU64,
     /// The most that the response kept in memory at a time.
     most_kept: AtomicU64,
+    /// Nothing more is read until there is memory for it.
+    waits_for_room: AtomicBool,
     arrived: Notify,
     freed: Notify,
     /// The response has ended or was given up.
@@ -78,6 +80,7 @@ impl Intake {
             held: AtomicU64::new(0),
             received: AtomicU64::new(0),
             most_kept: AtomicU64::new(0),
+            waits_for_room: AtomicBool::new(false),
             arrived: Notify::new(),
             freed: Notify::new(),
             over: CancellationToken::new(),
@@ -128,9 +131,16 @@ impl Intake {
             return Ok(());
         }
         context.reporter.blocked_by(Some(BlockedBy::Memory));
+        self.waits_for_room.store(true, Ordering::Relaxed);
         let room = self.room(kept, share).await;
+        self.waits_for_room.store(false, Ordering::Relaxed);
         context.reporter.blocked_by(None);
         room
+    }
+
+    /// Whether it was memory that was missing, where the response was given up before its end.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.waits_for_room.load(Ordering::Relaxed)
     }
 
     async fn room(&self, kept: u64, share: &mut Share) -> Result<(), FetchError> {

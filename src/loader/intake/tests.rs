@@ -104,6 +104,20 @@ async fn a_page_that_waits_for_the_memory_of_others_keeps_its_row_shut_and_goes_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_that_waits_for_memory_to_the_end_of_its_time_does_not_blame_the_source() {
+    let buffer = Buffer::new(MIB);
+    let world = held_back("one", 60, &buffer);
+    let mut polling = world.adopted_by("a").await;
+    let others = buffer.try_take(MIB / 8 * 5).expect("room for others");
+    let last_part = others.turn().await;
+    polling.poll().await;
+    assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
+    let message = world.report().reachable.as_ref().map(|verdict| verdict.message.clone()).unwrap_or_default();
+    assert!(message.contains("`--buffer-bytes`") && !message.contains("`http.timeout`"), "{message}");
+    drop((others, last_part));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_page_that_needs_more_than_the_whole_budget_says_so_and_asks_for_less() {
     let buffer = Buffer::new(256 * KIB as u64);
     let world = held_back("one", 60, &buffer);
