@@ -66,7 +66,7 @@ fn case(attack: Attack, reason: &'static str, says: &'static str) -> Case {
 
 fn heads(elsewhere: &HostileSource) -> Vec<Case> {
     vec![
-        case(Attack::Silence, "Timeout", "2s (`http.timeout`)"),
+        Case { http: json!({ "timeout": "2s" }), ..case(Attack::Silence, "Timeout", "2s (`http.timeout`)") },
         case(Attack::Banner, "ConnectionFailed", "nothing was sent on it"),
         case(Attack::EndlessStatusLine, "ConnectionFailed", "the head of the answer"),
         case(Attack::EndlessHeader, "ConnectionFailed", "the head of the answer"),
@@ -82,7 +82,7 @@ fn heads(elsewhere: &HostileSource) -> Vec<Case> {
 
 fn framings() -> Vec<Case> {
     vec![
-        case(Attack::OneByteASecond, "Timeout", "2s (`http.timeout`)"),
+        Case { http: json!({ "timeout": "2s" }), ..case(Attack::OneByteASecond, "Timeout", "2s (`http.timeout`)") },
         case(Attack::Http10, "PollSucceeded", ""),
         case(Attack::LengthTooLong, "MappingFailed", "item 1"),
         case(Attack::LengthTooShort, "DecodeFailed", "the body ends inside item 1"),
@@ -202,10 +202,11 @@ fn forbidden(loopback: &TcpListener) -> [(&'static str, String); 3] {
     ]
 }
 
-/// An EventSource of somebody who is asked again soon whatever happens.
+/// An EventSource of somebody who is asked again soon whatever happens. It is given time: what never ends must be ended by
+/// its size, also where all of it shares a busy machine.
 fn spec(url: &str, http: &Value) -> Value {
     let mut spec = json!({
-        "http": { "url": url, "timeout": "2s", "maxResponseBytes": MAX_RESPONSE },
+        "http": { "url": url, "timeout": "15s", "maxResponseBytes": MAX_RESPONSE },
         "poll": { "minInterval": "500ms", "maxIdleInterval": "500ms", "maxErrorInterval": "2s", "batchSize": 1000 },
     });
     for (member, value) in http.as_object().expect("members of `spec.http`") {
@@ -216,11 +217,7 @@ fn spec(url: &str, http: &Value) -> Value {
 
 async fn says_so(world: &World, source: &str, reason: &str, says: &str) {
     // With so little memory a large response may give way before it is seen to be too large.
-    let shows = async || {
-        let conditions = world.conditions(source).await;
-        conditions.iter().any(|it| it.type_ == "Reachable" && it.reason == reason && it.message.contains(says))
-    };
-    world.until(&format!("{source} says {reason}: …{says}…"), shows).await;
+    world.says_in_words(source, "Reachable", reason, says).await;
     for Condition { type_, message, .. } in world.conditions(source).await {
         assert!(!message.contains(UNSPEAKABLE), "{source} shows what nobody may repeat: {type_}: {message}");
     }

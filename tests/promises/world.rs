@@ -154,13 +154,22 @@ impl World {
 
     /// Waits until a condition, about the spec as it stands now, has this reason.
     pub(crate) async fn says(&self, source: &str, kind: &str, reason: &str) -> Condition {
+        self.says_in_words(source, kind, reason, "").await
+    }
+
+    /// Waits until a condition, about the spec as it stands now, has this reason, and these words in its message.
+    pub(crate) async fn says_in_words(&self, source: &str, kind: &str, reason: &str, words: &str) -> Condition {
         let begun = Instant::now();
         loop {
             let conditions = self.conditions(source).await;
-            if let Some(found) = conditions.iter().find(|it| it.type_ == kind && it.reason == reason) {
+            let fits = |it: &&Condition| it.type_ == kind && it.reason == reason && it.message.contains(words);
+            if let Some(found) = conditions.iter().find(fits) {
                 return found.clone();
             }
-            assert!(begun.elapsed() < PATIENCE, "{source}: {kind} does not say {reason}, but {conditions:#?}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{source}: {kind} does not say {reason}: …{words}…, but {conditions:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -122,9 +122,13 @@ impl<'a> Chaos<'a> {
     /// A replica that hands off late is struck again when it has ended and was started again: its end must be a good one.
     fn is_possible(&self, Planned { whom, strike, .. }: &Planned, half: Half) -> bool {
         match (strike, half) {
-            (Strike::Kill { .. } | Strike::Freeze { .. } | Strike::Terminate { .. }, Half::Begin) => {
-                self.stage.fleet.is_running(whom) && !self.stage.fleet.is_ending(whom)
-            }
+            (
+                Strike::Kill { .. }
+                | Strike::KillWhileDraining { .. }
+                | Strike::Freeze { .. }
+                | Strike::Terminate { .. },
+                Half::Begin,
+            ) => self.stage.fleet.is_running(whom) && !self.stage.fleet.is_ending(whom),
             (Strike::Join { .. }, Half::Begin) | (Strike::Terminate { .. }, Half::End) => {
                 !self.stage.fleet.is_running(whom)
             }
@@ -136,6 +140,11 @@ impl<'a> Chaos<'a> {
         let Stage { fleet, parts, source, .. } = &mut *self.stage;
         match strike {
             Strike::Kill { .. } => fleet.kill(whom).await,
+            Strike::KillWhileDraining { drained_for, .. } => {
+                fleet.ask_to_end(whom)?;
+                tokio::time::sleep(*drained_for).await;
+                fleet.kill(whom).await
+            }
             Strike::Freeze { .. } => fleet.pause(whom),
             Strike::Terminate { .. } => fleet.ask_to_end(whom),
             Strike::Join { .. } => fleet.start(whom),
@@ -172,7 +181,7 @@ impl<'a> Chaos<'a> {
     async fn end(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
         let Stage { fleet, parts, source, .. } = &mut *self.stage;
         match strike {
-            Strike::Kill { .. } => fleet.start(whom),
+            Strike::Kill { .. } | Strike::KillWhileDraining { .. } => fleet.start(whom),
             Strike::Freeze { .. } => fleet.resume(whom),
             Strike::Terminate { .. } => {
                 fleet.ended(whom, PATIENCE).await?;

@@ -239,11 +239,16 @@ impl Fleet {
         Ok((process.exit_status().and_then(|status| status.code()), last))
     }
 
-    /// SIGKILL.
+    /// SIGKILL. What a replica had not handed off by then is no handover any more.
     ///
     /// # Errors
     /// When there is no such replica.
     pub async fn kill(&mut self, name: &str) -> Result<()> {
+        if self.is_ending(name)
+            && let Some(place) = self.terminations.iter().rposition(|(whom, _)| whom == name)
+        {
+            self.terminations.remove(place);
+        }
         let from = clock::now_us();
         self.replica(name)?.process.kill().await?;
         self.note(name, NemesisKind::Killed, from, clock::now_us());

@@ -130,9 +130,7 @@ impl Launch {
                 // Before wait(), so that the pid cannot have been given to another process yet.
                 let id = child.id();
                 let _ = tell.send(Ok((id, start_time(id))));
-                if let Ok(status) = child.wait() {
-                    let _ = noted.set(status);
-                }
+                let _ = noted.set(child.wait().ok());
             }
             Err(error) => {
                 let _ = tell.send(Err(error));
@@ -142,7 +140,7 @@ impl Launch {
             told.recv().context("the thread that starts a server ended")?.with_context(|| format!("start {name}"))?;
         let started = started.unwrap_or_default();
         fs::write(&pidfile, format!("{id} {started} {}\n", end_signal.as_raw())).context("write a pidfile")?;
-        Ok(Process { name, id, started, end_signal, log, pidfile, lifetime, exit })
+        Ok(Process { name, id, started, end_signal, log, pidfile, lifetime, exit: Some(exit) })
     }
 }
 
@@ -176,7 +174,8 @@ pub struct Process {
     log: PathBuf,
     pidfile: PathBuf,
     lifetime: Lifetime,
-    exit: Arc<OnceLock<ExitStatus>>,
+    /// How it ended; nobody here learns that of a process that an earlier run has started.
+    exit: Option<Arc<OnceLock<Option<ExitStatus>>>>,
 }
 
 impl Process {
@@ -196,7 +195,7 @@ impl Process {
             log: directory.join(format!("{name}.log")),
             pidfile,
             lifetime: Lifetime::Detached,
-            exit: Arc::default(),
+            exit: None,
         };
         if process.is_running() {
             return Some(process);
@@ -223,16 +222,19 @@ impl Process {
         &self.log
     }
 
-    /// Whether it still runs; a process that only waits to be reaped does not.
+    /// Whether it still runs. One that was started here does until it is known how it ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.exit.get().is_none() && start_time(self.id) == Some(self.started)
+        match &self.exit {
+            Some(exit) => exit.get().is_none(),
+            None => start_time(self.id) == Some(self.started),
+        }
     }
 
     /// How it ended, when it was started by this process and has ended.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        self.exit.get().copied()
+        *self.exit.as_ref()?.get()?
     }
 
     /// Sends a signal to it alone.

@@ -35,6 +35,8 @@ const SCALED_DOWN: Duration = Duration::from_secs(12);
 const SCALED_UP: Duration = Duration::from_secs(18);
 /// A replica that was terminated may be this late: no handoff without an API server.
 const DRAINING: Duration = Duration::from_secs(20);
+/// From SIGTERM to SIGKILL, where the drain is not to end: one that is well takes half a second.
+const DRAINED_FOR: (u64, u64) = (5, 400);
 /// A replica that cannot renew its Lease is taken for dead after 5 s: these end soon after others have its sources.
 const TAKEOVER: (u64, u64) = (6_500, 10_000);
 /// A replica that was away is a member again within this.
@@ -211,7 +213,11 @@ impl Planner {
     fn strike(&mut self) -> Strike {
         let (longest_freeze, longest_cut) = if self.is_short() { (15_000, 12_000) } else { (30_000, 30_000) };
         match self.dice.random_range(0..18) {
-            0..6 => Strike::Kill { back_after: self.millis((200, 6_000)) },
+            0..5 => Strike::Kill { back_after: self.millis((200, 6_000)) },
+            5 => {
+                let drained_for = self.millis(DRAINED_FOR);
+                Strike::KillWhileDraining { drained_for, back_after: self.millis((200, 6_000)) }
+            }
             // Most freezes are shorter than the member Lease, some are much longer: both sides of the deadline count.
             6..8 => Strike::Freeze { lasting: self.millis((20, 2_500)) },
             8..10 => Strike::Freeze { lasting: self.millis((2_500, longest_freeze)) },

@@ -19,6 +19,8 @@ pub enum Peer {
 pub enum Strike {
     /// SIGKILL of a replica, which comes back after this.
     Kill { back_after: Duration },
+    /// SIGTERM of a replica, and SIGKILL so much later, while it hands its sources off; it comes back after this.
+    KillWhileDraining { drained_for: Duration, back_after: Duration },
     /// SIGSTOP of a replica for this long.
     Freeze { lasting: Duration },
     /// SIGTERM of a replica, which comes back after this, or when it has ended.
@@ -50,7 +52,9 @@ impl Strike {
     #[must_use]
     pub fn over_after(&self) -> Duration {
         match self {
-            Self::Kill { back_after: after } | Self::Terminate { back_after: after } => *after,
+            Self::Kill { back_after: after }
+            | Self::KillWhileDraining { back_after: after, .. }
+            | Self::Terminate { back_after: after } => *after,
             Self::Freeze { lasting }
             | Self::Join { lasting }
             | Self::Lines { lasting, .. }
@@ -76,6 +80,9 @@ impl fmt::Display for Strike {
         let seconds = self.over_after().as_secs_f64();
         match self {
             Self::Kill { .. } => write!(f, "SIGKILL, back after {seconds:.3} s"),
+            Self::KillWhileDraining { drained_for, .. } => {
+                write!(f, "SIGTERM, SIGKILL {} ms later, back after {seconds:.3} s", drained_for.as_millis())
+            }
             Self::Freeze { .. } => write!(f, "SIGSTOP for {seconds:.3} s"),
             Self::Terminate { .. } => write!(f, "SIGTERM, back after {seconds:.3} s"),
             Self::Join { .. } => write!(f, "joins, SIGTERM after {seconds:.3} s"),
