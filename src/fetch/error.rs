@@ -23,6 +23,9 @@ pub enum FetchError {
     ServerError { status: u16, retry_after: Option<Duration> },
     #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
+    /// Found out before a byte of the request left this process; a new connection is no more than a handshake away.
+    #[error("the source closed its idle connection before the request left")]
+    ClosedWhileIdle,
     /// The operator does not connect to such an address.
     #[error("the address is not connected to: {detail}")]
     AddressRefused { detail: String },
@@ -65,7 +68,9 @@ impl FetchError {
             Self::RateLimited { .. } => ReachableReason::RateLimited,
             Self::Redirected { .. } => ReachableReason::Redirected,
             Self::ServerError { .. } => ReachableReason::ServerError,
-            Self::ConnectionFailed { .. } | Self::PermitExpired => ReachableReason::ConnectionFailed,
+            Self::ConnectionFailed { .. } | Self::ClosedWhileIdle | Self::PermitExpired => {
+                ReachableReason::ConnectionFailed
+            }
             Self::AddressRefused { .. } => ReachableReason::AddressRefused,
             Self::Timeout { .. } => ReachableReason::Timeout,
             Self::TlsFailed { .. } => ReachableReason::TLSFailed,

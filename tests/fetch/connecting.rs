@@ -90,7 +90,7 @@ async fn a_connection_that_died_while_idle_ends_in_an_error_with_nothing_sent() 
     poll(&mut fetcher).await.expect("the first page");
     source.said_goodbye(1).await;
     let failure = refused(&mut fetcher).await;
-    assert_eq!(failure.progress, Progress::NeverLeft, "{failure}");
+    assert_eq!((failure.error, failure.progress), (FetchError::ClosedWhileIdle, Progress::NeverLeft));
     assert_eq!(source.requests().len(), 1);
     assert_eq!(poll(&mut fetcher).await.expect("over a new connection"), ["1"]);
     assert_eq!((source.connections(), source.requests().len()), (2, 2));
@@ -127,7 +127,10 @@ async fn a_goodbye_on_an_idle_connection_is_not_taken_for_an_answer() {
     let mut fetcher = fetcher(json!({ "url": source.url() })).await;
     connect(&mut fetcher).await;
     source.said_goodbye(1).await;
-    assert_eq!(refused(&mut fetcher).await.progress, Progress::NeverLeft);
+    let failure = refused(&mut fetcher).await;
+    assert_eq!(failure.progress, Progress::NeverLeft);
+    // It was good for nothing yet, so whoever tries again at once may go on doing so.
+    assert!(matches!(failure.error, FetchError::ConnectionFailed { .. }), "{failure}");
     assert_eq!(source.bytes(), b"");
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1"]);
 }

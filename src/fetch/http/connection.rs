@@ -50,6 +50,7 @@ pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: Driver,
     ended: bool,
+    has_served: bool,
     /// Not to be used after this.
     idle_until: Instant,
 }
@@ -84,7 +85,7 @@ impl Connection {
             .await
             .map_err(|_| FetchError::ConnectionFailed { detail: format!("the connection to {endpoint} broke") })?;
         let idle_until = Instant::now() + IDLE_FOR;
-        Ok(Self { endpoint: endpoint.clone(), line, sender, driver, ended: false, idle_until })
+        Ok(Self { endpoint: endpoint.clone(), line, sender, driver, ended: false, has_served: false, idle_until })
     }
 
     /// Whether a request could be sent now, as far as this end can know.
@@ -97,6 +98,11 @@ impl Connection {
         !self.ended && self.sender.is_ready()
     }
 
+    /// Whether it was good for a request: then a server that closes it does what any server may.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served
+    }
+
     /// Whether the connection has idled for so long that the server may be about to close it.
     pub(super) fn is_stale(&self) -> bool {
         Instant::now() >= self.idle_until
@@ -107,6 +113,7 @@ impl Connection {
         let answer = self.sender.send_request(request);
         let response = self.drive(answer).await?;
         self.line.answered();
+        self.has_served = true;
         self.idle_until = Instant::now() + idle_time(response.headers());
         Ok(response)
     }

@@ -264,6 +264,25 @@ async fn a_stop_ends_a_pass_before_the_request_and_never_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_has_closed_its_idle_connection_is_asked_over_another_one_and_has_not_failed() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..15 {
+        polling.poll().await;
+    }
+    world.source.close_idle_connections(1);
+    assert_eq!(polling.pass().await, Pass::Again(Instant::now()));
+    let found_closed = Instant::now();
+    polling.poll().await;
+    let waited = world.source.log()[15].start - found_closed;
+    assert!(waited < MIN_INTERVAL * 3 / 2, "an idle source waits for 5 s, this one for {waited:?}");
+    assert_eq!(world.store.asked("abort"), 1, "what never left is given back");
+    let report = world.report();
+    assert_eq!(report.reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::PollSucceeded));
+    assert_eq!(report.consecutive_failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_slower_than_the_send_limit_sends_nothing_and_raises_the_limit() {
     let world = World::with_events(3);
     world.store.faults(|faults| faults.latency = Duration::from_millis(400));

@@ -80,6 +80,8 @@ struct Inner {
     /// The longest time to the source and to the first byte.
     network: Duration,
     connect_errors: VecDeque<FetchError>,
+    /// How many connections will be found closed when the gate opens.
+    closes_idle: usize,
     /// How long the next connections take.
     handshakes: VecDeque<Duration>,
     open_errors: VecDeque<OpenError>,
@@ -113,6 +115,7 @@ impl FakeSource {
             odds: Odds::default(),
             network: Duration::from_millis(5),
             connect_errors: VecDeque::new(),
+            closes_idle: 0,
             handshakes: VecDeque::new(),
             open_errors: VecDeque::new(),
             opens: 0,
@@ -149,6 +152,18 @@ impl FakeSource {
 
     pub(in crate::loader) fn refuse_connections(&self, errors: impl IntoIterator<Item = FetchError>) {
         self.lock().connect_errors.extend(errors);
+    }
+
+    /// The next connections are found closed when the gate opens.
+    pub(in crate::loader) fn close_idle_connections(&self, count: usize) {
+        self.lock().closes_idle = count;
+    }
+
+    fn found_closed(&self) -> bool {
+        let mut inner = self.lock();
+        let found = inner.closes_idle > 0;
+        inner.closes_idle = inner.closes_idle.saturating_sub(1);
+        found
     }
 
     pub(in crate::loader) fn take_time_to_connect(&self, handshakes: impl IntoIterator<Item = Duration>) {
@@ -342,6 +357,9 @@ impl Fetcher for FakeFetcher {
     async fn send(&mut self, permit: Permit, page: &PageRequest) -> Result<Reply, Failure> {
         if permit.spend(Instant::now()).is_err() {
             return Err(Failure { error: FetchError::PermitExpired, progress: Progress::NeverLeft });
+        }
+        if self.source.found_closed() {
+            return Err(Failure { error: FetchError::ClosedWhileIdle, progress: Progress::NeverLeft });
         }
         let (wire, mut answer) = mpsc::channel(4);
         let (source, frost, request) = (self.source.clone(), self.frost.clone(), page.clone());

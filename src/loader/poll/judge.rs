@@ -1,0 +1,164 @@
+//! What an exchange means for the next pass, and what is reported of it.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{Pass, Poller};
+use crate::{
+    fetch::{Failure, FetchError, Progress},
+    loader::{
+        exchange::{End, Left, Outcome},
+        pace::Fill,
+        prefix::Prefix,
+        report::BlockedBy,
+        reserve::LEAD,
+    },
+    store::Row,
+};
+
+impl Poller {
+    pub(super) fn judge(&mut self, outcome: Outcome) -> Pass {
+        if let End::Failed(Failure { error, progress: Progress::NeverLeft }) = &outcome.end {
+            match error {
+                FetchError::ClosedWhileIdle => return self.ask_again(),
+                FetchError::PermitExpired => return self.expire(),
+                _ => {}
+            }
+        }
+        let moved = outcome.page.cursor() != self.cursor;
+        self.cursor = outcome.page.cursor();
+        if moved {
+            self.kind = outcome.page.kind();
+        }
+        if outcome.page.is_out_of_order() {
+            self.progressive = false;
+            self.context.guard().saw_disorder();
+        }
+        self.page_size.observe(outcome.size);
+        self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
+        self.note_evidence(&outcome.page);
+        debug!(stream = %self.context.stream, cursor = %self.cursor, items = outcome.page.seen(), "polled");
+        match outcome.end {
+            End::Superseded(row) => {
+                self.context.count_request("superseded");
+                self.superseded(row)
+            }
+            End::Lapsed { .. } => {
+                self.polls += 1;
+                self.lapse()
+            }
+            End::Prepared { first_byte } => {
+                self.polls += 1;
+                self.context.count_request("prepared");
+                Pass::Again(first_byte + self.settings.min_interval - LEAD)
+            }
+            End::Page { first_byte } => {
+                self.polls += 1;
+                match outcome.finish.rejected {
+                    None => self.succeed(outcome.page.fill(), first_byte, outcome.left),
+                    Some(error) => self.fail_request(&error, moved),
+                }
+            }
+            End::Failed(Failure { error, progress }) => {
+                self.polls += 1;
+                self.ask_for_less(&error, progress, moved);
+                self.fail_request(&error, moved)
+            }
+        }
+    }
+
+    fn succeed(&mut self, fill: Fill, first_byte: Instant, left: Left) -> Pass {
+        self.context.count_request("page");
+        let wait = self.pace.after_page(fill, &mut self.rng);
+        self.context.reporter.polled(fill != Fill::Full);
+        let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
+        let due = (first_byte + wait).max(opens);
+        self.due = due;
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
+    }
+
+    fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {
+        self.context.count_request(error.label());
+        if moved {
+            // Another cursor, so not the same failure again.
+            self.pace.forgive();
+        }
+        self.fail(error)
+    }
+
+    pub(super) fn fail(&mut self, error: &FetchError) -> Pass {
+        let wait = self.pace.after_failure(error.retry_after(), &mut self.rng);
+        self.context.reporter.failed(error, self.pace.failures(), wait);
+        self.context.reporter.blocked_by(Some(BlockedBy::Backoff));
+        self.due = Instant::now() + wait;
+        match error {
+            FetchError::AuthenticationFailed { .. } | FetchError::Forbidden { .. } => Pass::Unauthorized(self.due),
+            _ => Pass::Again(self.due),
+        }
+    }
+
+    /// Asks for one event where a page could not be used, so that the next failure costs one event. Not where ids do
+    /// not ascend: one event out of an unsorted page would jump over the others.
+    fn ask_for_less(&mut self, error: &FetchError, progress: Progress, moved: bool) {
+        let content = matches!(
+            error,
+            FetchError::DecodeFailed { .. }
+                | FetchError::MappingFailed { .. }
+                | FetchError::ResponseTooLarge { .. }
+                | FetchError::LargerThanBudget { .. }
+        );
+        let cut = matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
+        if self.progressive && self.settings.limit_is_sent && (content || cut) {
+            self.pace.ask_for_one();
+        }
+    }
+
+    /// The source had closed the kept connection when the gate opened, as any server may. The next pass makes another one, and
+    /// what is wrong with that one is a failure: so this does not go round. The guard keeps its `minInterval` all the same.
+    fn ask_again(&mut self) -> Pass {
+        self.context.count_request("closed_while_idle");
+        self.due = Instant::now();
+        Pass::Again(self.due)
+    }
+
+    /// The grant came too late to be spent. The source is not to blame, and the send limit has already grown.
+    fn expire(&mut self) -> Pass {
+        self.context.count_request("permit_expired");
+        self.due = Instant::now() + self.pace.after_expiry(&mut self.rng);
+        Pass::Again(self.due)
+    }
+
+    /// The source is not to blame, and may still be serving: the guard keeps the next pass waiting for that.
+    fn lapse(&mut self) -> Pass {
+        warn!(
+            stream = %self.context.stream,
+            "gave a response up: neither the row nor the member Lease could be kept, so another replica may be next"
+        );
+        self.context.count_request("lapsed");
+        self.due = Instant::now() + self.settings.min_interval;
+        Pass::Again(self.due)
+    }
+
+    fn superseded(&self, row: Option<Row>) -> Pass {
+        match row {
+            Some(row) if !self.reservations.is_mine(&self.context, &row) => Pass::FencedOff,
+            _ => Pass::Readopt,
+        }
+    }
+
+    fn note_evidence(&self, page: &Prefix) {
+        let mut notes = Vec::new();
+        if !self.progressive {
+            notes.push("the ids were seen not to ascend, so whole pages are held before they are stored".to_owned());
+        }
+        if page.repeats() > 0 {
+            notes.push(format!("{} items at or below the cursor were dropped", page.repeats()));
+        }
+        if page.more_than_asked() {
+            notes.push(format!("the source sent {} items, more than it was asked for", page.seen()));
+        }
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
+        self.context.reporter.note(|report| report.note = note);
+    }
+}
