@@ -6,26 +6,26 @@ use tokio::time::Instant;
 
 /// A value as it is published. The first one is taken at once.
 ///
-/// When another value than the published one is seen, it is watched for `hold`: whatever was there for two thirds of that
-/// time or more is the published one from then on. So a source that alternates between two failures is published as
-/// failing, one that fails now and then stays what it was, and one that is well but for its first answer is well.
+/// From when another value than the published one is seen, both are timed. After `hold` at the earliest, a value that is seen
+/// then is taken if for three quarters of the time the published one was not; if for more than a quarter it was, and it is seen
+/// then, nothing has happened. So a source that alternates between two failures is published as failing, one that fails now and
+/// then stays what it was, and one that was well for all but its first answer is well.
 #[derive(Debug, Clone)]
 pub(super) struct Steady<T> {
     published: Option<T>,
-    doubt: Option<Doubt<T>>,
+    doubt: Option<Doubt>,
     hold: Duration,
 }
 
-/// What was seen since a value first differed from the published one.
+/// How long the published value was seen, and how long it was not, since it first was not.
 #[derive(Debug, Clone)]
-struct Doubt<T> {
+struct Doubt {
     since: Instant,
-    /// The value seen last that is not the published one.
-    other: T,
-    /// For how long the value was not the published one, up to `at`.
+    published_for: Duration,
     differed_for: Duration,
-    at: Instant,
+    /// What was seen last, and when.
     differs: bool,
+    at: Instant,
 }
 
 impl<T: PartialEq + Clone> Steady<T> {
@@ -35,46 +35,45 @@ impl<T: PartialEq + Clone> Steady<T> {
 
     /// Takes the value seen last and returns the one to publish.
     pub(super) fn observe(&mut self, seen: &T, now: Instant) -> T {
-        let mut published = self.published.take().unwrap_or_else(|| seen.clone());
+        let published = self.published.get_or_insert_with(|| seen.clone());
+        let differs = seen != published;
+        // It was over while nobody looked.
+        self.doubt.take_if(|doubt| !doubt.differs && doubt.ends_at(self.hold) <= now);
+        if differs {
+            self.doubt.get_or_insert_with(|| Doubt::new(now));
+        }
         if let Some(doubt) = &mut self.doubt {
-            doubt.look(seen, *seen != published, now);
+            doubt.look(differs, now);
+            if doubt.ends_at(self.hold) <= now {
+                self.doubt = None;
+                *published = seen.clone();
+            }
         }
-        if let Some(over) = self.doubt.take_if(|doubt| now >= doubt.since + self.hold)
-            && over.is_right()
-        {
-            published = over.other;
-        }
-        if *seen != published {
-            self.doubt.get_or_insert_with(|| Doubt::new(seen.clone(), now));
-        }
-        self.published = Some(published.clone());
-        published
+        published.clone()
     }
 
-    /// When it is decided whether a value that was seen is taken.
+    /// When it is decided which value to publish, if the one seen last stays.
     pub(super) fn settles_at(&self) -> Option<Instant> {
-        self.doubt.as_ref().map(|doubt| doubt.since + self.hold)
+        self.doubt.as_ref().map(|doubt| doubt.ends_at(self.hold))
     }
 }
 
-impl<T: Clone> Doubt<T> {
-    fn new(other: T, now: Instant) -> Self {
-        Self { since: now, other, differed_for: Duration::ZERO, at: now, differs: true }
+impl Doubt {
+    fn new(now: Instant) -> Self {
+        Self { since: now, published_for: Duration::ZERO, differed_for: Duration::ZERO, differs: true, at: now }
     }
 
-    fn look(&mut self, seen: &T, differs: bool, now: Instant) {
-        if self.differs {
-            self.differed_for += now.duration_since(self.at);
-        }
-        (self.at, self.differs) = (now, differs);
-        if differs {
-            self.other = seen.clone();
-        }
+    fn look(&mut self, differs: bool, now: Instant) {
+        let time = if self.differs { &mut self.differed_for } else { &mut self.published_for };
+        *time += now.duration_since(self.at);
+        (self.differs, self.at) = (differs, now);
     }
 
-    /// Two thirds, not half: a source that is as often well as not is not written with each change of its luck.
-    fn is_right(&self) -> bool {
-        3 * self.differed_for >= 2 * self.at.duration_since(self.since)
+    /// When the value seen last has been there for its part of the time, if it stays: three quarters for another one, or a
+    /// quarter for the published one. Not half and half, or a source that is as often well as not would change with its luck.
+    fn ends_at(&self, hold: Duration) -> Instant {
+        let enough = if self.differs { 4 * self.published_for } else { self.differed_for + self.differed_for / 3 };
+        self.since + hold.max(enough)
     }
 }
 
@@ -133,15 +132,45 @@ mod tests {
         let published: Vec<_> =
             (0..12).map(|second| steady.observe(&(second % 5 != 0), start + seconds(second))).collect();
         assert_eq!(published[..6], [false; 6], "it fails one second of five, and failed in the first");
-        assert_eq!(published[6..], [true; 6]);
+        assert_eq!(published[7..], [true; 5]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_there_half_of_the_time_changes_nothing() {
         let mut steady = Steady::new(HOLD);
         let start = Instant::now();
-        for second in 0..60 {
-            assert!(steady.observe(&(second % 2 == 0), start + seconds(second)));
+        for half in 1..=4 {
+            for second in 0..60 {
+                assert!(
+                    steady.observe(&(second / half % 2 == 0), start + seconds(60 * half + second)),
+                    "{half} s each"
+                );
+            }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_has_gone_is_not_published() {
+        let mut steady = Steady::new(HOLD);
+        let start = Instant::now();
+        let seen = |second| second == 0 || second >= 5;
+        for second in 0..30 {
+            let published = steady.observe(&seen(second), start + seconds(second));
+            assert!(published, "four seconds of another value, and they are over: second {second}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_stays_is_published_also_after_much_flapping() {
+        let mut steady = Steady::new(HOLD);
+        let start = Instant::now();
+        for second in 0..600 {
+            steady.observe(&(second % 2 == 0), start + seconds(second));
+        }
+        let stays = start + seconds(600);
+        steady.observe(&false, stays);
+        let settles = steady.settles_at().expect("it is in doubt");
+        assert!(settles <= stays + 2 * HOLD, "{:?}", settles - stays);
+        assert!(!steady.observe(&false, settles));
     }
 }

@@ -43,10 +43,16 @@ pub enum FetchError {
     LargerThanBudget { most: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
-        "the response was given up because it waited for memory that others held, {budget} bytes in all (`--buffer-bytes`); \
-         it is asked for again when there is room"
+        "the response was given up because it and others waited for each other's memory, {budget} bytes in all \
+         (`--buffer-bytes`); it is asked for again when there is room"
     )]
     GaveWay { budget: u64 },
+    /// Found by the loader, not by an adapter.
+    #[error(
+        "the response was not read within {after:?} (`http.timeout`), because others held the memory it waited for, {budget} bytes \
+         in all (`--buffer-bytes`); it is asked for again when there is room"
+    )]
+    NoRoomInTime { budget: u64, after: Duration },
     #[error("cannot decode the response: {detail}")]
     DecodeFailed { detail: String },
     #[error("cannot map item {item} of the response: {detail}")]
@@ -74,9 +80,10 @@ impl FetchError {
             Self::AddressRefused { .. } => ReachableReason::AddressRefused,
             Self::Timeout { .. } => ReachableReason::Timeout,
             Self::TlsFailed { .. } => ReachableReason::TLSFailed,
-            Self::ResponseTooLarge { .. } | Self::LargerThanBudget { .. } | Self::GaveWay { .. } => {
-                ReachableReason::ResponseTooLarge
-            }
+            Self::ResponseTooLarge { .. }
+            | Self::LargerThanBudget { .. }
+            | Self::GaveWay { .. }
+            | Self::NoRoomInTime { .. } => ReachableReason::ResponseTooLarge,
             Self::DecodeFailed { .. } => ReachableReason::DecodeFailed,
             Self::MappingFailed { .. } => ReachableReason::MappingFailed,
             Self::CursorRejected { .. } => ReachableReason::CursorRejected,

@@ -173,7 +173,9 @@ impl Exchange<'_> {
                             guard.not_before(*first_byte + self.min_interval);
                         }
                         let served_for = match error {
-                            FetchError::Timeout { after } => IN_FLIGHT.max(*after),
+                            FetchError::Timeout { after } | FetchError::NoRoomInTime { after, .. } => {
+                                IN_FLIGHT.max(*after)
+                            }
                             _ => IN_FLIGHT,
                         };
                         guard.busy_until(now + served_for);
@@ -310,8 +312,12 @@ async fn read(
         end = reading => end.unwrap_or_else(|_| {
             let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
             // The source is not to blame for what nobody read.
-            let unread = intake.waits_for_room().then_some(FetchError::GaveWay { budget });
-            End::Failed(Failure { error: unread.unwrap_or(FetchError::Timeout { after: limit }), progress })
+            let error = if intake.waits_for_others() {
+                FetchError::NoRoomInTime { budget, after: limit }
+            } else {
+                FetchError::Timeout { after: limit }
+            };
+            End::Failed(Failure { error, progress })
         }),
         () = intake.superseded() => End::Superseded(None),
         () = lapse.comes(context) => {

@@ -52,8 +52,8 @@ pub(super) struct Intake {
     received: AtomicU64,
     /// The most that the response kept in memory at a time.
     most_kept: AtomicU64,
-    /// Nothing more is read until there is memory for it.
-    waits_for_room: AtomicBool,
+    /// Nothing more is read until others give memory back.
+    waits_for_others: AtomicBool,
     arrived: Notify,
     freed: Notify,
     /// The response has ended or was given up.
@@ -80,7 +80,7 @@ impl Intake {
             held: AtomicU64::new(0),
             received: AtomicU64::new(0),
             most_kept: AtomicU64::new(0),
-            waits_for_room: AtomicBool::new(false),
+            waits_for_others: AtomicBool::new(false),
             arrived: Notify::new(),
             freed: Notify::new(),
             over: CancellationToken::new(),
@@ -131,16 +131,15 @@ impl Intake {
             return Ok(());
         }
         context.reporter.blocked_by(Some(BlockedBy::Memory));
-        self.waits_for_room.store(true, Ordering::Relaxed);
         let room = self.room(kept, share).await;
-        self.waits_for_room.store(false, Ordering::Relaxed);
+        self.waits_for_others.store(false, Ordering::Relaxed);
         context.reporter.blocked_by(None);
         room
     }
 
-    /// Whether it was memory that was missing, where the response was given up before its end.
-    pub(super) fn waits_for_room(&self) -> bool {
-        self.waits_for_room.load(Ordering::Relaxed)
+    /// Whether it was the memory of others that was missing, where the response was given up before its end.
+    pub(super) fn waits_for_others(&self) -> bool {
+        self.waits_for_others.load(Ordering::Relaxed)
     }
 
     async fn room(&self, kept: u64, share: &mut Share) -> Result<(), FetchError> {
@@ -153,6 +152,7 @@ impl Intake {
                 return Ok(());
             }
         }
+        self.waits_for_others.store(true, Ordering::Relaxed);
         if self.needed(kept) > share.most() {
             return Err(FetchError::LargerThanBudget { most: share.most() });
         }

@@ -68,6 +68,8 @@ pub(super) struct Poller {
     page_size: PageSize,
     /// An attempt that is over: the next reservation closes it. And when the row opens by itself.
     ended: Option<(Owed, Instant)>,
+    /// A kept connection was found closed, and neither a page nor a failure has come since.
+    asks_again: bool,
     /// When the next request was due, for the metric of waiting.
     due: Instant,
     polls: u64,
@@ -106,6 +108,7 @@ impl Poller {
             fetcher,
             settings,
             ended: None,
+            asks_again: false,
             due: now,
             polls: 0,
             won,

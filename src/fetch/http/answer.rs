@@ -75,7 +75,9 @@ pub(super) fn broken(connection: &Connection, error: Option<&hyper::Error>, time
         Reach::NeverLeft(Kept::PermitExpired) => never_left(FetchError::PermitExpired),
         Reach::NeverLeft(Kept::Dead) if connection.has_served() => never_left(FetchError::ClosedWhileIdle),
         Reach::NeverLeft(Kept::Dead) => never_left(FetchError::ConnectionFailed {
-            detail: format!("{endpoint} closed the new connection at once; nothing was sent on it"),
+            detail: format!(
+                "{endpoint} did not wait for the first request on a new connection; nothing was sent on it"
+            ),
         }),
         Reach::Left { first_byte } => Failure {
             error: error.map_or(FetchError::Timeout { after: timeout }, |error| explain(endpoint, error)),

@@ -113,7 +113,9 @@ async fn a_page_that_waits_for_memory_to_the_end_of_its_time_does_not_blame_the_
     polling.poll().await;
     assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
     let message = world.report().reachable.as_ref().map(|verdict| verdict.message.clone()).unwrap_or_default();
-    assert!(message.contains("`--buffer-bytes`") && !message.contains("`http.timeout`"), "{message}");
+    assert!(message.contains("others held the memory") && message.contains("`--buffer-bytes`"), "{message}");
+    let last = world.store.extends().pop().expect("the deadline was extended");
+    assert!(last.by > Duration::from_millis(4900), "the row is shut for `http.timeout` as after any: {:?}", last.by);
     drop((others, last_part));
 }
 

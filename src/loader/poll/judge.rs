@@ -21,7 +21,7 @@ impl Poller {
     pub(super) fn judge(&mut self, outcome: Outcome) -> Pass {
         if let End::Failed(Failure { error, progress: Progress::NeverLeft }) = &outcome.end {
             match error {
-                FetchError::ClosedWhileIdle => return self.ask_again(),
+                FetchError::ClosedWhileIdle if !self.asks_again => return self.ask_again(),
                 FetchError::PermitExpired => return self.expire(),
                 _ => {}
             }
@@ -70,6 +70,7 @@ impl Poller {
 
     fn succeed(&mut self, fill: Fill, first_byte: Instant, left: Left) -> Pass {
         self.context.count_request("page");
+        self.asks_again = false;
         let wait = self.pace.after_page(fill, &mut self.rng);
         self.context.reporter.polled(fill != Fill::Full);
         let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
@@ -88,6 +89,7 @@ impl Poller {
     }
 
     pub(super) fn fail(&mut self, error: &FetchError) -> Pass {
+        self.asks_again = false;
         let wait = self.pace.after_failure(error.retry_after(), &mut self.rng);
         self.context.reporter.failed(error, self.pace.failures(), wait);
         self.context.reporter.blocked_by(Some(BlockedBy::Backoff));
@@ -114,9 +116,10 @@ impl Poller {
         }
     }
 
-    /// The source had closed the kept connection when the gate opened, as any server may. The next pass makes another one, and
-    /// what is wrong with that one is a failure: so this does not go round. The guard keeps its `minInterval` all the same.
+    /// The source had closed the kept connection when the gate opened, as any server may. The next pass makes another one; what
+    /// is wrong then is a failure, so this does not go round. The guard keeps its `minInterval` all the same.
     fn ask_again(&mut self) -> Pass {
+        self.asks_again = true;
         self.context.count_request("closed_while_idle");
         self.due = Instant::now();
         Pass::Again(self.due)

@@ -283,6 +283,20 @@ async fn a_source_that_has_closed_its_idle_connection_is_asked_over_another_one_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_closes_each_connection_before_the_request_has_failed() {
+    let world = World::with_events(3);
+    let mut polling = world.adopted_by("a").await;
+    world.source.close_idle_connections(1_000);
+    polling.poll().await;
+    assert_eq!(world.store.asked("abort"), 2);
+    assert_eq!(
+        world.report().reachable.as_ref().map(|verdict| verdict.reason),
+        Some(ReachableReason::ConnectionFailed)
+    );
+    assert!(polling.due_in() > Duration::ZERO, "it backs off");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_slower_than_the_send_limit_sends_nothing_and_raises_the_limit() {
     let world = World::with_events(3);
     world.store.faults(|faults| faults.latency = Duration::from_millis(400));

@@ -143,7 +143,7 @@ impl<'a> Chaos<'a> {
             Strike::KillWhileDraining { drained_for, .. } => {
                 fleet.ask_to_end(whom)?;
                 tokio::time::sleep(*drained_for).await;
-                fleet.kill(whom).await
+                if fleet.is_running(whom) { fleet.kill(whom).await } else { fleet.ended(whom, PATIENCE).await }
             }
             Strike::Freeze { .. } => fleet.pause(whom),
             Strike::Terminate { .. } => fleet.ask_to_end(whom),

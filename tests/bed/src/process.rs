@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, getppid, kill_process, kill_process_group, set_parent_process_death_signal, setsid};
 
@@ -293,7 +294,11 @@ impl Process {
     /// Ends it at once (`kill -9`), with everything in its process group.
     pub async fn kill(&self) -> Result<()> {
         if self.is_running() {
-            kill_process_group(self.pid()?, Signal::KILL).with_context(|| format!("kill {}", self.name))?;
+            match kill_process_group(self.pid()?, Signal::KILL) {
+                // It has ended, and is about to be noted.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error).with_context(|| format!("kill {}", self.name)),
+            }
         }
         self.ended().await;
         let _ = fs::remove_file(&self.pidfile);

@@ -99,8 +99,7 @@ pub(super) async fn run(candidate: Candidate, ground: &Ground, kill_after: Optio
 /// Looks at a program until it has ended, or until it is so. Returns whether it still runs.
 async fn follow(process: &Process, watch: &mut Watch, mut is_so: impl FnMut() -> bool) -> Result<bool> {
     let begun = Instant::now();
-    // Not whether it runs: its status is known a moment after it has ended.
-    while process.exit_status().is_none() {
+    while process.is_running() {
         ensure!(begun.elapsed() < PATIENCE, process.failure());
         watch.look(&[process.id()])?;
         if is_so() {
