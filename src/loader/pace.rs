@@ -19,9 +19,11 @@ const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait after reservations that came too late to be spent: the database is slow, and mends in its own time.
 const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
 
-/// The longest wait for others (DESIGN 4). The connection has been looked at before it, and may die in it: not longer than
-/// the margin that is kept to the moment at which a source closes it.
-const MOST_PATIENCE: Duration = Duration::from_millis(200);
+/// The part of its wait by which an idle source may be asked sooner, to share a statement with others (DESIGN 4), and the most
+/// of that. PostgreSQL spends as much on waking up for a statement as on thirty of its rows. The connection has been looked at
+/// before, and may die meanwhile: then nothing has left, and the source is asked again over another one.
+const PATIENT_PART: u32 = 5;
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest `Retry-After` that is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
@@ -127,9 +129,10 @@ impl Pace {
         self.failures
     }
 
-    /// How long the reservation of an idle source may wait for others: not long beside the wait before it.
+    /// How long the reservation of an idle source may wait for others. It is asked for that much sooner, so that no wait gets
+    /// longer than `maxIdleInterval`; and never sooner than after `minInterval`.
     pub(super) fn patience(&self) -> Duration {
-        (self.idle.saturating_sub(self.min_interval) / 2).min(MOST_PATIENCE)
+        (self.idle.saturating_sub(self.min_interval) / 2).min(self.idle / PATIENT_PART).min(MOST_PATIENCE)
     }
 
     /// Whether the next request is due as soon as the gate lets it.

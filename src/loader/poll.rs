@@ -29,6 +29,9 @@ use crate::{
 /// How long a source may hold memory while it connects again: a handshake with a source that is well.
 const CONNECT_WITH_SHARE: Duration = Duration::from_millis(200);
 
+/// The most memory that is held while a reservation waits for others.
+const PATIENT_SHARE: u64 = 64 * 1024;
+
 /// How long whoever stops waits for the row to be closed: many times what it takes in a database that is well. One that is
 /// away keeps the next holder from adopting too.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -70,6 +73,8 @@ pub(super) struct Poller {
     ended: Option<(Owed, Instant)>,
     /// A kept connection was found closed, and neither a page nor a failure has come since.
     asks_again: bool,
+    /// The next poll was asked for.
+    is_awaited: bool,
     /// When the next request was due, for the metric of waiting.
     due: Instant,
     polls: u64,
@@ -109,6 +114,7 @@ impl Poller {
             settings,
             ended: None,
             asks_again: false,
+            is_awaited: false,
             due: now,
             polls: 0,
             won,
@@ -119,6 +125,11 @@ impl Poller {
     /// Gives the fetcher back, with its connection.
     pub(super) fn into_fetcher(self) -> Box<dyn Fetcher> {
         self.fetcher
+    }
+
+    /// Whether somebody has asked for the next poll.
+    pub(super) fn is_awaited(&mut self, is_awaited: bool) {
+        self.is_awaited = is_awaited;
     }
 
     /// Requests sent so far.
@@ -156,7 +167,7 @@ impl Poller {
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
         // Not cut by a stop, only hurried: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let patience = Patience { longest: self.patience(), ends: stop.clone() };
+        let patience = Patience { longest: self.patience(&share), ends: stop.clone() };
         let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, patience).await?;
         self.ended = None;
         self.context.reporter.database_answers();
@@ -171,9 +182,10 @@ impl Poller {
         Ok((grant, share))
     }
 
-    /// A page that is to be held whole has taken much memory, for which others may wait.
-    fn patience(&self) -> Duration {
-        if self.progressive { self.pace.patience() } else { Duration::ZERO }
+    /// Somebody may wait for a poll that was asked for, and others for much memory, which a large page takes, or one that is to be
+    /// held whole.
+    fn patience(&self, share: &Share) -> Duration {
+        if self.is_awaited || share.bytes() > PATIENT_SHARE { Duration::ZERO } else { self.pace.patience() }
     }
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {

@@ -38,8 +38,8 @@ const BUFFER: usize = 64 * 1024;
 /// without a word. A server that closes sooner and says so (`Keep-Alive: timeout=5`) is believed.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
-/// Left of the time a server announced, for the way there.
-const IDLE_MARGIN: Duration = Duration::from_secs(1);
+/// Left of the time a server announced, for the way there, and for the wait before it (up to a second).
+const IDLE_MARGIN: Duration = Duration::from_secs(2);
 
 type Driver = http1::Connection<TokioIo<Heard<Box<dyn Stream>>>, Full<Bytes>>;
 

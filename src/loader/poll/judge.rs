@@ -76,7 +76,8 @@ impl Poller {
         let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
         let due = (first_byte + wait).max(opens);
         self.due = due;
-        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { due })
+        // An idle source comes sooner by what it may then wait for others.
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { (due - self.pace.patience()).max(opens) })
     }
 
     fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {

@@ -241,7 +241,9 @@ async fn an_idle_source_is_asked_ever_less_often_and_reserves_nothing_ahead() {
     for _ in 0..15 {
         polling.poll().await;
     }
-    assert!(polling.due_in() > Duration::from_millis(4400), "{:?}", polling.due_in());
+    // A second sooner than after 4.5 to 5 s: it may wait for others then.
+    let due_in = polling.due_in();
+    assert!(due_in > Duration::from_millis(3400) && due_in <= Duration::from_secs(4), "{due_in:?}");
     assert!(world.store.reserves().iter().skip(1).all(|reserve| reserve.at_most_ahead.is_zero()));
     for pair in world.store.reserves().windows(2) {
         assert_eq!(pair[1].ended.map(|ended| ended.attempt), Some(pair[0].attempt), "each closes the one before");

@@ -13,7 +13,7 @@ use crate::{
         report::BlockedBy,
         testing::{Frost, Script, Steering, World, number},
     },
-    store::{Adopt, Epoch, Gate, Holder},
+    store::{Adopt, Epoch, Gate, Holder, Reserve},
 };
 
 /// A task that runs as on a replica, and what steers it.
@@ -183,6 +183,10 @@ async fn a_poll_that_is_asked_for_comes_now_and_through_the_gate() {
     running.change(|source| source.poll_requested_at = Some("now".to_owned()));
     until("a poll", || world.source.log().len() > before).await;
     assert!(asked.elapsed() < Duration::from_secs(1));
+    let patience = |reserve: Option<&Reserve>| reserve.expect("it was reserved").patience.longest;
+    let reserves = world.store.reserves();
+    assert_eq!(patience(reserves.last()), Duration::ZERO, "nobody else is waited for");
+    assert_eq!(patience(reserves.iter().rev().nth(1)), Duration::from_secs(1), "as is usual");
     until("told", || world.report().handled_poll_request.as_deref() == Some("now")).await;
     for value in ["again", "and again", "once more"] {
         running.change(|source| source.poll_requested_at = Some(value.to_owned()));

@@ -61,7 +61,7 @@ impl<Q: Request> Lane<Q> {
         let entered = Instant::now();
         let patience_ends = request.patience().ends;
         let mut place = self.queue().enter(request, reply, entered);
-        let (mut taken, mut patient) = (false, true);
+        let (mut taken, mut patient, mut minds) = (false, true, false);
         loop {
             // Nothing waits: this call is under way.
             let Some(next) = self.issue(statement) else { return answer.await.unwrap_or_else(|_| Err(unanswered())) };
@@ -79,8 +79,9 @@ impl<Q: Request> Lane<Q> {
                     (patient, place.ripe) = (false, Instant::now());
                     self.queue().hurry(place, place.ripe);
                 }
-                () = self.sooner.notified() => {}
-                () = sleep_until(next.max(place.ripe)) => {}
+                // Whoever could have gone before, and found too many statements under way, looks again a second later.
+                () = self.sooner.notified() => minds = true,
+                () = sleep_until(if minds { next } else { next.max(place.ripe) }) => minds = false,
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) const LATE: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whoever asked within this is company to wait for. As long as any call waits for it at most.
-pub(super) const LATELY: Duration = Duration::from_millis(200);
+pub(super) const LATELY: Duration = Duration::from_secs(1);
 
 /// The most that one statement carries, and how many of them run at a time.
 #[derive(Debug, Clone, Copy)]

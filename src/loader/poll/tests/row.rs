@@ -1,6 +1,7 @@
 //! What the row says, when it does not answer, and who else has it.
 
 use super::*;
+use crate::event::{Event, Payload};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_database_holds_the_batch_and_never_asks_the_source_again() {
@@ -136,6 +137,21 @@ async fn only_an_idle_source_lets_its_reservations_wait_for_company() {
     let (none, some) = (Duration::ZERO, Duration::from_millis(50));
     let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience.longest).collect();
     assert_eq!(reserves, [none, none, some]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_much_memory_waits_for_no_company() {
+    let payload = Payload::from_json_text(format!("\"{}\"", "x".repeat(200 * 1024)));
+    let mut world = World::new();
+    world.source.add([Event { payload, ..number(1) }]);
+    world.object.spec.poll.max_idle_interval = Duration::from_secs(5).into();
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..30 {
+        polling.poll().await;
+    }
+    let reserves: Vec<_> = world.store.reserves().iter().map(|reserve| reserve.patience.longest).collect();
+    assert_eq!(reserves[4], Duration::ZERO, "the page before was large: {reserves:?}");
+    assert!(reserves[29] > Duration::ZERO, "it was long ago: {reserves:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -347,6 +347,21 @@ async fn a_call_that_found_every_statement_under_way_goes_when_the_window_after_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_may_go_does_not_wait_for_the_patience_of_one_that_stands_before_it() {
+    let world = World::hanging(LIMITS.statements - 1);
+    for stream in 1..LIMITS.statements as u64 {
+        world.asks(Asked::of(stream, stream));
+        sleep(LATE + WINDOW).await;
+    }
+    world.asks(Asked::of(8, 8));
+    let patient = world.asks(Asked::of(7, 7).patient());
+    let entered_after = Duration::from_millis(1);
+    sleep(entered_after).await;
+    assert_eq!(entered_after + world.took(Asked::of(9, 9)).await, WINDOW + ROUND_TRIP);
+    assert_eq!(patient.await.unwrap().0.unwrap(), 7);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_fault_of_one_call_is_not_that_of_the_others() {
     let world = World::new();
     world.took(Asked::of(9, 9)).await;
