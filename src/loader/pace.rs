@@ -22,7 +22,7 @@ const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
 /// The part of its wait by which an idle source may be asked sooner, to share a statement with others (DESIGN 4), and the most
 /// of that. PostgreSQL spends as much on waking up for a statement as on thirty of its rows. The connection has been looked at
 /// before, and may die meanwhile: then nothing has left, and the source is asked again over another one.
-const PATIENT_PART: u32 = 5;
+const PATIENT_PART: u32 = 4;
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest `Retry-After` that is obeyed.
