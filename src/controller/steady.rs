@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// A value as it is published. The first one is taken at once.
 ///
 /// From when another value than the published one is seen, both are timed. After `hold` at the earliest, a value that is seen
-/// then is taken if for three quarters of the time the published one was not; if for more than a quarter it was, and it is seen
-/// then, nothing has happened. So a source that alternates between two failures is published as failing, one that fails now and
+/// then is taken if for three quarters of the time, or for `hold` without a break, the published one was not; if for more than a
+/// quarter it was, and it is seen then, nothing has happened. So a source that alternates between two failures is published as failing, one that fails now and
 /// then stays what it was, and one that was well for all but its first answer is well.
 #[derive(Debug, Clone)]
 pub(super) struct Steady<T> {
@@ -23,9 +23,10 @@ struct Doubt {
     since: Instant,
     published_for: Duration,
     differed_for: Duration,
-    /// What was seen last, and when.
+    /// What was seen last, and when; since when it is not the published one, or was not the last time.
     differs: bool,
     at: Instant,
+    differs_since: Instant,
 }
 
 impl<T: PartialEq + Clone> Steady<T> {
@@ -60,20 +61,33 @@ impl<T: PartialEq + Clone> Steady<T> {
 
 impl Doubt {
     fn new(now: Instant) -> Self {
-        Self { since: now, published_for: Duration::ZERO, differed_for: Duration::ZERO, differs: true, at: now }
+        Self {
+            since: now,
+            published_for: Duration::ZERO,
+            differed_for: Duration::ZERO,
+            differs: true,
+            at: now,
+            differs_since: now,
+        }
     }
 
     fn look(&mut self, differs: bool, now: Instant) {
         let time = if self.differs { &mut self.differed_for } else { &mut self.published_for };
         *time += now.duration_since(self.at);
+        if differs && !self.differs {
+            self.differs_since = now;
+        }
         (self.differs, self.at) = (differs, now);
     }
 
     /// When the value seen last has been there for its part of the time, if it stays: three quarters for another one, or a
     /// quarter for the published one. Not half and half, or a source that is as often well as not would change with its luck.
     fn ends_at(&self, hold: Duration) -> Instant {
-        let enough = if self.differs { 4 * self.published_for } else { self.differed_for + self.differed_for / 3 };
-        self.since + hold.max(enough)
+        if self.differs {
+            (self.since + hold.max(4 * self.published_for)).min(self.differs_since + hold)
+        } else {
+            self.since + hold.max(self.differed_for + self.differed_for / 3)
+        }
     }
 }
 
@@ -162,15 +176,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_and_stays_is_published_also_after_much_flapping() {
-        let mut steady = Steady::new(HOLD);
         let start = Instant::now();
-        for second in 0..600 {
-            steady.observe(&(second % 2 == 0), start + seconds(second));
+        for last in 600..640 {
+            let mut steady = Steady::new(HOLD);
+            for second in 0..last {
+                steady.observe(&(second % 7 != 3 && second % 11 != 5), start + seconds(second));
+            }
+            let stays = start + seconds(last);
+            steady.observe(&false, stays);
+            let settles = steady.settles_at().map_or(Duration::ZERO, |settles| settles - stays);
+            assert!(settles <= HOLD, "it stays from second {last} on: {settles:?}");
+            assert!(!steady.observe(&false, stays + settles));
         }
-        let stays = start + seconds(600);
-        steady.observe(&false, stays);
-        let settles = steady.settles_at().expect("it is in doubt");
-        assert!(settles <= stays + 2 * HOLD, "{:?}", settles - stays);
-        assert!(!steady.observe(&false, settles));
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Poller {
     ended: Option<(Owed, Instant)>,
     /// A kept connection was found closed, and neither a page nor a failure has come since.
     asks_again: bool,
+    /// By how much the next reservation comes sooner than it had to, which it may wait for others.
+    patience: Duration,
     /// The next poll was asked for.
     is_awaited: bool,
     /// When the next request was due, for the metric of waiting.
@@ -114,6 +116,7 @@ impl Poller {
             settings,
             ended: None,
             asks_again: false,
+            patience: Duration::ZERO,
             is_awaited: false,
             due: now,
             polls: 0,
@@ -167,7 +170,7 @@ impl Poller {
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
         // Not cut by a stop, only hurried: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let patience = Patience { longest: self.patience(&share), ends: stop.clone() };
+        let patience = Patience { longest: self.take_patience(&share), ends: stop.clone() };
         let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, patience).await?;
         self.ended = None;
         self.context.reporter.database_answers();
@@ -184,8 +187,9 @@ impl Poller {
 
     /// Somebody may wait for a poll that was asked for, and others for much memory, which a large page takes, or one that is to be
     /// held whole.
-    fn patience(&self, share: &Share) -> Duration {
-        if self.is_awaited || share.bytes() > PATIENT_SHARE { Duration::ZERO } else { self.pace.patience() }
+    fn take_patience(&mut self, share: &Share) -> Duration {
+        let patience = std::mem::take(&mut self.patience);
+        if self.is_awaited || share.bytes() > PATIENT_SHARE { Duration::ZERO } else { patience }
     }
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {

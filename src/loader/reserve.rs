@@ -69,7 +69,7 @@ impl Reservations {
         cursor: &Cursor,
         ended: Option<Owed>,
         ahead: bool,
-        patience: Patience,
+        mut patience: Patience,
     ) -> Result<Grant, Pass> {
         for _ in 0..LOCKED_TRIES {
             let send_within = context.shared.send_limit.current();
@@ -84,7 +84,8 @@ impl Reservations {
                 min_interval: self.min_interval,
                 at_most_ahead: if ahead { AT_MOST_AHEAD } else { Duration::ZERO },
                 ended: ended.map(|ended| Ended { attempt: ended.attempt, close: ended.close() }),
-                patience: patience.clone(),
+                // Once: who finds the row locked has waited.
+                patience: std::mem::take(&mut patience),
             };
             let attempt = reserve.attempt;
             let answer = context.store().reserve(reserve).await;

@@ -38,7 +38,7 @@ const BUFFER: usize = 64 * 1024;
 /// without a word. A server that closes sooner and says so (`Keep-Alive: timeout=5`) is believed.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
-/// Left of the time a server announced, for the way there, and for the wait before it (up to a second).
+/// Left of the time a server announced, for the way there, and for the wait before it (up to a second). Half of a short time.
 const IDLE_MARGIN: Duration = Duration::from_secs(2);
 
 type Driver = http1::Connection<TokioIo<Heard<Box<dyn Stream>>>, Full<Bytes>>;
@@ -170,5 +170,5 @@ fn idle_time(headers: &HeaderMap) -> Duration {
         let timeout = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
         timeout.parse().ok().map(Duration::from_secs)
     });
-    told.map_or(IDLE_FOR, |told| told.saturating_sub(IDLE_MARGIN).min(IDLE_FOR))
+    told.map_or(IDLE_FOR, |told| told.saturating_sub(IDLE_MARGIN.min(told / 2)).min(IDLE_FOR))
 }

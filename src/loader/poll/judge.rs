@@ -77,7 +77,9 @@ impl Poller {
         let due = (first_byte + wait).max(opens);
         self.due = due;
         // An idle source comes sooner by what it may then wait for others.
-        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { (due - self.pace.patience()).max(opens) })
+        self.patience = self.pace.patience();
+        let soonest = opens.max(first_byte + self.settings.min_interval);
+        Pass::Again(if self.pace.is_saturated() { due - LEAD } else { (due - self.patience).max(soonest) })
     }
 
     fn fail_request(&mut self, error: &FetchError, moved: bool) -> Pass {
