@@ -130,8 +130,8 @@ impl Poller {
         self.fetcher
     }
 
-    /// Whether somebody has asked for the next poll.
-    pub(super) fn is_awaited(&mut self, is_awaited: bool) {
+    /// Says whether somebody has asked for the next poll.
+    pub(super) fn set_awaited(&mut self, is_awaited: bool) {
         self.is_awaited = is_awaited;
     }
 

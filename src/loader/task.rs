@@ -241,7 +241,7 @@ impl SourceTask {
         let mut reload_at = Instant::now() + CREDENTIALS_EVERY;
         loop {
             let polls = poller.polls();
-            poller.is_awaited(self.requested.is_some());
+            poller.set_awaited(self.requested.is_some());
             let pass = poller.run_once(&self.stop).await;
             if poller.polls() > polls {
                 self.served();
