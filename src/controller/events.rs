@@ -14,7 +14,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{board::News, budget::Budget, patch::REQUEST_TIMEOUT, writer::LAST_WORDS_WITHIN};
+use super::{
+    board::News, budget::Budget, leases_first::LeasesFirst, patch::REQUEST_TIMEOUT, writer::LAST_WORDS_WITHIN,
+};
 use crate::{
     api::EventSource,
     telemetry::metrics::{Metrics, ResultLabels},
@@ -42,14 +44,21 @@ pub(super) struct Publisher {
     /// One per process: it aggregates what repeats into series.
     recorder: Recorder,
     news: mpsc::Receiver<News>,
+    leases_first: LeasesFirst,
     metrics: Arc<Metrics>,
 }
 
 /// Both ends. `instance` is the name of the pod.
-pub(super) fn herald(client: Client, instance: &str, metrics: Arc<Metrics>) -> (Herald, Publisher) {
+pub(super) fn herald(
+    client: Client,
+    instance: &str,
+    leases_first: LeasesFirst,
+    metrics: Arc<Metrics>,
+) -> (Herald, Publisher) {
     let reporter = Reporter { controller: "headgate".to_owned(), instance: Some(instance.to_owned()) };
     let (sender, receiver) = mpsc::channel(WAITING_AT_MOST);
-    let publisher = Publisher { recorder: Recorder::new(client, reporter), news: receiver, metrics: metrics.clone() };
+    let recorder = Recorder::new(client, reporter);
+    let publisher = Publisher { recorder, news: receiver, leases_first, metrics: metrics.clone() };
     (Herald { news: sender, metrics }, publisher)
 }
 
@@ -73,6 +82,7 @@ impl Publisher {
     async fn publish_all(&mut self) {
         let mut budget = Budget::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE);
         while let Some(news) = self.news.recv().await {
+            self.leases_first.passed().await;
             while let Err(next) = budget.take(Instant::now()) {
                 sleep_until(next).await;
             }

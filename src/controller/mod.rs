@@ -6,9 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::{mpsc, watch::Sender};
+use tokio::sync::{
+    mpsc,
+    watch::{Receiver, Sender},
+};
 use tokio_util::sync::CancellationToken;
 
+use self::leases_first::LeasesFirst;
 use crate::{desired::Desired, loader::report::Reports, telemetry::metrics::Metrics};
 
 mod announcements;
@@ -22,6 +26,7 @@ mod finalizer;
 mod fixtures;
 mod intake;
 mod invalid;
+mod leases_first;
 mod patch;
 mod sample;
 mod status;
@@ -41,6 +46,17 @@ pub struct ControllerConfig {
     pub status_interval: Duration,
     /// Only the EventSources of this namespace; all namespaces when not given.
     pub namespace: Option<String>,
+}
+
+/// What one replica's controller goes by.
+#[derive(Clone)]
+pub struct Inputs {
+    /// What should run; the controller itself keeps it in line with the EventSources.
+    pub desired: Desired,
+    /// What this replica holds, and how that goes.
+    pub reports: Reports,
+    /// Whether more sources wait for a holder than Leases are written at once. Statuses and Events wait meanwhile.
+    pub leases_wait: Receiver<bool>,
 }
 
 /// Why the controller cannot work.
@@ -65,24 +81,24 @@ pub enum ControllerError {
 pub async fn run(
     config: ControllerConfig,
     client: Client,
-    desired: Desired,
-    reports: Reports,
+    inputs: Inputs,
     metrics: Arc<Metrics>,
     state: Sender<WatchState>,
     shutdown: CancellationToken,
 ) -> Result<(), ControllerError> {
-    let (herald, publisher) = events::herald(client.clone(), &config.pod_name, metrics.clone());
+    let leases_first = LeasesFirst::new(inputs.leases_wait.clone());
+    let (herald, publisher) = events::herald(client.clone(), &config.pod_name, leases_first, metrics.clone());
     let (invalid_sender, invalid_receiver) = mpsc::unbounded_channel();
     let watch = watch::Watch {
         client: client.clone(),
         namespace: config.namespace,
-        intake: intake::Intake::new(desired.clone()),
+        intake: intake::Intake::new(inputs.desired.clone()),
         state,
         invalid: invalid_sender,
         metrics: &metrics,
     };
     let board = board::Board::new(config.status_interval, rand::random());
-    let writer = writer::StatusWriter::new(client.clone(), board, (desired, reports), herald, metrics.clone());
+    let writer = writer::StatusWriter::new(client.clone(), board, inputs, herald, metrics.clone());
     let watching = watch.run(&shutdown);
     let telling = async {
         tokio::join!(

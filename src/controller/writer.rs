@@ -10,8 +10,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Inputs,
     board::{Board, Done, Job, JobKind, Look, Serial},
     events::Herald,
+    leases_first::LeasesFirst,
     patch::{Performed, perform},
 };
 use crate::{
@@ -37,6 +39,7 @@ pub(super) struct StatusWriter {
     board: Board,
     desired: Desired,
     reports: Reports,
+    leases_first: LeasesFirst,
     herald: Herald,
     metrics: Arc<Metrics>,
     jobs: JoinSet<Finished>,
@@ -52,11 +55,12 @@ impl StatusWriter {
     pub(super) fn new(
         client: Client,
         board: Board,
-        (desired, reports): (Desired, Reports),
+        Inputs { desired, reports, leases_wait }: Inputs,
         herald: Herald,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { client, board, desired, reports, herald, metrics, jobs: JoinSet::new() }
+        let leases_first = LeasesFirst::new(leases_wait);
+        Self { client, board, desired, reports, leases_first, herald, metrics, jobs: JoinSet::new() }
     }
 
     /// Runs until `shutdown`, which must come after the drain: a source that is still in the reports then has no
@@ -75,13 +79,18 @@ impl StatusWriter {
                 (changed, at, looked) = (false, Look::Reports, now);
                 continue;
             }
-            self.start_jobs(now);
-            let wake = self.board.wakes_at(now).map_or(look_at, |at| at.min(look_at));
+            let held_back_until = self.leases_first.held_back_until(now);
+            if held_back_until.is_none() {
+                self.start_jobs(now);
+            }
+            let next = held_back_until.or_else(|| self.board.wakes_at(now));
+            let wake = next.map_or(look_at, |at| at.min(look_at));
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = reported.changed(), if !changed => changed = true,
                 Ok(()) = wanted.changed(), if at == Look::Reports => (changed, at) = (true, Look::Everything),
                 Some(finished) = self.jobs.join_next() => self.finish(finished),
+                () = self.leases_first.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }

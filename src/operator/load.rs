@@ -11,12 +11,12 @@ use super::{
     claimed_store::ClaimedStore,
     cluster::Cluster,
     life::Boards,
-    readiness::{tell_membership, tell_sources},
+    readiness::{tell_membership, tell_sources, tell_whether_leases_wait},
     upkeep::keep_up,
 };
 use crate::{
     cli::RunArgs,
-    controller::{self, ControllerConfig, KubernetesCredentials, WatchState},
+    controller::{self, ControllerConfig, Inputs, KubernetesCredentials, WatchState},
     fetch::http::HttpTransports,
     loader::{Ports, Supervisor, buffer::Buffer},
     ownership::{
@@ -58,7 +58,10 @@ impl Load<'_> {
         beside.spawn(tell_membership(health.clone(), ownership.views()));
         beside.spawn(keep_up(self.store.clone(), self.args.retention_days));
 
-        let controlling = self.control(watch_state, stop_controller.clone());
+        let (leases_wait, waiting) = watch::channel(false);
+        beside.spawn(tell_whether_leases_wait(leases_wait, ownership.views()));
+
+        let controlling = self.control(waiting, watch_state, stop_controller.clone());
         let loading = async {
             self.load(supervisor, directives, &ownership, &stop, drain).await?;
             stop_controller.cancel();
@@ -102,6 +105,7 @@ impl Load<'_> {
 
     async fn control(
         &self,
+        leases_wait: watch::Receiver<bool>,
         state: watch::Sender<WatchState>,
         shutdown: CancellationToken,
     ) -> Result<(), OperatorError> {
@@ -111,8 +115,8 @@ impl Load<'_> {
             namespace: self.args.watch_namespace.clone(),
         };
         let (client, boards) = (self.cluster.client.clone(), self.boards);
-        let (desired, reports, metrics) = (boards.desired.clone(), boards.reports.clone(), boards.metrics.clone());
-        Ok(controller::run(config, client, desired, reports, metrics, state, shutdown).await?)
+        let inputs = Inputs { desired: boards.desired.clone(), reports: boards.reports.clone(), leases_wait };
+        Ok(controller::run(config, client, inputs, boards.metrics.clone(), state, shutdown).await?)
     }
 
     /// Runs what ownership directs; after `drain` until the last source is handed off, or until that takes too long.

@@ -1,4 +1,5 @@
-//! What `/readyz` says of the watch of EventSources and of the membership, as they change.
+//! What other parts are told of the watch of EventSources and of the membership, as they change: `/readyz` of both, the
+//! controller of Leases that wait.
 
 use tokio::sync::watch;
 
@@ -34,6 +35,20 @@ pub(super) async fn tell_membership(health: Health, mut views: watch::Receiver<O
             Stage::TakingPart => health.waits(Part::Membership, "the member Lease of this replica is not written yet"),
             Stage::Draining | Stage::Ended => health.waits(Part::Membership, "this replica is ending"),
         }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says whether more sources wait for a holder than Leases are written at once.
+pub(super) async fn tell_whether_leases_wait(
+    leases_wait: watch::Sender<bool>,
+    mut views: watch::Receiver<OwnershipView>,
+) {
+    loop {
+        let wait = views.borrow_and_update().leases_wait;
+        leases_wait.send_if_modified(|told| std::mem::replace(told, wait) != wait);
         if views.changed().await.is_err() {
             return;
         }

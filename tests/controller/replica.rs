@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use headgate::{
     api::{AcceptedReason, EventSource, ReachableReason, StoredReason},
-    controller::{self, ControllerConfig, ControllerError, WatchState},
+    controller::{self, ControllerConfig, ControllerError, Inputs, WatchState},
     desired::Desired,
     event::{Cursor, EventId, StreamName},
     loader::report::{Report, Reports, Verdict},
@@ -31,6 +31,7 @@ pub(crate) struct Replica {
     pub(crate) reports: Reports,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) state: watch::Receiver<WatchState>,
+    pub(crate) leases_wait: watch::Sender<bool>,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), ControllerError>>,
 }
@@ -40,18 +41,18 @@ impl Replica {
         let (desired, reports, shutdown) = (Desired::default(), Reports::default(), CancellationToken::new());
         let metrics = Metrics::register(&mut Registry::default());
         let (state_sender, state) = watch::channel(WatchState::Listing);
+        let (leases_wait, waiting) = watch::channel(false);
         let config =
             ControllerConfig { pod_name: name.to_owned(), status_interval: Duration::from_secs(30), namespace: None };
         let running = tokio::spawn(controller::run(
             config,
             client,
-            desired.clone(),
-            reports.clone(),
+            Inputs { desired: desired.clone(), reports: reports.clone(), leases_wait: waiting },
             metrics.clone(),
             state_sender,
             shutdown.clone(),
         ));
-        Self { name, desired, reports, metrics, state, shutdown, running }
+        Self { name, desired, reports, metrics, state, leases_wait, shutdown, running }
     }
 
     /// The process ends, after its drain.

@@ -8,6 +8,7 @@ use headgate::{
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::{
     cluster::Cluster,
@@ -134,6 +135,23 @@ async fn the_status_holds_what_the_holder_knows() {
         (holder.identity, holder.lease_name),
         ("a#1".to_owned(), stream_of(&object).to_string().replace('/', "."))
     );
+}
+
+#[tokio::test]
+async fn while_leases_wait_no_status_is_written_but_the_last() {
+    let cluster = Cluster::with_the_crd().await;
+    let replica = Replica::start("a", cluster.client());
+    replica.leases_wait.send_replace(true);
+    replica.report(healthy(replica.held(&cluster.create("orders").await), 7));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(replica.writes("transition", "ok"), 0);
+
+    replica.leases_wait.send_replace(false);
+    cluster.condition("orders", "Ready", "CaughtUp").await;
+
+    replica.leases_wait.send_replace(true);
+    replica.stop().await;
+    cluster.condition("orders", "Assigned", "AwaitingReplica").await;
 }
 
 fn holder(object: EventSource) -> Option<HolderStatus> {

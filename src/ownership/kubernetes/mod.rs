@@ -106,6 +106,8 @@ pub struct OwnershipView {
     pub held: usize,
     /// Sources that nobody holds.
     pub orphans: usize,
+    /// So many that their Leases cannot all be in flight at once.
+    pub leases_wait: bool,
     /// My database fails while another replica's works.
     pub database_lost: bool,
     /// Once I have ended: the sources that I let go and nobody took.

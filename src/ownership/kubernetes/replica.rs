@@ -312,6 +312,7 @@ impl Replica {
             members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
             held: self.holdings.held(),
             orphans: self.roster.orphans.len(),
+            leases_wait: self.roster.orphans.len() > self.config.writes_in_flight,
             database_lost: self.database.is_lost(),
             left_to_nobody: Vec::new(),
         };

@@ -5,7 +5,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rstest::rstest;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Stage, fake::Entry};
 use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
@@ -85,6 +85,21 @@ async fn a_container_that_restarts_takes_its_sources_back_without_waiting_for_it
     cluster.start("a");
     let took = cluster.settled().await;
     assert!(took < 2 * SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_wait_while_more_are_to_be_claimed_than_are_written_at_once() {
+    let mut cluster = cluster_of(&["a", "b"], 200, 1).await;
+    let mut views = cluster.pods["a"].ownership.views();
+    views.mark_unchanged();
+    cluster.add_source("orders");
+    cluster.settled().await;
+    assert!(!views.borrow_and_update().leases_wait, "nobody has to wait for one");
+
+    cluster.kill("b");
+    timeout(10 * SECOND, views.wait_for(|view| view.leases_wait)).await.expect("100 are to be claimed").unwrap();
+    cluster.settled().await;
+    timeout(SECOND, views.wait_for(|view| !view.leases_wait)).await.expect("all are claimed").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
