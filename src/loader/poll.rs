@@ -75,8 +75,6 @@ pub(super) struct Poller {
     asks_again: bool,
     /// By how much the next reservation comes sooner than it had to, which it may wait for others.
     patience: Duration,
-    /// The next poll was asked for.
-    is_awaited: bool,
     /// When the next request was due, for the metric of waiting.
     due: Instant,
     polls: u64,
@@ -117,7 +115,6 @@ impl Poller {
             ended: None,
             asks_again: false,
             patience: Duration::ZERO,
-            is_awaited: false,
             due: now,
             polls: 0,
             won,
@@ -130,11 +127,6 @@ impl Poller {
         self.fetcher
     }
 
-    /// Says whether somebody has asked for the next poll.
-    pub(super) fn set_awaited(&mut self, is_awaited: bool) {
-        self.is_awaited = is_awaited;
-    }
-
     /// Requests sent so far.
     pub(super) fn polls(&self) -> u64 {
         self.polls
@@ -145,9 +137,10 @@ impl Poller {
     }
 
     /// One pass: connect, take memory, reserve, send and read, append, and say when the next pass is due. `stop` ends it
-    /// at once before the request is sent, and not at all afterwards.
-    pub(super) async fn run_once(&mut self, stop: &CancellationToken) -> Pass {
-        let pass = match self.grant(stop).await {
+    /// at once before the request is sent, and not at all afterwards. `hurry`, which `stop` cancels too: somebody waits for
+    /// it, so it waits for nobody.
+    pub(super) async fn run_once(&mut self, stop: &CancellationToken, hurry: &CancellationToken) -> Pass {
+        let pass = match self.grant(stop, hurry).await {
             Ok((grant, share)) => self.spend(grant, share, stop).await,
             Err(pass) => pass,
         };
@@ -159,7 +152,7 @@ impl Poller {
     }
 
     /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
-    async fn grant(&mut self, stop: &CancellationToken) -> Result<(Grant, Share), Pass> {
+    async fn grant(&mut self, stop: &CancellationToken, hurry: &CancellationToken) -> Result<(Grant, Share), Pass> {
         // Before the guard is asked: what an earlier task of this process owes may be the very wait it asks for.
         // A stop does not wait for it: the row opens at its deadline, and an ABORT may stand behind many when a database is away.
         let settled = stop.run_until_cancelled(self.reservations.settle(&self.context)).await.ok_or(Pass::Stopped)?;
@@ -170,7 +163,7 @@ impl Poller {
         let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
         let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
         // Not cut by a stop, only hurried: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
-        let patience = Patience { longest: self.take_patience(&share), ends: stop.clone() };
+        let patience = Patience { longest: self.take_patience(&share, hurry), ends: hurry.clone() };
         let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, patience).await?;
         self.ended = None;
         self.context.reporter.database_answers();
@@ -187,9 +180,9 @@ impl Poller {
 
     /// Somebody may wait for a poll that was asked for, and others for much memory, which a large page takes, or one that is to be
     /// held whole.
-    fn take_patience(&mut self, share: &Share) -> Duration {
+    fn take_patience(&mut self, share: &Share, hurry: &CancellationToken) -> Duration {
         let patience = std::mem::take(&mut self.patience);
-        if self.is_awaited || share.bytes() > PATIENT_SHARE { Duration::ZERO } else { patience }
+        if hurry.is_cancelled() || share.bytes() > PATIENT_SHARE { Duration::ZERO } else { patience }
     }
 
     async fn spend(&mut self, grant: Grant, share: Share, stop: &CancellationToken) -> Pass {

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -241,8 +241,7 @@ impl SourceTask {
         let mut reload_at = Instant::now() + CREDENTIALS_EVERY;
         loop {
             let polls = poller.polls();
-            poller.set_awaited(self.requested.is_some());
-            let pass = poller.run_once(&self.stop).await;
+            let pass = self.pass(poller).await;
             if poller.polls() > polls {
                 self.served();
             }
@@ -268,6 +267,22 @@ impl SourceTask {
                 Wake::Stopped => return Interruption::Stopped,
             }
         }
+    }
+
+    /// One pass. Its reservation waits for no others when a poll was asked for, and no longer when the object changes.
+    async fn pass(&self, poller: &mut Poller) -> Pass {
+        let hurry = self.stop.child_token();
+        if self.requested.is_some() {
+            hurry.cancel();
+        }
+        let mut sources = self.sources.clone();
+        let mut pass = pin!(poller.run_once(&self.stop, &hurry));
+        select! {
+            biased;
+            pass = &mut pass => return pass,
+            Ok(()) = sources.changed() => hurry.cancel(),
+        }
+        pass.await
     }
 
     /// A request was sent: it serves the poll that was asked for.

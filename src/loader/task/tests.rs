@@ -200,6 +200,29 @@ async fn a_poll_that_is_asked_for_comes_now_and_through_the_gate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poll_that_is_asked_for_or_another_spec_does_not_wait_for_the_company_that_a_reservation_waits_for() {
+    let changes: [fn(&mut Source); 2] =
+        [|source| source.poll_requested_at = Some("now".to_owned()), |source| source.generation += 1];
+    for change in changes {
+        let mut world = World::with_events(3);
+        world.object.spec.poll.max_idle_interval = Duration::from_mins(1).into();
+        world.store.faults(|faults| faults.lonely = true);
+        let running = start(&world);
+        sleep(Duration::from_mins(10)).await;
+        until("a reservation waits", || world.store.waiting() == 1).await;
+        let (before, changed) = (world.source.log().len(), Instant::now());
+        running.change(change);
+        until("a poll", || world.source.log().len() > before).await;
+        assert!(
+            changed.elapsed() < Duration::from_millis(100),
+            "a second is what it may wait: {:?}",
+            changed.elapsed()
+        );
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_epoch_that_grew_begins_again_at_its_start_and_stores_nothing_twice() {
     let world = World::with_events(5);
     let running = start(&world);

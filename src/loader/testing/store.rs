@@ -6,14 +6,14 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::FakeRow;
 use crate::{
     event::{EventId, StreamName},
     store::{
-        Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
-        Reset, StoreError,
+        Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Patience, Reserve,
+        Reserved, Reset, StoreError,
     },
 };
 
@@ -34,6 +34,8 @@ pub(in crate::loader) struct Faults {
     pub(in crate::loader) busy: bool,
     /// How long a reservation or an abort waits for a connection before it is issued.
     pub(in crate::loader) queue: Duration,
+    /// Nobody else reserves: who waits for company waits as long as it may.
+    pub(in crate::loader) lonely: bool,
     /// An append of more events than this is ended by the database.
     pub(in crate::loader) too_slow_above: Option<usize>,
     /// The next statements of a verb whose answers are lost.
@@ -45,6 +47,8 @@ struct Inner {
     faults: Faults,
     /// The verbs that were asked, in order.
     verbs: Vec<&'static str>,
+    /// Reservations that wait for company.
+    waiting: usize,
     reserves: Vec<Reserve>,
     extends: Vec<Extend>,
     appends: Vec<Append>,
@@ -73,6 +77,7 @@ impl FakeStore {
             rows: HashMap::new(),
             faults: Faults::default(),
             verbs: Vec::new(),
+            waiting: 0,
             reserves: Vec::new(),
             extends: Vec::new(),
             appends: Vec::new(),
@@ -104,6 +109,10 @@ impl FakeStore {
 
     pub(in crate::loader) fn asked(&self, verb: &str) -> usize {
         self.lock().verbs.iter().filter(|asked| **asked == verb).count()
+    }
+
+    pub(in crate::loader) fn waiting(&self) -> usize {
+        self.lock().waiting
     }
 
     pub(in crate::loader) fn reserves(&self) -> Vec<Reserve> {
@@ -142,6 +151,14 @@ impl FakeStore {
     async fn queued(&self) {
         let queue = self.lock().faults.queue;
         sleep(queue).await;
+    }
+
+    async fn in_company(&self, patience: &Patience) {
+        if self.lock().faults.lonely {
+            self.lock().waiting += 1;
+            let _ = timeout(patience.longest, patience.ends.cancelled()).await;
+            self.lock().waiting -= 1;
+        }
     }
 
     fn is_cut_off(&self) -> bool {
@@ -206,6 +223,7 @@ impl Gate for FakeStore {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
+        self.in_company(&reserve.patience).await;
         self.queued().await;
         let issued = Instant::now();
         self.statement("reserve", reserve.stream.clone(), move |inner| {

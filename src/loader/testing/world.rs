@@ -319,7 +319,7 @@ impl Polling {
     /// Waits until the next pass is due, and does it.
     pub(in crate::loader) async fn pass(&mut self) -> Pass {
         sleep_until(self.due).await;
-        let pass = self.poller.run_once(&self.stop).await;
+        let pass = self.poller.run_once(&self.stop, &self.stop).await;
         if let Pass::Again(due) | Pass::Unauthorized(due) = pass {
             self.due = due;
         }
