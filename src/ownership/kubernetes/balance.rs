@@ -1,5 +1,7 @@
 //! Who takes what, now: orphans to claim, surplus to move, and everything to hand off when this replica leaves.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::replica::Replica;
@@ -11,6 +13,10 @@ use crate::{
     },
     store::Holder,
 };
+
+/// As long as claims of the last count are left to be begun, all is counted anew this seldom: it goes through every source, and
+/// a claim looks at its own Lease again before it is written.
+const RECOUNT: Duration = Duration::from_millis(500);
 
 impl Replica {
     /// Works out what follows from all that changed since the last time. Costs nothing when nothing can follow.
@@ -24,7 +30,10 @@ impl Replica {
             return;
         }
         let Some(me) = self.me.clone() else { return };
-        self.dirty = false;
+        if !self.queue.is_empty() && now < self.counted + RECOUNT {
+            return;
+        }
+        (self.dirty, self.counted) = (false, now);
         self.align_early();
         self.roster = Roster::count(&self.view, self.desired.streams(), |holder| self.turns.is_stuck(holder, now));
         self.turns.retain(|holder| self.roster.seat_of(holder).is_some());

@@ -105,6 +105,8 @@ pub(super) struct Replica {
     pub(super) last_signs: HashMap<Holder, Instant>,
     pub(super) joined_before: bool,
     pub(super) dirty: bool,
+    /// When all was counted last.
+    pub(super) counted: Instant,
     pub(super) ping: Ping,
     last_event: Instant,
     next_sweep: Instant,
@@ -150,6 +152,7 @@ impl Replica {
             last_signs: HashMap::new(),
             joined_before: false,
             dirty: true,
+            counted: now,
             ping: Ping::default(),
             last_event: now,
             next_sweep: now + SWEEP_EVERY,
