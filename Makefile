@@ -76,12 +76,12 @@ mutants: cargo ## Leave out one rule of the protocol after the other, and see ch
 
 # Release builds: the figures of a debug build mean nothing. First the one that a figure compares with, then the real one.
 .PHONY: bench
-bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some)
+bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some, DURABLE=1 with fsync)
 	cargo build --quiet --release --package headgate --package headgate-bed --features headgate/mutations
 	cp $(TARGET)/release/headgate $(TARGET)/release/headgate-mutations
 	cargo build --quiet --release --package headgate --package headgate-bed
 	$(TARGET)/release/headgate-bed bench --binary $(TARGET)/release/headgate --mutated $(TARGET)/release/headgate-mutations \
-	  $(addprefix --only ,$(ONLY))
+	  $(addprefix --only ,$(ONLY)) $(if $(DURABLE),--durable)
 
 .PHONY: bench-scale
 bench-scale: cargo ## Measure 1,000 and 10,000 sources on three replicas, here and in .headgate/bench-scale.md (SIZES=1000, ONLY="calm busy")

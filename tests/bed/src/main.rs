@@ -77,6 +77,9 @@ enum Command {
         /// Measure this figure alone; may be given more than once.
         #[arg(long)]
         only: Vec<bench::Name>,
+        /// PostgreSQL writes through to the disk.
+        #[arg(long)]
+        durable: bool,
         /// The report, as Markdown.
         #[arg(long, default_value_os_t = headgate_bed::repository().join(".headgate/bench.md"))]
         out: PathBuf,
@@ -236,8 +239,8 @@ async fn main() -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Bench { binary, mutated, only, out } => {
-            if !bench::run(&binary, &mutated, &only, &out).await? {
+        Command::Bench { binary, mutated, only, durable, out } => {
+            if !bench::run(&binary, &mutated, &only, durable, &out).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::postgres::{self, Binaries};
+use crate::postgres::Binaries;
 
 /// What the figures depend on.
 #[derive(Debug, Clone)]
@@ -19,11 +19,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Asks the kernel and the programs.
-    pub(super) fn here(binary: &Path) -> Result<Self> {
+    /// Asks the kernel and the programs; `postgres` is what its servers are started with.
+    pub(super) fn here(binary: &Path, postgres: &[(&str, &str)]) -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
         let meminfo = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
-        let settings = postgres::IN_MEMORY.map(|(name, value)| format!("{name} {value}"));
+        let settings: Vec<_> = postgres.iter().map(|(name, value)| format!("{name} {value}")).collect();
         let memory_kib: Option<u32> =
             after(&meminfo, "MemTotal").and_then(|text| text.trim_end_matches(" kB").parse().ok());
         Ok(Self {

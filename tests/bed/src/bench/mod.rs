@@ -31,6 +31,7 @@ pub use self::scale::{Part, Scale};
 use crate::evidence;
 use crate::narrate::{Stopwatch, say};
 use crate::place::Place;
+use crate::postgres::{DURABLE, IN_MEMORY, Postgres};
 use crate::stage::Stage;
 
 const REPLICAS: [&str; 3] = ["headgate-a", "headgate-b", "headgate-c"];
@@ -54,21 +55,25 @@ pub enum Name {
 }
 
 /// Measures the named figures, or all; prints the report and writes it to `out`. `mutated` is the build that can leave rules
-/// out, where a figure compares with that. Returns whether every promise held.
+/// out, where a figure compares with that. A `durable` PostgreSQL writes through to the disk, but not for [`Name::Crash`], which
+/// counts events and no time. Returns whether every promise held.
 ///
 /// # Errors
 /// When something does not come up, or does not do what is to be measured.
-pub async fn run(binary: &Path, mutated: &Path, only: &[Name], out: &Path) -> Result<bool> {
+pub async fn run(binary: &Path, mutated: &Path, only: &[Name], durable: bool, out: &Path) -> Result<bool> {
     ensure!(binary.is_file(), "there is no binary at {}: run `make bench`, which builds it", binary.display());
     let wants_mutated = only.is_empty() || only.contains(&Name::Crash);
     ensure!(!wants_mutated || mutated.is_file(), "there is no binary at {}: run `make bench`", mutated.display());
     let watch = Stopwatch::start();
     let names = if only.is_empty() { Name::value_variants() } else { only };
-    let mut report = Report::begin(out, &report::head(&Machine::here(binary)?))?;
+    let postgres = if durable { &DURABLE } else { &IN_MEMORY };
+    let mut report = Report::begin(out, &report::head(&Machine::here(binary, postgres)?))?;
     let mut all_held = true;
     for name in names {
         say(format_args!("\n-- {name:?}"));
         let place = Arc::new(Place::temporary("bench")?);
+        // The stage finds this server running.
+        let _server = if durable { Some(Postgres::with_settings(&place, postgres).await?) } else { None };
         let measured = match name {
             Name::Saturated => saturated::measure(&place, binary).await,
             Name::Backfill => backfill::measure(&place, binary).await,

@@ -35,6 +35,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// The machine may not crash under a test; servers may, and then the kernel still has every write.
 pub const IN_MEMORY: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "off")];
 
+/// As a database is that must not lose what it acknowledged.
+pub const DURABLE: [(&str, &str); 2] = [("fsync", "on"), ("full_page_writes", "on")];
+
 /// What stays the same over restarts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Facts {
@@ -61,7 +64,7 @@ impl Postgres {
         Self::with_settings(place, &[]).await
     }
 
-    /// The same, with further settings (`("fsync", "on")`) that win over those of the test bed.
+    /// The same, with further settings (such as [`DURABLE`]) that win over those of the test bed.
     pub async fn with_settings(place: &Arc<Place>, settings: &[(&str, &str)]) -> Result<Self> {
         let watch = Stopwatch::start();
         let binaries = Binaries::locate()?;

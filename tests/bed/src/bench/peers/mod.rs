@@ -22,6 +22,7 @@ use self::run::{Ground, Run, SOURCES};
 use super::Report;
 use super::machine::Machine;
 use crate::narrate::{Stopwatch, say};
+use crate::postgres::IN_MEMORY;
 
 /// A run may end before the moment at which it was to be killed; then it is killed earlier.
 const KILLS: u32 = 3;
@@ -52,7 +53,7 @@ impl Peers {
         let watch = Stopwatch::start();
         let ground = Ground { binary: self.binary.clone(), tools: self.tools.clone(), events: self.events };
         let candidates = if self.only.is_empty() { Candidate::value_variants() } else { &self.only };
-        let mut report = Report::begin(&self.out, &super::report::head(&Machine::here(&self.binary)?))?;
+        let mut report = Report::begin(&self.out, &super::report::head(&Machine::here(&self.binary, &IN_MEMORY)?))?;
         let mut measured: BTreeMap<Candidate, Measured> = BTreeMap::new();
         for round in 0..self.rounds {
             for place in 0..candidates.len() {

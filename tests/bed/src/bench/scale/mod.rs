@@ -24,6 +24,7 @@ use super::{REPLICAS, Report};
 use crate::evidence;
 use crate::narrate::{Stopwatch, say};
 use crate::place::Place;
+use crate::postgres::IN_MEMORY;
 use crate::proof::Proof;
 
 /// Of all idle sources together, at every size.
@@ -71,7 +72,7 @@ impl Scale<'_> {
         let most = self.sizes.iter().copied().filter(|_| wanted(Part::Calm)).chain([busy::SOURCES]).max();
         limits::open_files_for(most.unwrap_or(busy::SOURCES))?;
         let watch = Stopwatch::start();
-        let mut report = Report::begin(self.out, &report::head(&Machine::here(self.binary)?))?;
+        let mut report = Report::begin(self.out, &report::head(&Machine::here(self.binary, &IN_MEMORY)?))?;
         let mut all_held = true;
         let mut costs = Vec::new();
         for size in self.sizes.iter().copied().filter(|_| wanted(Part::Calm)) {
