@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub mod credentials;
+pub(crate) mod deadline;
 pub mod decode;
 mod error;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::{
     select,
     sync::oneshot,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     api::event_source::LEAST_MIN_INTERVAL,
-    fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
+    fetch::{
+        Failure, FetchError, Fetcher, PageRequest, Progress, Reply,
+        deadline::{self, TimeOver},
+    },
     mutation::{self, Mutation},
     permit::{Attempt, Permit},
     store::Row,
@@ -306,10 +309,11 @@ async fn read(
     lapse: &Lapse,
 ) -> End {
     let (limit, budget) = (fetcher.timeout(), share.budget());
-    let reading = timeout(limit, read_page(context, fetcher, permit, request, intake, share));
+    let reading = read_page(context, fetcher, permit, request, intake, share);
+    let reading = deadline::before(Instant::now() + limit, reading);
     let end = select! {
         biased;
-        end = reading => end.unwrap_or_else(|_| {
+        end = reading => end.unwrap_or_else(|TimeOver| {
             let progress = Progress::MayBeServed { first_byte: intake.first_byte() };
             // The source is not to blame for what nobody read.
             let error = if intake.waits_for_others() {

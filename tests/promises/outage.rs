@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use headgate_bed::source::FaultKind;
+use headgate_bed::{
+    access_log::Access,
+    source::{Fault, FaultKind},
+};
 
 use crate::world::{World, eager, longest_gap, now, saturated};
 
@@ -25,6 +28,31 @@ async fn p5_a_postgresql_that_crashes_causes_no_second_fetch() {
         a_batch_is_held_while_it_is(Gone::Crashed, &mut world, SOURCES[0]).await;
     }
     world.all_are_loaded_since(&SOURCES, now()).await;
+    nothing_travelled_twice(world).await;
+}
+
+/// Frozen for less than the row waits for it, from before its answer comes until after `http.timeout`.
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_what_a_source_answered_a_frozen_replica_in_time_is_read_when_it_wakes_and_not_fetched_again() {
+    let ms = Duration::from_millis;
+    let mut world = World::without_objects("frozen", saturated(&["orders"]), &["headgate-a"]).await;
+    let mut spec = world.spec("orders", &eager());
+    spec["http"]["timeout"] = "3s".into();
+    world.apply("orders", spec).await;
+    world.all_are_loaded_since(&["orders"], now()).await;
+
+    world.stage.source.script("orders", [Some(Fault::Thinks { ms: 2_400 })]);
+    let served = || world.stage.source.is_serving_what_was_scripted("orders");
+    world.until("the source thinks", async || served()).await;
+    world.load_for(ms(1_800)).await;
+    world.stage.fleet.pause("headgate-a").expect("it runs");
+    world.load_for(ms(1_700)).await;
+    world.stage.fleet.resume("headgate-a").expect("it is frozen");
+
+    world.all_are_loaded_since(&["orders"], now()).await;
+    let thought = |access: &&Access| access.fault == FaultKind::Thinks;
+    let slow = world.accesses().iter().find(thought).expect("it was asked").clone();
+    assert!(slow.complete, "the source had answered: {slow:?}");
     nothing_travelled_twice(world).await;
 }
 

@@ -23,7 +23,11 @@ use super::{
 };
 use crate::{
     api::{Source, event_source::Http},
-    fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply, decode::Decoder},
+    fetch::{
+        Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply,
+        deadline::{self, TimeOver},
+        decode::Decoder,
+    },
     permit::Permit,
 };
 
@@ -153,10 +157,10 @@ impl HttpFetcher {
         }
         connection.line.arm(permit);
         let until = Instant::now() + self.timeout;
-        let response = match timeout_at(until, connection.exchange(request)).await {
+        let response = match deadline::before(until, connection.exchange(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(broken(&connection, Some(&error), self.timeout)),
-            Err(_elapsed) => return Err(broken(&connection, None, self.timeout)),
+            Err(TimeOver) => return Err(broken(&connection, None, self.timeout)),
         };
         let (head, body) = response.into_parts();
         let Reach::Left { first_byte: Some(first_byte) } = connection.line.reach() else {

@@ -8,14 +8,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     answer::{broken, explain},
     connection::Connection,
     inflate::Inflate,
 };
-use crate::fetch::{Failure, FetchError, Item, Page, Progress, decode::PageDecoder};
+use crate::fetch::{
+    Failure, FetchError, Item, Page, Progress,
+    deadline::{self, TimeOver},
+    decode::PageDecoder,
+};
 
 /// What is read of a body that is of no use, so that its row need not wait out the deadline. More is not worth the
 /// traffic.
@@ -83,7 +87,7 @@ enum Reading {
 }
 
 /// What waiting for the next piece of a body brings.
-type Awaited = Result<Option<hyper::Result<Bytes>>, Elapsed>;
+type Awaited = Result<Option<hyper::Result<Bytes>>, TimeOver>;
 
 impl HttpPage {
     pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, stand: Stand) -> Self {
@@ -98,7 +102,7 @@ impl HttpPage {
         };
         let first_byte = Some(self.first_byte);
         match awaited {
-            Err(_elapsed) => {
+            Err(TimeOver) => {
                 let failure = broken(&answered.connection, None, answered.timeout);
                 Err(self.over(failure.error, failure.progress))
             }
@@ -188,7 +192,7 @@ impl Page for HttpPage {
                 Reading::Streaming(answered) => {
                     if self.unread.is_empty() {
                         let piece = answered.connection.piece(&mut answered.body);
-                        let awaited = timeout_at(answered.until, piece).await;
+                        let awaited = deadline::before(answered.until, piece).await;
                         self.receive(awaited)?;
                     }
                     let items = self.decode();
