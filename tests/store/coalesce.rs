@@ -107,6 +107,24 @@ async fn two_hundred_idle_sources_share_a_few_statements() {
     assert!(statements * 5 <= rows, "{statements} statements for {rows} rows");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_are_taken_over_together_share_a_few_statements_and_each_gets_the_next_fence_of_its_own_row() {
+    const STREAMS: usize = 200;
+    let database = Database::migrated().await;
+    let (first, heir) = (Counted::on(&database), Counted::on(&database));
+    for _ in 0..2 {
+        Replica::adopting(&first.store, "a", "source-7").await;
+    }
+    adopting(&first.store, "a", STREAMS).await;
+
+    let replicas = adopting(&heir.store, "b", STREAMS).await;
+    assert_eq!(heir.rows("adopt"), STREAMS as u64);
+    assert!(heir.statements("adopt") * 5 <= STREAMS as u64, "{} statements", heir.statements("adopt"));
+    for (n, replica) in replicas.into_iter().enumerate() {
+        assert_eq!(replica.fence.0, if n == 7 { 4 } else { 2 }, "source-{n}");
+    }
+}
+
 #[tokio::test]
 async fn a_lone_source_has_statements_of_its_own() {
     let database = Database::migrated().await;

@@ -3,6 +3,8 @@
 //! A caller computes the durations of its request before it waits here, and the row counts them from the statement. A
 //! statement that comes later moves each of them to the safe side:
 //!
+//! - ADOPT: the waits it finds are counted by the row when the statement has locked it, and by the caller from the later
+//!   answer (P1, P2). Each call gets a fence of its own.
 //! - RESERVE: the slot, the deadline and the next start are counted by the row from its own clock, and the send limit S
 //!   by the caller from [`Reserved::issued`], the instant at which the *shared* statement left on its connection. The
 //!   wait in the lane lies before both, so P1 and P2 do not see it.
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::{
     event::StreamName,
-    store::{Abort, Answer, Append, Extend, Patience, Reserve, Reserved, StoreError},
+    store::{Abort, Adopt, Adopted, Answer, Append, Extend, Patience, Reserve, Reserved, StoreError},
     telemetry::metrics::VerbLabels,
 };
 
@@ -35,6 +37,7 @@ const MOST_PAYLOAD: usize = 256 * 1024;
 /// The calls of each verb that shares statements.
 #[derive(Clone)]
 pub(super) struct Lanes {
+    adopt: Lane<Adopt>,
     reserve: Lane<Reserve>,
     extend: Lane<Extend>,
     abort: Lane<Abort>,
@@ -49,6 +52,7 @@ impl Lanes {
             statements: usize::try_from(connections).unwrap_or(usize::MAX),
         };
         Self {
+            adopt: Lane::new(limits(connections)),
             reserve: Lane::new(limits(connections)),
             extend: Lane::new(limits(URGENT_CONNECTIONS)),
             abort: Lane::new(limits(URGENT_CONNECTIONS)),
@@ -58,6 +62,10 @@ impl Lanes {
 }
 
 impl PostgresStore {
+    pub(super) async fn adopt_together(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
+        self.lanes.adopt.ask(self, adopt).await
+    }
+
     pub(super) async fn reserve_together(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
         self.lanes.reserve.ask(self, reserve).await
     }
@@ -77,6 +85,21 @@ impl PostgresStore {
     pub(super) fn note_rows(&self, verb: &'static str, rows: usize) {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         self.statement_rows.get_or_create(&VerbLabels { verb }).observe(rows.into());
+    }
+}
+
+impl Request for Adopt {
+    type Answer = Answer<Adopted>;
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+}
+
+impl Statement<Adopt> for PostgresStore {
+    async fn run(&self, requests: &[Adopt]) -> Result<Answers<Answer<Adopted>>, StoreError> {
+        self.note_rows("adopt", requests.len());
+        self.adopt_all(requests).await
     }
 }
 

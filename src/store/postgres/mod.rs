@@ -109,7 +109,7 @@ fn only<T>(answers: Answers<T>) -> Result<T, StoreError> {
 #[async_trait]
 impl Gate for PostgresStore {
     async fn adopt(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
-        self.adopt_all(&[adopt]).await.and_then(only)
+        self.adopt_together(adopt).await
     }
 
     async fn reset(&self, reset: Reset) -> Result<Answer<Adopted>, StoreError> {
