@@ -74,6 +74,7 @@ pub(super) async fn measure(place: &Arc<Place>, binary: &Path) -> Result<Chapter
             "writes/s to the API server, of each replica",
             format!("{:.2}", span.per_second(span.writes.total()) / number(REPLICAS.len())),
         ),
+        Row::aside(format!("these, in {} s", WINDOW.as_secs()), span.writes.to_string()),
         Row::aside("machine", span.load()),
     ];
     let proof = stage.prove(None).await?;
