@@ -308,6 +308,9 @@ pub(in crate::loader) struct Steering {
     pub(in crate::loader) stop: CancellationToken,
 }
 
+/// More than any test needs to reach what it waits for.
+const MANY_POLLS: usize = 200;
+
 /// A poller that a test drives step by step.
 pub(in crate::loader) struct Polling {
     pub(in crate::loader) poller: Poller,
@@ -335,6 +338,17 @@ impl Polling {
                 return pass;
             }
         }
+    }
+
+    /// Polls until `reached`.
+    pub(in crate::loader) async fn poll_until(&mut self, reached: impl Fn() -> bool) {
+        for _ in 0..MANY_POLLS {
+            if reached() {
+                return;
+            }
+            self.poll().await;
+        }
+        panic!("not reached in {MANY_POLLS} polls");
     }
 
     /// As a task that ends does, told to stop or not.

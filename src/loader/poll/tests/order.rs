@@ -48,9 +48,7 @@ async fn a_bad_item_keeps_what_came_before_and_costs_one_event_from_then_on() {
     assert_eq!(world.cursor(), "30", "the cursor stays before the bad item");
     let limits: Vec<_> = world.source.log().iter().map(|served| served.limit).collect();
     assert_eq!(limits, [1000, 1, 1]);
-    while world.cursor() != "100" {
-        polling.poll().await;
-    }
+    polling.poll_until(|| world.cursor() == "100").await;
     assert_eq!(world.stored_ids(), ids(100), "good again, with growing pages");
 }
 

@@ -55,13 +55,9 @@ async fn slow_commits_do_not_take_the_time_that_a_large_page_has() {
     let mut polling = world.adopted_by("a").await;
     world.store.faults(|faults| faults.latency = Duration::from_millis(400));
     // Reserved in time all the same: commits alone are slow from here on.
-    while world.source.log().is_empty() {
-        polling.poll().await;
-    }
+    polling.poll_until(|| !world.source.log().is_empty()).await;
     world.store.faults(|faults| faults.latency = Duration::ZERO);
-    while world.cursor() != "5000" {
-        polling.poll().await;
-    }
+    polling.poll_until(|| world.cursor() == "5000").await;
     let log = world.source.log();
     assert_eq!(log.len(), 1, "`http.timeout` is 5 s, and twenty commits take longer: {log:?}");
 }
