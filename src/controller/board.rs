@@ -4,9 +4,10 @@
 //! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`Budget`].
 
 mod tracked;
+mod turns;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +15,10 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use self::tracked::{Tracked, Turn, UnderWay, Work, Wrote};
+use self::{
+    tracked::{Tracked, Turn, UnderWay, Work, Wrote},
+    turns::{Turns, Wanted},
+};
 use super::{
     announcements::{Announcement, Seen, announcements},
     budget::Budget,
@@ -143,10 +147,8 @@ pub(super) struct Board {
     tracked: HashMap<StreamName, Tracked>,
     /// Those that are not reported any more and have a last word to be written.
     parting: HashSet<StreamName>,
-    /// Whose turn comes when. A source stands in at most one of the three.
-    urgent: BTreeSet<(Instant, StreamName)>,
-    samples: BTreeSet<(Instant, StreamName)>,
-    times: BTreeSet<(Instant, StreamName)>,
+    turns: Turns,
+    statuses_held_back: bool,
     in_flight: usize,
 }
 
@@ -160,9 +162,8 @@ impl Board {
             serials: 0,
             tracked: HashMap::new(),
             parting: HashSet::new(),
-            urgent: BTreeSet::new(),
-            samples: BTreeSet::new(),
-            times: BTreeSet::new(),
+            turns: Turns::default(),
+            statuses_held_back: false,
             in_flight: 0,
         }
     }
@@ -240,22 +241,25 @@ impl Board {
         self.give_turn(&stream, now);
     }
 
+    /// From now on only finalizers are written; or all is again. A finalizer is more than told: without it an object that is
+    /// deleted meanwhile leaves its events behind, and with it a deletion hangs.
+    pub(super) fn hold_statuses_back(&mut self, held_back: bool) {
+        self.statuses_held_back = held_back;
+    }
+
     /// The next thing to write, if the budget allows one now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Job> {
         if self.in_flight >= IN_FLIGHT {
             return None;
         }
-        let tells_times = self.times_budget.clone().take(now).is_ok();
+        let wanted = Wanted { times: self.times_budget.clone().take(now).is_ok(), ..self.wanted() };
         loop {
-            let first = |turns: &BTreeSet<(Instant, StreamName)>| {
-                turns.first().filter(|(at, _)| *at <= now).map(|(_, stream)| stream.clone())
-            };
-            let times = || first(&self.times).filter(|_| tells_times);
-            let stream = first(&self.urgent).or_else(|| first(&self.samples)).or_else(times)?;
+            let stream = self.turns.first(wanted, now)?;
             // A flapping value may have come back since the turn was given; then a later turn, or none, is left.
             self.give_turn(&stream, now);
             let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
-            if at <= now && (tells_times || !work.tells_times()) {
+            let is_wanted = (wanted.times || !work.tells_times()) && (wanted.statuses || !work.tells());
+            if at <= now && is_wanted {
                 self.budget.take(now).ok()?;
                 if work.tells_times() {
                     self.times_budget.take(now).ok()?;
@@ -271,9 +275,14 @@ impl Board {
             return None;
         }
         let affordable = |budget: &Budget| budget.clone().take(now).err().unwrap_or(now);
-        let times = self.times.first().map(|(at, _)| affordable(&self.times_budget).max(*at));
-        let others = [self.urgent.first(), self.samples.first()].into_iter().flatten().map(|(at, _)| *at);
-        Some(others.chain(times).min()?.max(affordable(&self.budget)))
+        let wanted = self.wanted();
+        let others = self.turns.next(Wanted { times: false, ..wanted });
+        let with_times = self.turns.next(wanted).map(|at| affordable(&self.times_budget).max(at));
+        Some(others.into_iter().chain(with_times).min()?.max(affordable(&self.budget)))
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted { statuses: !self.statuses_held_back, times: true }
     }
 
     fn begin(&mut self, stream: &StreamName, work: Work, now: Instant) -> Option<Job> {
@@ -335,6 +344,7 @@ impl Board {
 
     /// This replica ends: what it still holds now has no successor that it knows of, and its status is to say so.
     pub(super) fn leave(&mut self, now: Instant) {
+        self.hold_statuses_back(false);
         let streams: Vec<_> = self.tracked.keys().cloned().collect();
         for stream in streams {
             if let Some(tracked) = self.tracked.get_mut(&stream) {
@@ -355,11 +365,8 @@ impl Board {
     }
 
     fn take_turn(&mut self, stream: &StreamName) {
-        match self.tracked.get_mut(stream).and_then(|tracked| tracked.turn.take()) {
-            Some(Turn::Urgent(at)) => _ = self.urgent.remove(&(at, stream.clone())),
-            Some(Turn::Sample(at)) => _ = self.samples.remove(&(at, stream.clone())),
-            Some(Turn::Times(at)) => _ = self.times.remove(&(at, stream.clone())),
-            None => {}
+        if let Some(turn) = self.tracked.get_mut(stream).and_then(|tracked| tracked.turn.take()) {
+            self.turns.take(turn, stream);
         }
     }
 
@@ -367,25 +374,15 @@ impl Board {
     fn give_turn(&mut self, stream: &StreamName, now: Instant) {
         let Some(tracked) = self.tracked.get_mut(stream) else { return };
         tracked.sample.observe(&tracked.seen.report, now);
-        let turn = match (tracked.turn, tracked.wants(now)) {
+        let turn = match (tracked.turn, tracked.wants(now).map(|(at, work)| Turn::of(work, at))) {
             // One that waits for the budget keeps its place, however often it changes meanwhile.
-            (Some(Turn::Urgent(since)), Some((at, work))) if work.is_urgent() && at <= now => {
-                Some(Turn::Urgent(since.min(at)))
-            }
-            (_, Some((at, work))) if work.is_urgent() => Some(Turn::Urgent(at)),
-            (_, Some((at, work))) if work.tells_times() => Some(Turn::Times(at)),
-            (_, Some((at, _))) => Some(Turn::Sample(at)),
-            (_, None) => None,
+            (Some(Turn::Urgent(since)), Some(Turn::Urgent(at))) if at <= now => Some(Turn::Urgent(since.min(at))),
+            (_, turn) => turn,
         };
         self.take_turn(stream);
-        match turn {
-            Some(Turn::Urgent(at)) => _ = self.urgent.insert((at, stream.clone())),
-            Some(Turn::Sample(at)) => _ = self.samples.insert((at, stream.clone())),
-            Some(Turn::Times(at)) => _ = self.times.insert((at, stream.clone())),
-            None => {}
-        }
-        if let Some(tracked) = self.tracked.get_mut(stream) {
-            tracked.turn = turn;
+        if let (Some(turn), Some(tracked)) = (turn, self.tracked.get_mut(stream)) {
+            tracked.turn = Some(turn);
+            self.turns.put(turn, stream);
         }
     }
 }

@@ -74,15 +74,16 @@ impl Publisher {
     /// Publishes until `shutdown`, and then what is left, for as long as last words may take.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         tokio::select! {
-            () = self.publish_all() => {}
+            () = self.publish_all(shutdown) => {}
             () = async { shutdown.cancelled().await; sleep(LAST_WORDS_WITHIN).await } => {}
         }
     }
 
-    async fn publish_all(&mut self) {
+    async fn publish_all(&mut self, shutdown: &CancellationToken) {
         let mut budget = Budget::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE);
         while let Some(news) = self.news.recv().await {
-            self.leases_first.passed().await;
+            // Last words wait for nobody.
+            shutdown.run_until_cancelled(self.leases_first.passed()).await;
             while let Err(next) = budget.take(Instant::now()) {
                 sleep_until(next).await;
             }

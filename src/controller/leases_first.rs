@@ -12,7 +12,7 @@ use tokio::{
 /// cores that the API server shares are taken in less (docs/benchmarks.md).
 const HELD_BACK_FOR: Duration = Duration::from_secs(30);
 
-/// Holds back what only tells.
+/// Holds back what only tells: statuses and Events, not finalizers.
 #[derive(Clone)]
 pub(super) struct LeasesFirst {
     leases_wait: Receiver<bool>,

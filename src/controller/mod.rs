@@ -55,7 +55,8 @@ pub struct Inputs {
     pub desired: Desired,
     /// What this replica holds, and how that goes.
     pub reports: Reports,
-    /// Whether more sources wait for a holder than Leases are written at once. Statuses and Events wait meanwhile.
+    /// Whether more sources wait for a holder than Leases are written at once. Statuses and Events wait meanwhile; the few
+    /// marks of invalid objects do not.
     pub leases_wait: Receiver<bool>,
 }
 

@@ -80,11 +80,9 @@ impl StatusWriter {
                 continue;
             }
             let held_back_until = self.leases_first.held_back_until(now);
-            if held_back_until.is_none() {
-                self.start_jobs(now);
-            }
-            let next = held_back_until.or_else(|| self.board.wakes_at(now));
-            let wake = next.map_or(look_at, |at| at.min(look_at));
+            self.board.hold_statuses_back(held_back_until.is_some());
+            self.start_jobs(now);
+            let wake = [held_back_until, self.board.wakes_at(now)].into_iter().flatten().fold(look_at, Instant::min);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = reported.changed(), if !changed => changed = true,

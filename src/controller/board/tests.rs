@@ -249,7 +249,8 @@ async fn a_source_that_waits_keeps_its_place_however_often_it_changes() {
         desk.report(held(&format!("s{name:03}")));
     }
     assert_eq!(desk.write().len(), 100);
-    let waiting = desk.board.urgent.first().expect("one is left").1.clone();
+    let all = Wanted { statuses: true, times: true };
+    let waiting = desk.board.turns.first(all, desk.now).expect("one is left");
     desk.pass(Duration::from_millis(10));
     for name in ["new-1", "new-2"] {
         desk.report(held(name));

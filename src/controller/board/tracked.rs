@@ -36,9 +36,28 @@ pub(super) struct Tracked {
 /// When the source is to be written, and in which queue it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
+    Finalizer(Instant),
     Urgent(Instant),
     Sample(Instant),
     Times(Instant),
+}
+
+impl Turn {
+    /// The turn for this work.
+    pub(super) fn of(work: Work, at: Instant) -> Self {
+        match work {
+            Work::Finalizer(_) => Self::Finalizer(at),
+            Work::Status(Trigger::Transition | Trigger::Last) => Self::Urgent(at),
+            Work::Status(Trigger::Counters) => Self::Sample(at),
+            Work::Status(Trigger::Times) => Self::Times(at),
+        }
+    }
+
+    pub(super) fn at(self) -> Instant {
+        match self {
+            Self::Finalizer(at) | Self::Urgent(at) | Self::Sample(at) | Self::Times(at) => at,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +150,8 @@ impl Work {
         self == Self::Status(Trigger::Times)
     }
 
-    pub(super) fn is_urgent(self) -> bool {
-        match self {
-            Self::Finalizer(_) => true,
-            Self::Status(trigger) => matches!(trigger, Trigger::Transition | Trigger::Last),
-        }
+    /// Whether it only tells people something.
+    pub(super) fn tells(self) -> bool {
+        matches!(self, Self::Status(_))
     }
 }

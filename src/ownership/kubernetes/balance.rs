@@ -14,8 +14,8 @@ use crate::{
     store::Holder,
 };
 
-/// As long as claims of the last count are left to be begun, all is counted anew this seldom: it goes through every source, and
-/// a claim looks at its own Lease again before it is written.
+/// As long as claims of the last count are left to be begun, all is counted anew this seldom: a count goes through every source.
+/// A member that comes, goes or changes empties the queue, so nobody claims long by an older deal.
 const RECOUNT: Duration = Duration::from_millis(500);
 
 impl Replica {

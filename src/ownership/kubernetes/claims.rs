@@ -65,7 +65,8 @@ impl Replica {
             let previous = self.view.source(&stream).cloned();
             let holder = previous.as_ref().and_then(|lease| lease.holder.as_ref());
             let is_orphan = holder.is_none_or(|holder| !self.view.is_live(holder));
-            if is_orphan && !self.holdings.has(&stream) && !self.refused.contains_key(&stream) {
+            let is_wanted = self.desired.get(&stream).is_some();
+            if is_orphan && is_wanted && !self.holdings.has(&stream) && !self.refused.contains_key(&stream) {
                 self.take(&stream, previous.as_ref());
             }
         }

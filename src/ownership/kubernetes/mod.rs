@@ -106,7 +106,7 @@ pub struct OwnershipView {
     pub held: usize,
     /// Sources that nobody holds.
     pub orphans: usize,
-    /// So many that their Leases cannot all be in flight at once.
+    /// So many that not even all members together have their Leases in flight at once.
     pub leases_wait: bool,
     /// My database fails while another replica's works.
     pub database_lost: bool,

@@ -246,20 +246,28 @@ impl Replica {
                 self.align(&stream);
             }
             Change::Joined(lease) => {
-                self.dirty = true;
+                self.deal_anew();
                 self.pacing.joined(now);
                 self.hear(&lease, now);
             }
             Change::Renewed { lease, altered } => {
-                self.dirty |= altered;
+                if altered {
+                    self.deal_anew();
+                }
                 self.hear(&lease, now);
             }
             Change::Ended { last, certificate } => {
-                self.dirty = true;
+                self.deal_anew();
                 self.on_ended(&last, certificate.is_some(), now);
             }
             Change::Certificate => {}
         }
+    }
+
+    /// Who takes what is another question now than when the queue was filled.
+    fn deal_anew(&mut self) {
+        self.dirty = true;
+        self.queue.clear();
     }
 
     /// A sign of life of a peer.
@@ -315,7 +323,7 @@ impl Replica {
             members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
             held: self.holdings.held(),
             orphans: self.roster.orphans.len(),
-            leases_wait: self.roster.orphans.len() > self.config.writes_in_flight,
+            leases_wait: self.roster.orphans.len() > self.config.writes_in_flight * self.roster.seats.len().max(1),
             database_lost: self.database.is_lost(),
             left_to_nobody: Vec::new(),
         };

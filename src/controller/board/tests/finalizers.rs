@@ -45,3 +45,14 @@ async fn what_another_object_forgot_does_not_free_this_one() {
     forgotten.forgotten = true;
     assert_eq!(reasons(&desk.report(forgotten).write()), ["transition"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_finalizer_is_written_also_while_statuses_are_held_back() {
+    let mut desk = desk();
+    desk.board.hold_statuses_back(true);
+    desk.desired.put(Arc::new(deleting_its_events(source("orders"))));
+    let wrote = desk.report(held("orders")).report(held("invoices")).write_for(seconds(4));
+    assert_eq!(reasons(&wrote), ["finalizer_added"]);
+    desk.board.hold_statuses_back(false);
+    assert_eq!(reasons(&desk.write()), ["transition", "transition"]);
+}
