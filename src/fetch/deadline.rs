@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::{
-    select,
-    time::{Instant, sleep, sleep_until},
-};
+use std::pin::pin;
 
-/// A timer that is this late waited for more than its turn: the process was stopped, or its container was throttled.
-const LATE: Duration = Duration::from_millis(100);
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A timer that is this late waited for more than its turn: the process was stopped, its container was throttled, or the
+/// machine is so busy that the same may have happened to a socket.
+const LATE: Duration = Duration::from_millis(10);
 
 /// How long it may then take to read what has arrived. A process that wakes sees its timers go off before it has looked at a
 /// socket: a stop interrupts `epoll_wait`, which then tells of none.
@@ -24,17 +24,12 @@ pub(crate) struct TimeOver;
 /// # Errors
 /// When it has not come.
 pub(crate) async fn before<T>(end: Instant, answer: impl Future<Output = T>) -> Result<T, TimeOver> {
-    select! {
-        biased;
-        answer = answer => Ok(answer),
-        () = passes(end) => Err(TimeOver),
-    }
-}
-
-async fn passes(end: Instant) {
-    sleep_until(end).await;
-    if end.elapsed() > LATE {
-        sleep(CATCH_UP).await;
+    let mut answer = pin!(answer);
+    // Not a select: `timeout_at` strikes also where there is always something to read, which leaves a plain timer no turn.
+    match timeout_at(end, &mut answer).await {
+        Ok(answer) => Ok(answer),
+        Err(_) if end.elapsed() > LATE => timeout(CATCH_UP, answer).await.map_err(|_| TimeOver),
+        Err(_) => Err(TimeOver),
     }
 }
 
@@ -43,7 +38,7 @@ mod tests {
     use tokio::{
         sync::oneshot,
         task::yield_now,
-        time::{advance, timeout},
+        time::{advance, sleep},
     };
 
     use super::*;
@@ -60,13 +55,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_frozen_at_the_end_reads_what_its_sockets_show_a_moment_later() {
-        let (arrive, arrived) = oneshot::channel();
-        let reading = tokio::spawn(before(Instant::now() + SECOND, arrived));
-        yield_now().await;
-        advance(2 * SECOND).await;
-        sleep(Duration::from_millis(1)).await;
-        arrive.send("events").expect("it still listens");
-        assert_eq!(reading.await.expect("no panic"), Ok(Ok("events")));
+        for frozen_for in [SECOND + Duration::from_millis(20), 2 * SECOND] {
+            let (arrive, arrived) = oneshot::channel();
+            let reading = tokio::spawn(before(Instant::now() + SECOND, arrived));
+            yield_now().await;
+            advance(frozen_for).await;
+            sleep(Duration::from_millis(1)).await;
+            arrive.send("events").expect("it still listens");
+            assert_eq!(reading.await.expect("no panic"), Ok(Ok("events")), "frozen for {frozen_for:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_always_has_more_to_read_is_given_up_too() {
+        let begun = Instant::now();
+        // As a socket does that is never empty: it spends all of the task's turn, and comes again.
+        let endless = async {
+            loop {
+                tokio::task::consume_budget().await;
+                if begun.elapsed() > 5 * SECOND {
+                    return;
+                }
+                if tokio::task::coop::has_budget_remaining() {
+                    continue;
+                }
+                advance(Duration::from_millis(100)).await;
+            }
+        };
+        assert_eq!(before(begun + SECOND, endless).await, Err(TimeOver));
     }
 
     #[tokio::test(start_paused = true)]

@@ -34,26 +34,40 @@ async fn p5_a_postgresql_that_crashes_causes_no_second_fetch() {
 /// Frozen for less than the row waits for it, from before its answer comes until after `http.timeout`.
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_what_a_source_answered_a_frozen_replica_in_time_is_read_when_it_wakes_and_not_fetched_again() {
-    let ms = Duration::from_millis;
     let mut world = World::without_objects("frozen", saturated(&["orders"]), &["headgate-a"]).await;
     let mut spec = world.spec("orders", &eager());
     spec["http"]["timeout"] = "3s".into();
     world.apply("orders", spec).await;
     world.all_are_loaded_since(&["orders"], now()).await;
 
-    world.stage.source.script("orders", [Some(Fault::Thinks { ms: 2_400 })]);
-    let served = || world.stage.source.is_serving_what_was_scripted("orders");
-    world.until("the source thinks", async || served()).await;
-    world.load_for(ms(1_800)).await;
-    world.stage.fleet.pause("headgate-a").expect("it runs");
-    world.load_for(ms(1_700)).await;
-    world.stage.fleet.resume("headgate-a").expect("it is frozen");
+    // A machine that is too busy for this is given another try.
+    for _ in 0..5 {
+        let Some(answered) = frozen_over_the_end_of_an_answer(&mut world).await else { continue };
+        let next = world.next_request("orders", answered.started).await;
+        assert_eq!(next.after, answered.delivered[0].last, "{answered:?} then {next:?}");
+        world.prove().await;
+        return;
+    }
+    panic!("the replica was never frozen at the right time");
+}
 
-    world.all_are_loaded_since(&["orders"], now()).await;
-    let thought = |access: &&Access| access.fault == FaultKind::Thinks;
-    let slow = world.accesses().iter().find(thought).expect("it was asked").clone();
-    assert!(slow.complete, "the source had answered: {slow:?}");
-    nothing_travelled_twice(world).await;
+/// The answer, if the replica was frozen before it came, until after its time was over, and for less than 2.5 s.
+async fn frozen_over_the_end_of_an_answer(world: &mut World) -> Option<Access> {
+    let begun = now();
+    world.stage.source.script("orders", [Some(Fault::Thinks { ms: 2_400 })]);
+    let thinks = async || world.stage.source.is_serving_what_was_scripted("orders");
+    world.until("the source thinks", thinks).await;
+    world.load_for(Duration::from_millis(1_800)).await;
+    let frozen = now();
+    world.stage.fleet.pause("headgate-a").expect("it runs");
+    world.load_for(Duration::from_millis(1_700)).await;
+    world.stage.fleet.resume("headgate-a").expect("it is frozen");
+    let thawed = now();
+    world.all_are_loaded_since(&["orders"], thawed).await;
+    let thought = |access: &Access| access.fault == FaultKind::Thinks;
+    let answer = world.asked_since("orders", begun).into_iter().find(thought).expect("it was asked");
+    let in_time = frozen < answer.ended && answer.started + 3_050_000 < thawed && thawed < frozen + 2_500_000;
+    (in_time && answer.complete).then_some(answer)
 }
 
 #[derive(Clone, Copy)]
