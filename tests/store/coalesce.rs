@@ -125,6 +125,26 @@ async fn sources_that_are_taken_over_together_share_a_few_statements_and_each_ge
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_somebody_is_making_keeps_none_but_its_own_source_from_being_adopted() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut maker = database.sql.begin().await.unwrap();
+    sqlx::query(
+        "INSERT INTO headgate.source (stream, fence, epoch, slot, deadline, longest_flight, not_before, longest_wait)
+         VALUES ('shop/source-7', 1, 0, now(), now(), '0', now(), '0')",
+    )
+    .execute(&mut *maker)
+    .await
+    .unwrap();
+    let replicas: Vec<_> = (0..20).map(|n| Replica::new(&store, "b", &format!("source-{n}"))).collect();
+    let answers = join_all(replicas.iter().map(|replica| store.adopt(replica.adoption()))).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        let is_adopted = matches!(answer, Ok(Answer::Applied(_)));
+        assert_eq!(is_adopted, n != 7, "source-{n}: {answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_lone_source_has_statements_of_its_own() {
     let database = Database::migrated().await;
@@ -134,7 +154,7 @@ async fn a_lone_source_has_statements_of_its_own() {
     replica.reserve().await;
     applied(replica.extend(GAP).await);
     applied(replica.abort(Duration::ZERO).await);
-    for (verb, once) in [("append", 1), ("extend", 1), ("abort", 1)] {
+    for (verb, once) in [("adopt", 1), ("append", 1), ("extend", 1), ("abort", 1)] {
         assert_eq!((counted.statements(verb), counted.rows(verb)), (once, once), "{verb}");
     }
     assert_eq!(counted.statements("reserve"), counted.rows("reserve"));

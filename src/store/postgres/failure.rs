@@ -24,6 +24,8 @@ pub(super) enum Cause {
     Said(String),
     #[error("the server ended the statement at its time limit")]
     CutOff,
+    #[error("another session holds a lock for too long")]
+    Locked,
     #[error("the server takes no writes: it is a standby, or a primary that was demoted")]
     ReadOnly,
     #[error("a value was refused")]
@@ -69,6 +71,7 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
     let cause = match sqlstate.get(..2) {
         _ if sqlstate == READ_ONLY => Cause::ReadOnly,
         _ if sqlstate == CUT_OFF => Cause::CutOff,
+        _ if sqlstate == LOCKED => Cause::Locked,
         _ if FORGETS.contains(&sqlstate.as_str()) => Cause::Unfit(LOSES_STATEMENTS),
         // pgbouncer says only which of the settings was the first that it did not know.
         _ if error.message().starts_with("unsupported startup parameter") => {
@@ -90,6 +93,9 @@ const READ_ONLY: &str = "25006";
 
 /// query_canceled: the statement limit of the server, or somebody who cancelled it. It was rolled back for certain.
 const CUT_OFF: &str = "57014";
+
+/// lock_not_available.
+const LOCKED: &str = "55P03";
 
 /// invalid_sql_statement_name and duplicate_prepared_statement: we prepare a statement once, and never use what we did not.
 const FORGETS: [&str; 2] = ["26000", "42P05"];
@@ -121,6 +127,16 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     }
 }
 
+/// A lock that did not come in time, or the time limit of the server, may be the fault of one row among many.
+pub(super) fn may_be_the_fault_of_one(error: StoreError) -> StoreError {
+    match too_slow(error) {
+        StoreError::Unavailable { action, source } if matches!(source.downcast_ref(), Some(Cause::Locked)) => {
+            StoreError::TooSlow { action, source }
+        }
+        error => error,
+    }
+}
+
 /// A statement that was cut off is worth less at a time, and not the same again.
 pub(super) fn too_slow(error: StoreError) -> StoreError {
     match error {
@@ -134,7 +150,7 @@ pub(super) fn too_slow(error: StoreError) -> StoreError {
 fn passes_by_itself(sqlstate: &str) -> bool {
     match sqlstate {
         // Lock not available, deadlock, serialization: another moment, another outcome.
-        "55P03" | "40P01" | "40001" | READ_ONLY => true,
+        LOCKED | "40P01" | "40001" | READ_ONLY => true,
         // Connection exceptions, insufficient resources (disk full, too many connections), operator intervention
         // (shutdown, cancelled by a timeout), system errors.
         _ => matches!(sqlstate.get(..2), Some("08" | "53" | "57" | "58")),

@@ -9,7 +9,7 @@ use sqlx::{Row as _, postgres::PgArguments, query::Query};
 use super::{
     PostgresStore,
     answer::{Answers, adopted, answer, count, duration, each},
-    failure::{Cause, store_error},
+    failure::{Cause, may_be_the_fault_of_one, store_error},
     mutant, session,
 };
 use crate::{
@@ -50,7 +50,10 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| r.epoch.0).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.in_doubt).collect::<Vec<_>>());
-        let rows = session::rows(&self.pool, action, statement).await?;
+        // Making a row waits for whoever is making the same one: then each is asked alone (P6).
+        let is_shared = requests.len() > 1;
+        let failed = |error| if is_shared { may_be_the_fault_of_one(error) } else { error };
+        let rows = session::rows(&self.pool, action, statement).await.map_err(failed)?;
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }
 
