@@ -76,7 +76,7 @@ mutants: cargo ## Leave out one rule of the protocol after the other, and see ch
 
 # Release builds: the figures of a debug build mean nothing. First the one that a figure compares with, then the real one.
 .PHONY: bench
-bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some, DURABLE=1 with fsync)
+bench: cargo ## Measure the figures of the README, here and in .headgate/bench.md (ONLY="backfill idle" for some, of these with fsync: DURABLE=1)
 	cargo build --quiet --release --package headgate --package headgate-bed --features headgate/mutations
 	cp $(TARGET)/release/headgate $(TARGET)/release/headgate-mutations
 	cargo build --quiet --release --package headgate --package headgate-bed

@@ -38,7 +38,7 @@ pub struct Poll {
     #[serde(default = "default_min_interval")]
     pub min_interval: Duration,
     /// While polls bring nothing, the interval grows by half each time, from `minInterval` up to this. A poll comes up to
-    /// a third sooner, but for `minInterval`, so that sources spread out and share statements. A duration;
+    /// two fifths sooner, but for `minInterval`, so that sources spread out and share statements. A duration;
     /// from `minInterval` to 24h. Default: 5s.
     #[serde(default = "default_max_idle_interval")]
     pub max_idle_interval: Duration,

@@ -15,6 +15,7 @@ use crate::forwarder::Road;
 use crate::lines::Lines;
 use crate::narrate::say;
 use crate::nemesis::{Peer, Planned, Strike};
+use crate::postgres::Postgres;
 use crate::stage::Stage;
 use crate::wall_clock::WallClock;
 
@@ -220,25 +221,15 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    /// One session of a replica, by the order in which they began.
+    /// One session of a replica, if there is one.
     async fn strike_session(&mut self, nth: u32, kill: bool) -> Result<()> {
         self.all_lose_the_database();
         let postgres = &self.stage.parts.postgres;
-        // A server that has stopped, or recovers for long, has no session; the other strikes do not wait for it.
-        let Ok(Ok(())) = tokio::time::timeout(RECOVERED_WITHIN, postgres.ready()).await else { return Ok(()) };
-        let Ok(mut session) = PgConnection::connect(&postgres.url()).await else { return Ok(()) };
-        let sessions: Vec<i32> = sqlx::query_scalar(
-            "SELECT pid FROM pg_stat_activity
-             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY backend_start, pid",
-        )
-        .fetch_all(&mut session)
-        .await?;
-        let Some(count) = u32::try_from(sessions.len())?.checked_sub(1) else { return Ok(()) };
-        let chosen = sessions[usize::try_from(nth % (count + 1))?];
-        if kill {
-            return postgres.kill_backend(u32::try_from(chosen)?);
+        // A server that has stopped, or recovers for long, has no session, and one that begins to recover ends ours.
+        let ended = tokio::time::timeout(RECOVERED_WITHIN, end_session(postgres, nth, kill)).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            say("          there was no session to end");
         }
-        sqlx::query("SELECT pg_terminate_backend($1)").bind(chosen).execute(&mut session).await?;
         Ok(())
     }
 
@@ -263,4 +254,23 @@ fn losses(to: &[Peer], road: Road) -> impl Iterator<Item = NemesisKind> {
         Peer::Database => Some(NemesisKind::LostDatabase),
         Peer::Sources => (!matches!(road, Road::Slow { .. } | Road::Open)).then_some(NemesisKind::LostSources),
     })
+}
+
+/// Ends a session of a replica, by the order in which they began, or kills its process.
+async fn end_session(postgres: &Postgres, nth: u32, kill: bool) -> Result<()> {
+    postgres.ready().await?;
+    let mut session = PgConnection::connect(&postgres.url()).await?;
+    let sessions: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY backend_start, pid",
+    )
+    .fetch_all(&mut session)
+    .await?;
+    let count = u32::try_from(sessions.len())?.checked_sub(1).context("no replica has a session")?;
+    let chosen = sessions[usize::try_from(nth % (count + 1))?];
+    if kill {
+        return postgres.kill_backend(u32::try_from(chosen)?);
+    }
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(chosen).execute(&mut session).await?;
+    Ok(())
 }

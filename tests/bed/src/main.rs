@@ -77,7 +77,7 @@ enum Command {
         /// Measure this figure alone; may be given more than once.
         #[arg(long)]
         only: Vec<bench::Name>,
-        /// PostgreSQL writes through to the disk.
+        /// PostgreSQL writes through to the disk. For all figures but `crash`, so with --only.
         #[arg(long)]
         durable: bool,
         /// The report, as Markdown.

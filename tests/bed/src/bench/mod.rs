@@ -55,8 +55,7 @@ pub enum Name {
 }
 
 /// Measures the named figures, or all; prints the report and writes it to `out`. `mutated` is the build that can leave rules
-/// out, where a figure compares with that. A `durable` PostgreSQL writes through to the disk, but not for [`Name::Crash`], which
-/// counts events and no time. Returns whether every promise held.
+/// out, where a figure compares with that. A `durable` PostgreSQL writes through to the disk. Returns whether every promise held.
 ///
 /// # Errors
 /// When something does not come up, or does not do what is to be measured.
@@ -64,6 +63,10 @@ pub async fn run(binary: &Path, mutated: &Path, only: &[Name], durable: bool, ou
     ensure!(binary.is_file(), "there is no binary at {}: run `make bench`, which builds it", binary.display());
     let wants_mutated = only.is_empty() || only.contains(&Name::Crash);
     ensure!(!wants_mutated || mutated.is_file(), "there is no binary at {}: run `make bench`", mutated.display());
+    ensure!(
+        !(durable && wants_mutated),
+        "`crash` counts events and no time: leave it out with --only where the database is durable"
+    );
     let watch = Stopwatch::start();
     let names = if only.is_empty() { Name::value_variants() } else { only };
     let postgres = if durable { &DURABLE } else { &IN_MEMORY };
