@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use headgate::store::{Answer, EventStore, Gate, StoreError, postgres::PostgresStore};
+use headgate::store::{Answer, EventStore, Gate, Holder, StoreError, postgres::PostgresStore};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -75,8 +75,10 @@ async fn backends_killed_at_any_moment_cost_no_event_and_store_none_twice() {
 async fn connections_that_were_lost_together_cost_one_answer() {
     let database = Database::migrated().await;
     let store = database.store();
-    let adopting = ["s1", "s2", "s3", "s4", "s5"].map(|stream| Replica::adopting(&store, "a", stream));
-    let replica = join_all(adopting).await.pop().unwrap();
+    let replica = Replica::adopting(&store, "a", "orders").await;
+    // Not shared, so each has a connection of its own.
+    let nobody = Holder::new("nobody");
+    join_all((0..5).map(|_| store.fence_off(&nobody))).await;
     let sessions = "SELECT count(*) FROM pg_stat_activity \
                     WHERE datname = current_database() AND application_name = 'headgate-test'";
     assert!(database.one::<i64>(sessions).await > 2);
