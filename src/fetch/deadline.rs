@@ -1,8 +1,6 @@
 //! The end of the time for an answer, for a process that may have been frozen when it came.
 
-use std::time::Duration;
-
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
