@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headgate::{
     event::Cursor,
-    store::{Adopt, Answer, Epoch, EventStore, Fence, Gate, Holder, Reserve, StoreError},
+    store::{Answer, Epoch, EventStore, Fence, Gate, Holder, Reserve, StoreError},
 };
 
 use crate::{
@@ -379,21 +379,6 @@ async fn statements_over_the_same_streams_in_any_order_do_not_deadlock() {
         database.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
     assert_eq!(deadlocks, 0);
     assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.source").await, 40);
-}
-
-#[tokio::test]
-async fn a_holder_in_doubt_adopts_its_own_row_again_and_takes_none_from_another() {
-    let database = Database::migrated().await;
-    let store = database.store();
-    let in_doubt = |replica: &Replica| Adopt { in_doubt: true, ..replica.adoption() };
-    let mut ours = Replica::new(&store, "a_1", "orders");
-    assert_eq!(store.adopt(in_doubt(&ours)).await.unwrap(), Answer::Refused(None), "nobody has adopted it yet");
-    let first = ours.adopt().await;
-    let Answer::Applied(again) = store.adopt(in_doubt(&ours)).await.unwrap() else { panic!("the row is its own") };
-    assert_eq!(again.fence.0, first.fence.0 + 1);
-    let theirs = Replica::adopting(&store, "b_1", "orders").await;
-    let Answer::Refused(Some(row)) = store.adopt(in_doubt(&ours)).await.unwrap() else { panic!("it is another's") };
-    assert_eq!((row.holder, row.fence), (Some(theirs.holder.clone()), theirs.fence));
 }
 
 #[tokio::test]
