@@ -147,17 +147,27 @@ async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, rep
         // The database said no, or ended it at its time limit: it may be the fault of one of them, so it goes on as if they
         // had never met. Nothing of the statement was done, and each verb may be repeated after a lost answer anyway.
         Err(_) => {
+            let failed = Instant::now();
             let stay = |(_, reply): &(&Q, Reply<Q>)| !reply.is_closed();
             let each = futures::stream::iter(requests.iter().zip(replies).filter(stay));
             each.for_each_concurrent(AT_ONCE, async |(request, reply)| {
-                let answers = statement.run(std::slice::from_ref(request)).await;
-                let answer =
-                    answers.and_then(|answers| answers.into_iter().next().unwrap_or_else(|| Err(unanswered())));
+                // As long as one waits for a statement that is shared: what failed left nothing, so none has this call.
+                let waited = failed.elapsed();
+                let answer = if waited < CONNECT_LIMIT {
+                    answer_alone(statement, request).await
+                } else {
+                    Err(StoreError::NotBegun { waited })
+                };
                 let _ = reply.send(answer);
             })
             .await;
         }
     }
+}
+
+async fn answer_alone<Q: Request>(statement: &impl Statement<Q>, request: &Q) -> Result<Q::Answer, StoreError> {
+    let answers = statement.run(std::slice::from_ref(request)).await?;
+    answers.into_iter().next().unwrap_or_else(|| Err(unanswered()))
 }
 
 fn unanswered() -> StoreError {

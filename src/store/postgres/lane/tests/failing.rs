@@ -29,6 +29,19 @@ async fn who_has_gone_is_not_asked_for_again_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_shared_a_statement_that_failed_waits_no_longer_for_one_of_his_own_than_for_a_shared_one() {
+    let mut world = World::new();
+    world.server.takes = Some(CONNECT_LIMIT + ROUND_TRIP);
+    let poisoned = |stream| Asked { poison: stream == 3, ..Asked::of(stream, stream) };
+    // The first goes at once, the others share the next statement.
+    let calls: Vec<_> = (0..8).map(|stream| world.asks(poisoned(stream))).collect();
+    let answers: Vec<_> = join_all(calls).await.into_iter().map(|call| call.unwrap().0).collect();
+    let not_begun = answers.iter().filter(|answer| matches!(answer, Err(StoreError::NotBegun { .. }))).count();
+    assert_eq!(not_begun, 7 - AT_ONCE, "{answers:?}");
+    assert_eq!(world.server.sizes(), [1, 7, 1, 1, 1, 1], "what was not begun is in no statement");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_read_is_the_trouble_of_one_caller_and_nothing_is_done_twice() {
     let world = World::new();
     world.asks(Asked::of(0, 0));
