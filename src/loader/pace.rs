@@ -6,8 +6,23 @@ use rand::{Rng, RngExt};
 
 use super::settings::Settings;
 
-/// Each empty answer waits this much longer than the one before (DESIGN 4).
-const IDLE_GROWTH: f64 = 1.5;
+/// How much longer each empty answer makes the wait (DESIGN 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IdleGrowth {
+    Usual,
+    /// While sources wait for a holder: the first poll of one is worth more than the sixth of another that has no news, and a
+    /// start or a takeover of thousands is when the machine has no time for both.
+    WhileLeasesWait,
+}
+
+impl IdleGrowth {
+    fn factor(self) -> f64 {
+        match self {
+            Self::Usual => 1.5,
+            Self::WhileLeasesWait => 4.0,
+        }
+    }
+}
 
 /// Idle waits are shortened by up to this part, so that sources that went idle together do not stay in step. Never below
 /// `minInterval`, never above `maxIdleInterval`.
@@ -68,7 +83,7 @@ impl Pace {
     }
 
     /// How long after the first byte of a page the next request is due.
-    pub(super) fn after_page(&mut self, fill: Fill, rng: &mut impl Rng) -> Duration {
+    pub(super) fn after_page(&mut self, fill: Fill, growth: IdleGrowth, rng: &mut impl Rng) -> Duration {
         self.failures = 0;
         self.expiries = 0;
         self.limit = self.limit.saturating_mul(2).min(self.batch_size);
@@ -78,7 +93,7 @@ impl Pace {
                 self.min_interval
             }
             Fill::Empty => {
-                self.idle = self.idle.mul_f64(IDLE_GROWTH).min(self.max_idle_interval);
+                self.idle = self.idle.mul_f64(growth.factor()).min(self.max_idle_interval);
                 let shortened = self.idle.mul_f64(1.0 - IDLE_JITTER * rng.random::<f64>());
                 shortened.max(self.min_interval)
             }
@@ -170,7 +185,7 @@ mod tests {
     fn a_page_with_events_is_followed_by_the_next_request_after_min_interval() {
         let mut pace = Pace::new(&settings());
         for fill in [Fill::Full, Fill::Partial] {
-            assert_eq!(pace.after_page(fill, &mut rng(1)), Duration::from_millis(200));
+            assert_eq!(pace.after_page(fill, IdleGrowth::Usual, &mut rng(1)), Duration::from_millis(200));
             assert!(pace.is_saturated());
         }
     }
@@ -180,16 +195,29 @@ mod tests {
         let mut pace = Pace::new(&settings());
         let mut last = Duration::ZERO;
         for _ in 0..6 {
-            let wait = pace.after_page(Fill::Empty, &mut rng(1));
+            let wait = pace.after_page(Fill::Empty, IdleGrowth::Usual, &mut rng(1));
             assert!(wait > last, "{wait:?} after {last:?}");
             last = wait;
         }
         for _ in 0..20 {
-            last = pace.after_page(Fill::Empty, &mut rng(1));
+            last = pace.after_page(Fill::Empty, IdleGrowth::Usual, &mut rng(1));
         }
         assert!(last > Duration::from_millis(4500) && last <= Duration::from_secs(5), "{last:?}");
         assert!(!pace.is_saturated());
-        assert_eq!(pace.after_page(Fill::Partial, &mut rng(1)), Duration::from_millis(200));
+        assert_eq!(pace.after_page(Fill::Partial, IdleGrowth::Usual, &mut rng(1)), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_source_without_news_leaves_the_machine_to_sources_that_wait_for_a_holder() {
+        let asked_within = |growth| {
+            let (mut pace, mut asked, mut at) = (Pace::new(&settings()), 0, Duration::ZERO);
+            while at < Duration::from_secs(4) {
+                asked += 1;
+                at += pace.after_page(Fill::Empty, growth, &mut rng(1));
+            }
+            asked
+        };
+        assert_eq!((asked_within(IdleGrowth::Usual), asked_within(IdleGrowth::WhileLeasesWait)), (6, 3));
     }
 
     #[test]
@@ -197,25 +225,26 @@ mod tests {
         let mut pace = Pace::new(&settings());
         pace.ask_for_one();
         assert_eq!(pace.limit(), 1);
-        pace.after_page(Fill::Full, &mut rng(1));
+        pace.after_page(Fill::Full, IdleGrowth::Usual, &mut rng(1));
         assert_eq!(pace.limit(), 2);
         for _ in 0..20 {
-            pace.after_page(Fill::Full, &mut rng(1));
+            pace.after_page(Fill::Full, IdleGrowth::Usual, &mut rng(1));
         }
         assert_eq!(pace.limit(), 1000);
     }
 
     proptest! {
         #[test]
-        fn waits_stay_within_their_bounds(seed: u64, answers in proptest::collection::vec(0..4u8, 1..60)) {
+        fn waits_stay_within_their_bounds(seed: u64, answers in proptest::collection::vec(0..5u8, 1..60)) {
             let settings = settings();
             let mut pace = Pace::new(&settings);
             let mut rng = rng(seed);
             for answer in answers {
                 let (wait, longest) = match answer {
-                    0 => (pace.after_page(Fill::Empty, &mut rng), settings.max_idle_interval),
-                    1 => (pace.after_page(Fill::Full, &mut rng), settings.min_interval),
-                    2 => (pace.after_page(Fill::Partial, &mut rng), settings.min_interval),
+                    0 => (pace.after_page(Fill::Empty, IdleGrowth::Usual, &mut rng), settings.max_idle_interval),
+                    4 => (pace.after_page(Fill::Empty, IdleGrowth::WhileLeasesWait, &mut rng), settings.max_idle_interval),
+                    1 => (pace.after_page(Fill::Full, IdleGrowth::Usual, &mut rng), settings.min_interval),
+                    2 => (pace.after_page(Fill::Partial, IdleGrowth::Usual, &mut rng), settings.min_interval),
                     _ => (pace.after_failure(None, &mut rng), settings.max_error_interval),
                 };
                 prop_assert!(wait >= settings.min_interval && wait <= longest, "{answer}: {wait:?}");
@@ -242,7 +271,7 @@ mod tests {
         let others: Vec<_> = (0..50).map(|seed| pace.clone().after_expiry(&mut rng(seed))).collect();
         let early = others.iter().filter(|wait| **wait < Duration::from_secs(7)).count();
         assert!((10..40).contains(&early), "sources that expired together do not come back together: {others:?}");
-        pace.after_page(Fill::Partial, &mut rng(1));
+        pace.after_page(Fill::Partial, IdleGrowth::Usual, &mut rng(1));
         assert_eq!(pace.after_expiry(&mut rng(1)), Duration::from_millis(200));
     }
 

@@ -107,6 +107,10 @@ pub trait Ownership: Send + Sync {
     /// The last renewal of the member Lease; none while no incarnation of this replica is known to live. An outage of the
     /// API server leaves the last one standing and ages it.
     fn renewals(&self) -> watch::Receiver<Option<Renewal>>;
+
+    /// Whether so many sources wait for a holder that not even all members together have their Leases in flight at once. Not for
+    /// long: sources that nobody can take are no reason to make room for ever.
+    fn leases_wait(&self) -> bool;
 }
 
 /// The channel of directives.

@@ -9,7 +9,7 @@ use crate::{
     fetch::{Failure, FetchError, Progress},
     loader::{
         exchange::{End, Left, Outcome},
-        pace::Fill,
+        pace::{Fill, IdleGrowth},
         prefix::Prefix,
         report::BlockedBy,
         reserve::LEAD,
@@ -71,7 +71,9 @@ impl Poller {
     fn succeed(&mut self, fill: Fill, first_byte: Instant, left: Left) -> Pass {
         self.context.count_request("page");
         self.asks_again = false;
-        let wait = self.pace.after_page(fill, &mut self.rng);
+        let leases_wait = self.context.shared.ownership.leases_wait();
+        let growth = if leases_wait { IdleGrowth::WhileLeasesWait } else { IdleGrowth::Usual };
+        let wait = self.pace.after_page(fill, growth, &mut self.rng);
         self.context.reporter.polled(fill != Fill::Full);
         let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
         let due = (first_byte + wait).max(opens);

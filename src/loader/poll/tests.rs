@@ -251,6 +251,23 @@ async fn an_idle_source_is_asked_ever_less_often_and_reserves_nothing_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_without_news_is_asked_less_soon_while_others_wait_for_a_holder() {
+    let world = World::with_events(0);
+    let mut polling = world.adopted_by("a").await;
+    world.ownership.leases_wait(true);
+    polling.poll().await;
+    polling.poll().await;
+    let first = gaps(&world)[0];
+    assert!(first >= Duration::from_millis(500) && first <= Duration::from_millis(800), "{first:?}: not 300 ms");
+    world.source.add([number(1)]);
+    world.ownership.leases_wait(false);
+    polling.poll().await;
+    polling.poll().await;
+    let after_news = gaps(&world)[2];
+    assert!(after_news < Duration::from_millis(300), "{after_news:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_ends_a_pass_before_the_request_and_never_after() {
     let world = World::with_events(300);
     world.source.next([Script::Slow(100, Duration::from_millis(500))]);

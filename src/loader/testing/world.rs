@@ -61,6 +61,7 @@ pub(in crate::loader) struct FakeOwnership {
     told: Arc<Mutex<Told>>,
     renewed: watch::Sender<Option<Renewal>>,
     cut_off: AtomicBool,
+    leases_wait: Arc<AtomicBool>,
 }
 
 /// As the member Lease is renewed by the adapter.
@@ -78,7 +79,7 @@ pub(in crate::loader) struct Told {
 
 impl FakeOwnership {
     fn of_the_same_replica_as(other: &Self) -> Self {
-        Self { told: Arc::clone(&other.told), ..Self::default() }
+        Self { told: Arc::clone(&other.told), leases_wait: Arc::clone(&other.leases_wait), ..Self::default() }
     }
 
     /// Cuts this replica off from the API server, or heals it.
@@ -88,6 +89,11 @@ impl FakeOwnership {
 
     pub(in crate::loader) fn is_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Relaxed)
+    }
+
+    /// Many sources wait for a holder, or no longer.
+    pub(in crate::loader) fn leases_wait(&self, wait: bool) {
+        self.leases_wait.store(wait, Ordering::Relaxed);
     }
 
     /// A renewal that was issued at this instant was answered.
@@ -146,6 +152,10 @@ impl Ownership for FakeOwnership {
 
     fn renewals(&self) -> watch::Receiver<Option<Renewal>> {
         self.renewed.subscribe()
+    }
+
+    fn leases_wait(&self) -> bool {
+        self.leases_wait.load(Ordering::Relaxed)
     }
 }
 

@@ -106,7 +106,7 @@ pub struct OwnershipView {
     pub held: usize,
     /// Sources that nobody holds.
     pub orphans: usize,
-    /// So many that not even all members together have their Leases in flight at once.
+    /// So many that not even all members together have their Leases in flight at once; no longer than 30 s.
     pub leases_wait: bool,
     /// My database fails while another replica's works.
     pub database_lost: bool,
@@ -252,6 +252,10 @@ impl Ownership for KubernetesOwnership {
 
     fn renewals(&self) -> watch::Receiver<Option<Renewal>> {
         self.renewed.clone()
+    }
+
+    fn leases_wait(&self) -> bool {
+        self.published.borrow().leases_wait
     }
 }
 
