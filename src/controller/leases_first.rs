@@ -1,34 +1,24 @@
 //! Leases before status (DESIGN 7): while many sources wait for a holder, the API server is left to their Leases. A source
 //! without a holder is not polled; a status that comes later is only read later.
 
-use std::{future::pending, time::Duration};
+use std::future::pending;
 
-use tokio::{
-    sync::watch::Receiver,
-    time::{Instant, sleep_until},
-};
-
-/// Sources may wait for ever, for members that can take none. What people are to read does not. Ten thousand sources on two
-/// cores that the API server shares are taken in less (docs/benchmarks.md).
-const HELD_BACK_FOR: Duration = Duration::from_secs(30);
+use tokio::sync::watch::Receiver;
 
 /// Holds back what only tells: statuses and Events, not finalizers.
 #[derive(Clone)]
 pub(super) struct LeasesFirst {
     leases_wait: Receiver<bool>,
-    since: Option<Instant>,
 }
 
 impl LeasesFirst {
     pub(super) fn new(leases_wait: Receiver<bool>) -> Self {
-        Self { leases_wait, since: None }
+        Self { leases_wait }
     }
 
-    /// Until when nothing is to be written if Leases wait for so long; `None` when it may be written now.
-    pub(super) fn held_back_until(&mut self, now: Instant) -> Option<Instant> {
-        let wait = *self.leases_wait.borrow_and_update();
-        self.since = wait.then(|| self.since.unwrap_or(now));
-        self.since.map(|since| since + HELD_BACK_FOR).filter(|until| *until > now)
+    /// Whether nothing is to be written now. Who does not hear of Leases any more goes on.
+    pub(super) fn holds_back(&mut self) -> bool {
+        *self.leases_wait.borrow_and_update() && self.leases_wait.has_changed().is_ok()
     }
 
     /// Returns when Leases begin or cease to wait.
@@ -40,17 +30,15 @@ impl LeasesFirst {
 
     /// Returns when it may be written.
     pub(super) async fn passed(&mut self) {
-        while let Some(until) = self.held_back_until(Instant::now()) {
-            tokio::select! {
-                () = sleep_until(until) => {}
-                () = self.changed() => {}
-            }
-        }
+        // An error: nobody is left to make room for.
+        let _ = self.leases_wait.wait_for(|wait| !wait).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{sync::watch, time::timeout};
 
     use super::*;
@@ -61,32 +49,19 @@ mod tests {
     async fn what_tells_goes_on_as_soon_as_no_lease_waits() {
         let (leases_wait, waiting) = watch::channel(true);
         let mut leases_first = LeasesFirst::new(waiting);
+        assert!(leases_first.holds_back());
         assert!(timeout(Duration::from_secs(10), leases_first.passed()).await.is_err());
         leases_wait.send_replace(false);
+        assert!(!leases_first.holds_back());
         assert!(timeout(INSTANT, leases_first.passed()).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn leases_that_wait_for_ever_silence_nobody_for_ever() {
-        let (leases_wait, waiting) = watch::channel(true);
-        let mut leases_first = LeasesFirst::new(waiting);
-        let begun = Instant::now();
-        leases_first.passed().await;
-        assert_eq!(begun.elapsed(), HELD_BACK_FOR);
-        assert!(timeout(INSTANT, leases_first.passed()).await.is_ok(), "not held back a second time for the same");
-
-        leases_wait.send_replace(false);
-        leases_first.passed().await;
-        leases_wait.send_replace(true);
-        assert!(timeout(INSTANT, leases_first.passed()).await.is_err(), "but for the next ones");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_hear_of_leases_any_more_goes_on_too() {
         let (leases_wait, waiting) = watch::channel(true);
+        let mut leases_first = LeasesFirst::new(waiting);
         drop(leases_wait);
-        let begun = Instant::now();
-        LeasesFirst::new(waiting).passed().await;
-        assert_eq!(begun.elapsed(), HELD_BACK_FOR);
+        assert!(!leases_first.holds_back());
+        assert!(timeout(INSTANT, leases_first.passed()).await.is_ok());
     }
 }

@@ -29,6 +29,10 @@ use crate::{
     telemetry::metrics::{Metrics, ResultLabels},
 };
 
+/// The API server ends a watch after so many seconds, and the next one goes on where it ended. Short, because a connection
+/// that died without a word shows nothing until then.
+const WATCH_SECONDS: u32 = 60;
+
 /// The first pause after a failed list or watch.
 const RETRY_FROM: Duration = Duration::from_millis(500);
 /// The longest pause: how late a new object may be seen once the API server is back.
@@ -92,7 +96,7 @@ impl Watch<'_> {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let mut events = pin!(watcher(api, watcher::Config::default()));
+        let mut events = pin!(watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)));
         let mut failures = 0;
         loop {
             let event = tokio::select! {

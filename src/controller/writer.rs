@@ -15,6 +15,7 @@ use super::{
     events::Herald,
     leases_first::LeasesFirst,
     patch::{Performed, perform},
+    status::caught_up_at,
 };
 use crate::{
     desired::Desired,
@@ -30,8 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// At the end of the process the last statuses are written within this, as many as fit. Kubernetes kills a pod 30 s after
-/// SIGTERM by default, and the drain before has its share of that.
-pub(super) const LAST_WORDS_WITHIN: Duration = Duration::from_secs(3);
+/// SIGTERM by default, the drain before has 20 s of that, and the last polls 3 s; the chart leaves 12 s after the drain.
+pub(super) const LAST_WORDS_WITHIN: Duration = Duration::from_secs(7);
 
 /// The status writer of one replica.
 pub(super) struct StatusWriter {
@@ -79,10 +80,9 @@ impl StatusWriter {
                 (changed, at, looked) = (false, Look::Reports, now);
                 continue;
             }
-            let held_back_until = self.leases_first.held_back_until(now);
-            self.board.hold_statuses_back(held_back_until.is_some());
+            self.board.hold_statuses_back(self.leases_first.holds_back());
             self.start_jobs(now);
-            let wake = [held_back_until, self.board.wakes_at(now)].into_iter().flatten().fold(look_at, Instant::min);
+            let wake = self.board.wakes_at(now).map_or(look_at, |at| at.min(look_at));
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = reported.changed(), if !changed => changed = true,
@@ -126,7 +126,15 @@ impl StatusWriter {
     fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         // A job is only ever aborted with the writer itself; a panic in one is a panic of the writer.
         match finished {
-            Ok(Finished { stream, serial, done }) => self.board.done(&stream, serial, done, Instant::now()),
+            Ok(Finished { stream, serial, done }) => {
+                // The gauge of the lag goes on where the holder before was.
+                if let Done::Settled(base) = &done
+                    && let Some(at) = caught_up_at(&base.status)
+                {
+                    self.reports.was_caught_up(&stream, at);
+                }
+                self.board.done(&stream, serial, done, Instant::now());
+            }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
         }

@@ -16,6 +16,11 @@ use crate::{
 /// kube's client repeats what failed for minutes; `/readyz` is to say so earlier.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
+/// A connection of which an answer, or the next piece of a watch, is awaited, and that says nothing for so long, is given up: a
+/// balancer whose backend has vanished acknowledges a list and never answers it, and kube's watcher would wait for ever. Longer
+/// than the two watches live, and may so be silent.
+const SILENT_FOR: Duration = Duration::from_secs(75);
+
 /// The cluster's configuration and a client for all but Leases.
 pub(super) struct Cluster {
     config: kube::Config,
@@ -36,6 +41,8 @@ impl Cluster {
         if !kubeconfig_names_a_proxy() {
             config.proxy_url = None;
         }
+        config.read_timeout = Some(SILENT_FOR);
+        config.reset_reader_on_write = true;
         let client = Client::try_from(config.clone()).map_err(|error| OperatorError::Client(Box::new(error)))?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { config, client, namespace })

@@ -103,6 +103,10 @@ impl Replica {
     /// Hands off as fast as the API server takes it; each source runs until its own turn. When nobody is there to take
     /// them, all just stop.
     fn hand_all_off(&mut self, now: Instant) {
+        // As in a rebalancing: what is stopped for an answer that does not come is stopped for nothing.
+        if self.draining_since.is_none() && !self.membership.is_well(now) {
+            return;
+        }
         let others = self.roster.holders.iter().any(|holder| self.me.as_ref() != Some(holder));
         let under_way = self.holdings.moving_promptly(now);
         let window = if others { self.config.yields_in_flight.saturating_sub(under_way) } else { usize::MAX };

@@ -17,8 +17,18 @@ use crate::{
     store::Holder,
 };
 
-/// A refused claim is tried again after this; by then the watch has shown who was first.
+/// A refused claim is tried again after this; by then the watch has shown who was first. Each denial in a row doubles it.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+const AFTER_MANY_DENIALS: Duration = Duration::from_secs(30);
+
+/// A claim that came to nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusal {
+    /// Not to be claimed before.
+    until: Instant,
+    /// In a row.
+    denials: u32,
+}
 
 /// A source that waits for the write of its handoff is not polled, so an API server that does not answer would stop it (P5).
 /// After this it is taken back, by a compare-and-set on the same version: the API server carries out one of the two writes
@@ -59,14 +69,15 @@ impl Replica {
     /// Starts claims as long as writes are free. What the plan said is looked at again: the view may have moved on.
     pub(super) fn claim_from_queue(&mut self) {
         let now = Instant::now();
-        self.refused.retain(|_, at| now - *at < AFTER_REFUSAL);
+        self.refused.retain(|_, refusal| now < refusal.until + AFTER_MANY_DENIALS);
         while self.writes.len() < self.config.writes_in_flight {
             let Some(stream) = self.queue.pop_front() else { return };
             let previous = self.view.source(&stream).cloned();
             let holder = previous.as_ref().and_then(|lease| lease.holder.as_ref());
             let is_orphan = holder.is_none_or(|holder| !self.view.is_live(holder));
             let is_wanted = self.desired.get(&stream).is_some();
-            if is_orphan && is_wanted && !self.holdings.has(&stream) && !self.refused.contains_key(&stream) {
+            let may = self.refused.get(&stream).is_none_or(|refusal| refusal.until <= now);
+            if is_orphan && is_wanted && may && !self.holdings.has(&stream) {
                 self.take(&stream, previous.as_ref());
             }
         }
@@ -79,7 +90,7 @@ impl Replica {
         let lease = SourceLease::give(stream, previous, &me, &self.config.pod, Timestamp::now());
         let (api, stream) = (self.api.clone(), stream.clone());
         let from = previous.and_then(|lease| lease.holder.clone());
-        let claim = async move { Claimed::Taken { stream, from, written: write::write(api, lease).await } };
+        let claim = async move { Claimed::Taken { stream, from, written: write::claim(api, lease).await } };
         self.writes.push(claim.boxed());
     }
 
@@ -91,8 +102,8 @@ impl Replica {
         let lease = SourceLease::give(stream, Some(previous), &to, &pod, Timestamp::now());
         self.holdings.hand(stream, &to);
         let (api, stream) = (self.api.clone(), stream.clone());
-        // Who leaves has nothing to go back to.
-        let patience = if self.is_leaving() { Duration::MAX } else { HANDOFF_PATIENCE };
+        // Who drains has nothing to go back to. Whose database is lost does: it may be back before the API server is.
+        let patience = if self.draining_since.is_some() { Duration::MAX } else { HANDOFF_PATIENCE };
         let handoff = async move {
             let written = match write::write_within(patience, api.clone(), lease).await {
                 Written::Unanswered => write::write_within(TAKE_BACK_PATIENCE, api, mine).await,
@@ -155,6 +166,7 @@ impl Replica {
         self.holdings.settle(stream);
         match written {
             Written::Done(lease) => {
+                self.refused.remove(stream);
                 self.metrics.lease_transitions.inc();
                 if let Some(last_sign) = from.and_then(|from| self.last_signs.get(from)) {
                     self.metrics.lease_takeover_duration.observe(last_sign.elapsed().as_secs_f64());
@@ -165,15 +177,29 @@ impl Replica {
                 // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan.
                 self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
             }
-            Written::Unanswered => {}
+            Written::Unanswered => self.refuse(stream, 0),
+            Written::Denied(error) => {
+                let denials = self.refused.get(stream).map_or(0, |refusal| refusal.denials) + 1;
+                if denials == 1 {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(stream = %stream, error, "may not claim it; trying again, ever more seldom");
+                }
+                self.refuse(stream, denials);
+            }
             Written::Refused(current) => {
-                self.refused.insert(stream.clone(), Instant::now());
+                self.refuse(stream, 0);
                 if let Some(current) = current {
                     self.learn(&current);
                 }
             }
         }
         self.align(stream);
+    }
+
+    fn refuse(&mut self, stream: &StreamName, denials: u32) {
+        let doublings = denials.saturating_sub(1).min(8);
+        let wait = AFTER_REFUSAL.saturating_mul(1 << doublings).min(AFTER_MANY_DENIALS);
+        self.refused.insert(stream.clone(), Refusal { until: Instant::now() + wait, denials });
     }
 
     fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
@@ -187,7 +213,7 @@ impl Replica {
                 }
                 self.learn(&lease);
             }
-            Written::Refused(None) => {}
+            Written::Refused(None) | Written::Denied(_) => {}
             Written::Unanswered => {
                 tracing::info!(stream = %stream, to = %to, "no answer to the handoff");
                 // Unless the watch has shown meanwhile that it landed.

@@ -16,6 +16,9 @@ use crate::ownership::lease::{self, Version};
 /// A connection that does not come about within this is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The API server ends a watch after so many seconds: no member, no renewal, and the connection may stay silent for as long.
+const WATCH_SECONDS: u32 = 60;
+
 /// Why a Lease call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -24,9 +27,9 @@ pub enum LeaseError {
     Conflict,
     #[error("there is no such Lease")]
     NotFound,
-    /// The permission is gone, or the namespace is on its way out. It may come back.
+    /// The permission is gone, the namespace is on its way out, a quota is used up, or a policy refuses it. It may pass.
     #[error("the API server does not allow to {action}")]
-    Forbidden {
+    Denied {
         action: &'static str,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -100,7 +103,7 @@ impl LeaseApi for KubernetesLeases {
     }
 
     fn watch(&self) -> BoxStream<'static, Result<Event<Lease>, LeaseError>> {
-        watcher(self.api.clone(), watcher::Config::default().labels(lease::WATCHED))
+        watcher(self.api.clone(), watcher::Config::default().labels(lease::WATCHED).timeout(WATCH_SECONDS))
             .default_backoff()
             .map(|event| event.map_err(|error| unanswered("watch Leases", error)))
             .boxed()
@@ -111,11 +114,16 @@ fn answered(action: &'static str, error: kube::Error) -> LeaseError {
     match error {
         kube::Error::Api(status) if status.is_not_found() => LeaseError::NotFound,
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => LeaseError::Conflict,
-        kube::Error::Api(status) if status.is_forbidden() => {
-            LeaseError::Forbidden { action, source: Box::new(kube::Error::Api(status)) }
+        kube::Error::Api(status) if is_denial(status.code) => {
+            LeaseError::Denied { action, source: Box::new(kube::Error::Api(status)) }
         }
         error => unanswered(action, error),
     }
+}
+
+/// Forbidden, or refused for what it is. 401 and 429 say nothing of the Lease.
+fn is_denial(code: u16) -> bool {
+    matches!(code, 400 | 403 | 422)
 }
 
 fn unanswered(action: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> LeaseError {

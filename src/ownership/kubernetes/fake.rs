@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::watch, time::Instant};
 
 use super::client::{LeaseApi, LeaseError};
-use crate::ownership::lease::{SourceLease, Version};
+use crate::ownership::lease::{MemberLease, SourceLease, Version};
 
 /// One write, as the API server saw it.
 #[derive(Clone)]
@@ -158,11 +158,15 @@ pub(super) struct Faults {
     unanswered: AtomicU32,
     /// Every call is answered with 403.
     forbidden: AtomicBool,
+    /// No source Lease may be created, as when a quota is used up.
+    full: AtomicBool,
     /// The watch shows nothing any more, without an error.
     deaf: AtomicBool,
     watches_dropped: watch::Sender<u64>,
     /// So many of the next writes of source Leases are carried out, and their answers lost.
     swallowed: AtomicU32,
+    /// So many of the next creations of a member Lease are carried out, and their answers lost.
+    swallowed_joins: AtomicU32,
 }
 
 impl Faults {
@@ -176,6 +180,14 @@ impl Faults {
 
     pub(super) fn swallow_answers_to_source_writes(&self, count: u32) {
         self.swallowed.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn deny_new_source_leases(&self, denied: bool) {
+        self.full.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn swallow_answers_to_joins(&self, count: u32) {
+        self.swallowed_joins.store(count, Ordering::Relaxed);
     }
 
     /// Takes the permission for everything away, or gives it back.
@@ -236,9 +248,16 @@ impl FakeLeases {
     }
 }
 
+/// Ends never, as often as is left.
+async fn swallow(left: &AtomicU32) {
+    if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
 fn forbidden() -> LeaseError {
     let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-    LeaseError::Forbidden { action: "reach the fake API server", source: source.into() }
+    LeaseError::Denied { action: "reach the fake API server", source: source.into() }
 }
 
 fn unanswered() -> LeaseError {
@@ -253,17 +272,19 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn create(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        self.call(|| self.api.create(&self.writer, lease)).await
+        let full = self.faults.full.load(Ordering::Relaxed) && SourceLease::read(lease).is_some();
+        let create = || if full { Err(forbidden()) } else { self.api.create(&self.writer, lease) };
+        let answer = self.call(create).await;
+        if MemberLease::read(lease).is_some() {
+            swallow(&self.faults.swallowed_joins).await;
+        }
+        answer
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
         let answer = self.call(|| self.api.replace(&self.writer, lease)).await;
-        let swallow = |left: u32| left.checked_sub(1);
-        let swallowed = &self.faults.swallowed;
-        if SourceLease::read(lease).is_some()
-            && swallowed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, swallow).is_ok()
-        {
-            std::future::pending::<()>().await;
+        if SourceLease::read(lease).is_some() {
+            swallow(&self.faults.swallowed).await;
         }
         answer
     }

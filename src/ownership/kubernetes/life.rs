@@ -21,6 +21,7 @@ impl Replica {
                     self.membership.gone(name);
                 }
                 self.learn(&lease);
+                self.run_what_was_given_already();
                 if !std::mem::replace(&mut self.joined_before, true) {
                     self.declare_predecessors();
                 }
@@ -35,6 +36,16 @@ impl Replica {
             }
             Sign::Ended => self.on_incarnation_ended(),
             Sign::Left => {}
+        }
+    }
+
+    /// Others may have seen the member Lease, and handed sources to it, before I knew that it stands: what the watch showed of
+    /// them meant nothing to me then, and it does not show it twice.
+    fn run_what_was_given_already(&mut self) {
+        let given: Vec<_> = self.view.sources().filter(|lease| lease.holder == self.me).collect();
+        let streams: Vec<_> = given.into_iter().map(|lease| lease.stream.clone()).collect();
+        for stream in streams {
+            self.align(&stream);
         }
     }
 

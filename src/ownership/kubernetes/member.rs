@@ -204,7 +204,7 @@ impl Member {
                     Some(current) => lease = current,
                     None => return,
                 },
-                Err(error @ LeaseError::Forbidden { .. }) => {
+                Err(error @ LeaseError::Denied { .. }) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "may not free the member Lease; the others take over when it has been silent"

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, OwnershipView, Stage,
-    claims::Claimed,
+    claims::{Claimed, Refusal},
     client::{LeaseApi, LeaseError},
     database::{DatabaseClock, Ping},
     deaths::Duty,
@@ -47,6 +47,10 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// Leases without an object are looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// Room is made for Leases that wait for no longer than this. Ten thousand sources on two cores that the API server shares are
+/// taken in less (docs/benchmarks.md).
+const ROOM_FOR_LEASES: Duration = Duration::from_secs(30);
 
 /// What the supervisor says.
 #[derive(Debug)]
@@ -89,8 +93,10 @@ pub(super) struct Replica {
 
     /// Orphans that are mine to claim, waiting for a free write.
     pub(super) queue: VecDeque<StreamName>,
-    /// Claims that were refused: the watch has a moment to show why.
-    pub(super) refused: HashMap<StreamName, Instant>,
+    /// Since when more sources are without a holder than all members claim at once.
+    leases_wait_since: Option<Instant>,
+    /// Claims that came to nothing: the watch has a moment to show why.
+    pub(super) refused: HashMap<StreamName, Refusal>,
     /// Leases that name me and whose object I do not know yet, and since when.
     pub(super) early: HashMap<StreamName, Instant>,
     /// Writes of this incarnation; they end with it.
@@ -143,6 +149,7 @@ impl Replica {
             gone: Gone::default(),
             draining_since: None,
             queue: VecDeque::new(),
+            leases_wait_since: None,
             refused: HashMap::new(),
             early: HashMap::new(),
             writes: FuturesUnordered::new(),
@@ -239,7 +246,9 @@ impl Replica {
         let now = Instant::now();
         match change {
             Change::Source { stream, from, to } => {
-                if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
+                // What a living holder gives says nothing of whether the other one would have claimed it.
+                let claims = from.as_ref().is_none_or(|from| !self.view.is_live(from));
+                if let Some(to) = to.filter(|to| claims && from.as_ref() != Some(to)) {
                     self.turns.progressed(&to, now);
                 }
                 self.dirty = true;
@@ -303,7 +312,7 @@ impl Replica {
         }
         self.plan(now);
         self.leave_when_drained(now);
-        self.publish();
+        self.publish(now);
     }
 
     /// My own renewals are watched too: when they succeed and the watch shows none, it is dead, whatever it says.
@@ -312,7 +321,16 @@ impl Replica {
         self.me.is_some() && self.membership.is_well(now) && now - self.last_event > self.config.lease_duration
     }
 
-    fn publish(&mut self) {
+    /// Sources may wait for ever, for members that can take none; what makes room for their Leases does not.
+    fn leases_wait(&mut self, now: Instant) -> bool {
+        let at_once = self.config.writes_in_flight * self.roster.seats.len().max(1);
+        let since = (self.roster.orphans.len() > at_once).then(|| self.leases_wait_since.unwrap_or(now));
+        self.leases_wait_since = since;
+        since.is_some_and(|since| now - since < ROOM_FOR_LEASES)
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let leases_wait = self.leases_wait(now);
         let view = OwnershipView {
             stage: match (self.draining_since, self.view.is_synced()) {
                 (Some(_), _) => Stage::Draining,
@@ -323,11 +341,12 @@ impl Replica {
             members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
             held: self.holdings.held(),
             orphans: self.roster.orphans.len(),
-            leases_wait: self.roster.orphans.len() > self.config.writes_in_flight * self.roster.seats.len().max(1),
+            leases_wait,
             database_lost: self.database.is_lost(),
             left_to_nobody: Vec::new(),
         };
         self.metrics.leases_held.set(i64::try_from(view.held).unwrap_or(i64::MAX));
+        self.metrics.orphans.set(i64::try_from(view.orphans).unwrap_or(i64::MAX));
         self.outlets.publish.send_if_modified(|published| {
             let changed = *published != view;
             *published = view;

@@ -103,6 +103,21 @@ async fn leases_wait_while_more_are_to_be_claimed_than_are_written_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_is_not_made_for_ever_for_leases_that_nobody_can_write() {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    cluster.pods.values().for_each(|pod| pod.faults.deny_new_source_leases(true));
+    for nth in 0..200 {
+        cluster.add_source(&format!("denied-{nth}"));
+    }
+    let mut views = cluster.pods["a"].ownership.views();
+    timeout(SECOND, views.wait_for(|view| view.leases_wait)).await.expect("200 are to be claimed").unwrap();
+    let begun = Instant::now();
+    timeout(40 * SECOND, views.wait_for(|view| !view.leases_wait)).await.expect("a while is over").unwrap();
+    assert!(begun.elapsed() > 25 * SECOND, "{:?}", begun.elapsed());
+    assert_eq!(views.borrow().orphans, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_member_lease_ends_the_incarnation_and_fences_its_rows_off() {
     let cluster = cluster_of(&["a", "b"], 40, 1).await;
     let lease = cluster.member_of("a").unwrap();

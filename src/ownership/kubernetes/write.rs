@@ -9,6 +9,8 @@ use crate::ownership::lease::Version;
 
 /// One call waits this long for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// A claim is given up after this, and made again: a call that fails at once is repeated a few times, one that hangs is not.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
 
@@ -21,22 +23,42 @@ pub(super) enum Written {
     Refused(Option<Lease>),
     /// No answer in the time that was given: it may have landed, and the watch will show it.
     Unanswered,
+    /// The API server takes no such Lease. Nothing was written.
+    Denied(LeaseError),
+}
+
+/// When a write ends that is denied: by a missing permission, a quota or a policy, all of which may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDenial {
+    Repeat,
+    End,
 }
 
 /// Creates the Lease, or replaces the version it carries. A write without an answer may have landed, and the same
 /// compare-and-set is safe to repeat; so it is repeated until there is an answer, and a refusal is looked into, because
 /// the one who was first may have been me.
 pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
+    carry_through(api, lease, OnDenial::Repeat).await
+}
+
+/// As [`write()`], for a Lease that nobody runs on yet: it gives up when it is denied, and after a while, so that what cannot be
+/// claimed takes no place from what can.
+pub(super) async fn claim(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
+    tokio::time::timeout(CLAIM_TIMEOUT, carry_through(api, lease, OnDenial::End)).await.unwrap_or(Written::Unanswered)
+}
+
+async fn carry_through(api: Arc<dyn LeaseApi>, lease: Lease, on_denial: OnDenial) -> Written {
     let wanted = holder_identity(&lease);
-    let answer = until_answered(|| async {
+    let put = || async {
         if lease.metadata.resource_version.is_some() { api.replace(&lease).await } else { api.create(&lease).await }
-    })
-    .await;
-    if let Ok(lease) = answer {
-        return Written::Done(lease);
+    };
+    match until_answered(put, on_denial).await {
+        Ok(lease) => return Written::Done(lease),
+        Err(error @ LeaseError::Denied { .. }) => return Written::Denied(error),
+        Err(_) => {}
     }
     let name = lease.metadata.name.as_deref().unwrap_or_default();
-    match until_answered(|| api.get(name)).await {
+    match until_answered(|| api.get(name), OnDenial::Repeat).await {
         Ok(current) if holder_identity(&current) == wanted => Written::Done(current),
         Ok(current) => Written::Refused(Some(current)),
         Err(_) => Written::Refused(None),
@@ -50,21 +72,22 @@ pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lea
 
 /// Deletes this version of the Lease. Returns how it stands when it has changed since.
 pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version) -> Option<Lease> {
-    match until_answered(|| api.delete(&name, &version)).await {
-        Err(LeaseError::Conflict) => until_answered(|| api.get(&name)).await.ok(),
+    match until_answered(|| api.delete(&name, &version), OnDenial::Repeat).await {
+        Err(LeaseError::Conflict) => until_answered(|| api.get(&name), OnDenial::Repeat).await.ok(),
         _ => None,
     }
 }
 
 /// Repeats a call until the answer says something of the Lease.
-async fn until_answered<T, F>(call: impl Fn() -> F) -> Result<T, LeaseError>
+async fn until_answered<T, F>(call: impl Fn() -> F, on_denial: OnDenial) -> Result<T, LeaseError>
 where
     F: Future<Output = Result<T, LeaseError>>,
 {
     let mut pause = FIRST_RETRY;
     loop {
         match within(CALL_TIMEOUT, "wait for the API server", call()).await {
-            Err(error @ (LeaseError::Unanswered { .. } | LeaseError::Forbidden { .. })) => {
+            Err(error @ LeaseError::Denied { .. }) if on_denial == OnDenial::End => return Err(error),
+            Err(error @ (LeaseError::Unanswered { .. } | LeaseError::Denied { .. })) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a Lease call is repeated");
             }
             answer => return answer,

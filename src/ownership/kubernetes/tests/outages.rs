@@ -130,6 +130,57 @@ async fn a_source_whose_handoff_never_arrived_is_taken_back_and_runs_without_dou
 }
 
 #[tokio::test(start_paused = true)]
+async fn leases_that_may_not_be_created_hold_up_none_that_may_be_written() {
+    let mut cluster = cluster_of(&["a", "b", "c"], 60, 1).await;
+    cluster.pods.values().for_each(|pod| pod.faults.deny_new_source_leases(true));
+    let denied: Vec<_> = (0..400).map(|nth| cluster.add_source(&format!("denied-{nth}"))).collect();
+    sleep(30 * SECOND).await;
+    assert_eq!(cluster.running().values().sum::<usize>(), 60, "none of the new ones has a Lease");
+    cluster.kill("b");
+    cluster.until(8 * SECOND, "taken over", |cluster| cluster.running().values().sum::<usize>() == 60).await;
+
+    cluster.pods.values().for_each(|pod| pod.faults.deny_new_source_leases(false));
+    cluster
+        .until(40 * SECOND, "settled", |cluster| {
+            cluster.is_settled() && denied.iter().all(|stream| cluster.lease(stream).is_some())
+        })
+        .await;
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_to_a_replica_that_does_not_know_yet_that_it_joined_runs_there() {
+    let mut cluster = cluster_of(&["a"], 8, 1).await;
+    cluster.start("b").faults.swallow_answers_to_joins(1);
+    cluster.until(SECOND, "b takes part", |cluster| cluster.member_of("b").is_some()).await;
+    cluster.drain("a").await;
+    cluster.settled().await;
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handoff_for_a_lost_database_that_an_outage_cuts_short_stops_no_source() {
+    let cluster = cluster_of(&["a", "b"], 60, 1).await;
+    let a = &cluster.pods["a"];
+    a.database.store(true, Ordering::Relaxed);
+    let (begun, held) = (Instant::now(), cluster.running()["a"]);
+    while cluster.running()["a"] == held {
+        assert!(begun.elapsed() < 20 * SECOND, "nothing is handed off");
+        sleep(Duration::from_millis(1)).await;
+    }
+    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
+    sleep(5 * SECOND).await;
+    a.database.store(false, Ordering::Relaxed);
+    sleep(10 * SECOND).await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        assert_eq!(cluster.running().values().sum::<usize>(), 60, "{:?}", cluster.running());
+    }
+    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
+    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
     let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;
     let before = cluster.member_of("a").unwrap().holder;
