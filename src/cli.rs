@@ -72,8 +72,8 @@ pub struct RunArgs {
     /// Load only the EventSources of this namespace. [default: all namespaces]
     #[arg(long, env = "HEADGATE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Where probes, metrics and /v1 are served.
-    #[arg(long, env = "HEADGATE_ADMIN_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    /// Where probes, metrics and /v1 are served; [::] takes IPv4 too.
+    #[arg(long, env = "HEADGATE_ADMIN_LISTEN", default_value = "[::]:8080", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
     /// Bytes of received events that may wait for the database, over all sources (units: KiB, MiB, GiB).
     #[arg(long, env = "HEADGATE_BUFFER_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = parse_bytes)]
@@ -98,7 +98,7 @@ pub struct RunArgs {
     #[arg(long, env = "HEADGATE_LEASE_RENEW_INTERVAL", default_value = "1500ms", value_name = "DURATION", value_parser = parse_duration)]
     pub lease_renew_interval: Duration,
     /// How long a terminating replica may take to hand its sources off (units: ms, s).
-    #[arg(long, env = "HEADGATE_DRAIN_TIMEOUT", default_value = "50s", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, env = "HEADGATE_DRAIN_TIMEOUT", default_value = "48s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
     /// Take the database over from another installation. The other one must be stopped for good.
     #[arg(long, env = "HEADGATE_TAKE_OVER")]

@@ -28,14 +28,15 @@ pub(super) fn gauges<'a>(reports: impl Iterator<Item = &'a Report>, now: Timesta
     for report in reports {
         sources.get_or_create(&StatusLabels { status: status(report) }).inc();
         if let Some(seconds) = report.lag_seconds(now) {
-            lag.get_or_create(&SourceLabels::of(&report.holding.stream)).set(seconds);
+            lag.get_or_create(&SourceLabels { stream: report.holding.stream.clone() }).set(seconds);
         }
     }
     let mut registry = Registry::with_prefix("headgate");
     registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`", sources);
     registry.register_with_unit(
         "lag",
-        "Time since everything of a source was known to be stored; 0 when caught up, no series before it first was",
+        "Time since everything of a source was known to be stored; 0 while it is caught up and well, no series while it is suspended \
+         or never was caught up",
         Unit::Seconds,
         lag,
     );

@@ -94,13 +94,13 @@ async fn readyz_names_what_is_pending_until_nothing_is() {
 #[tokio::test]
 async fn every_promise_has_a_series() {
     let replica = Replica::knowing(&["orders"]);
-    let (namespace, name) = ("shop".to_owned(), "orders".to_owned());
-    replica.metrics.requests.get_or_create(&OutcomeLabels { namespace, name, outcome: "ok" }).inc();
+    let stream = StreamName::new("shop", "orders");
+    replica.metrics.requests.get_or_create(&OutcomeLabels { stream, outcome: "ok" }).inc();
     replica.metrics.retransported_events.get_or_create(&CauseLabels { cause: "superseded" }).inc_by(3);
     let (status, text) = replica.get("/metrics").await;
     assert_eq!(status, StatusCode::OK);
     for series in [
-        "headgate_requests_total{namespace=\"shop\",name=\"orders\",outcome=\"ok\"} 1",
+        "headgate_requests_total{stream=\"shop/orders\",outcome=\"ok\"} 1",
         "headgate_request_interval_seconds_count 0",
         "headgate_gate_violations_total 0",
         "headgate_gate_wait_seconds_count 0",
@@ -109,6 +109,7 @@ async fn every_promise_has_a_series() {
         "headgate_takeover_duration_seconds_count 0",
         "headgate_lease_takeover_duration_seconds_count 0",
         "headgate_lease_transitions_total 0",
+        "headgate_orphans 0",
         "headgate_sources{status=\"CaughtUp\"} 0",
     ] {
         assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
@@ -147,10 +148,30 @@ fn lag_is_told_per_source_once_it_is_known() {
     replica.holds("new", |report| report.caught_up = Some(false));
     let text = replica.admin.metrics(noon + jiff::SignedDuration::from_secs(90)).expect("a text");
     let lag = |name: &str| {
-        let series = format!("headgate_lag_seconds{{namespace=\"shop\",name=\"{name}\"}} ");
+        let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
     };
     assert_eq!([lag("orders"), lag("bills"), lag("new")], [Some(0), Some(90), None], "{text}");
+}
+
+#[test]
+fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
+    let replica = Replica::knowing(&["down", "suspended", "moved"]);
+    let noon: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a timestamp");
+    replica.holds("down", |report| {
+        unreachable(report);
+        (report.caught_up, report.last_caught_up) = (Some(true), Some(noon));
+    });
+    replica.holds("suspended", |report| (report.suspended, report.last_caught_up) = (true, Some(noon)));
+    replica.holds("moved", |report| report.caught_up = Some(false));
+    // As the status has it from the holder before.
+    replica.admin.sources.reports.was_caught_up(&StreamName::new("shop", "moved"), noon);
+    let text = replica.admin.metrics(noon + jiff::SignedDuration::from_secs(90)).expect("a text");
+    let lag = |name: &str| {
+        let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
+    };
+    assert_eq!([lag("down"), lag("suspended"), lag("moved")], [Some(90), None, Some(90)], "{text}");
 }
 
 #[tokio::test]

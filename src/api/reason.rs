@@ -31,6 +31,8 @@ reasons! {
         SecretNotFound,
         SecretKeyMissing,
         CANotFound,
+        /// The operator has no right to read what the object refers to.
+        CredentialsForbidden,
     }
 }
 

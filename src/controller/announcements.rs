@@ -134,7 +134,12 @@ fn acceptance(before: Option<&Report>, report: &Report) -> Option<Announcement> 
     }
     let was_missing = matches!(
         known,
-        Some(AcceptedReason::SecretNotFound | AcceptedReason::SecretKeyMissing | AcceptedReason::CANotFound)
+        Some(
+            AcceptedReason::SecretNotFound
+                | AcceptedReason::SecretKeyMissing
+                | AcceptedReason::CANotFound
+                | AcceptedReason::CredentialsForbidden
+        )
     );
     was_missing.then(|| credentials_reloaded("what was missing is there now"))
 }

@@ -260,7 +260,10 @@ impl Board {
             let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
             let is_wanted = (wanted.times || !work.tells_times()) && (wanted.statuses || !work.tells());
             if at <= now && is_wanted {
-                self.budget.take(now).ok()?;
+                // A last word is the last chance to say that the named holder is gone: what bounds them is what is in flight.
+                if work != Work::Status(Trigger::Last) {
+                    self.budget.take(now).ok()?;
+                }
                 if work.tells_times() {
                     self.times_budget.take(now).ok()?;
                 }

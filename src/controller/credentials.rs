@@ -52,6 +52,10 @@ async fn get<K: Debug>(
     match tokio::time::timeout(GET_TIMEOUT, get).await {
         Ok(Ok(object)) => Ok(object),
         Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(CredentialsError::NotFound),
+        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+            warn!(kind, namespace, name, "the operator has no right to read an object that a source refers to");
+            Err(CredentialsError::Forbidden)
+        }
         Ok(Err(error)) => {
             // Only the status code: a decoding error could quote what it was given.
             let code = match &error {

@@ -1,13 +1,13 @@
 //! The status of an EventSource, from what its holder saw and what stood there before. Pure.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::sample::View;
 use crate::{
     api::{
         AssignedReason, EventSourceStatus,
-        conditions::{Facts, conditions},
+        conditions::{CAUGHT_UP, Facts, READY, conditions},
         event_source::HolderStatus,
     },
     loader::report::Verdict,
@@ -26,6 +26,7 @@ const LEFT: &str = "its replica stopped and no other took it over; it runs again
 pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp) -> EventSourceStatus {
     let report = &view.report;
     let adopted = report.epoch.is_some();
+    let conditions = conditions(&facts(view), &previous.conditions, now);
     EventSourceStatus {
         observed_generation: report.generation,
         observed_epoch: report.epoch.map(|epoch| epoch.0).or(previous.observed_epoch),
@@ -48,14 +49,14 @@ pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp)
             .next_poll
             .filter(|next| !view.leaving && next.duration_since(now) > NEXT_POLL_WORTH_TELLING)
             .map(to_second),
-        lag_seconds: lag_seconds(view, previous, now),
+        lag_seconds: lag_seconds(view, &conditions, previous, now),
         consecutive_failures: Some(i32::try_from(report.consecutive_failures).unwrap_or(i32::MAX)),
         sample_time: Some(to_second(now)),
         last_handled_poll_request: report
             .handled_poll_request
             .clone()
             .or_else(|| previous.last_handled_poll_request.clone()),
-        conditions: conditions(&facts(view), &previous.conditions, now),
+        conditions,
     }
 }
 
@@ -85,17 +86,23 @@ pub(super) fn says_the_same(new: &EventSourceStatus, old: &EventSourceStatus) ->
     timeless(new) == timeless(old)
 }
 
-/// Since when the source was last known to hold nothing more; the holder before may have been the one who knew.
-fn lag_seconds(view: &View, previous: &EventSourceStatus, now: Timestamp) -> Option<i64> {
-    if view.caught_up == Some(true) {
+/// How long ago the source was last known to hold nothing more; the holder before may have been the one who knew. What a
+/// source that fails has meanwhile, nobody knows, and a suspended one is left behind on purpose.
+fn lag_seconds(view: &View, conditions: &[Condition], previous: &EventSourceStatus, now: Timestamp) -> Option<i64> {
+    if view.report.suspended {
+        return None;
+    }
+    if conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP) {
         return Some(0);
     }
-    let known_before = || {
-        let lag = SignedDuration::from_secs(previous.lag_seconds?);
-        previous.sample_time.as_ref()?.0.checked_sub(lag).ok()
-    };
-    let caught_up_at = view.report.last_caught_up.or_else(known_before)?;
+    let caught_up_at = view.report.last_caught_up.or_else(|| caught_up_at(previous))?;
     Some(now.duration_since(caught_up_at).as_secs().max(0))
+}
+
+/// When the source of this status was last known to hold nothing more.
+pub(super) fn caught_up_at(status: &EventSourceStatus) -> Option<Timestamp> {
+    let lag = SignedDuration::from_secs(status.lag_seconds?);
+    status.sample_time.as_ref()?.0.checked_sub(lag).ok()
 }
 
 /// Kubernetes shows times in seconds; so two that look equal are equal.

@@ -13,6 +13,8 @@ pub type Keys = BTreeMap<String, SecretSlice<u8>>;
 pub enum CredentialsError {
     #[error("no such object")]
     NotFound,
+    #[error("the API server does not let the operator read it")]
+    Forbidden,
     #[error("the API server did not answer")]
     Unavailable,
 }

@@ -120,6 +120,11 @@ pub enum OpenError {
     SecretKeyMissing { field: &'static str, name: String, key: String },
     #[error("{kind} `{name}` named by `http.tls.caRef` {detail}")]
     CANotFound { kind: &'static str, name: String, detail: String },
+    #[error(
+        "the operator may not read {kind} `{name}` named by {field}: its ServiceAccount needs the right to `get` it in the \
+         namespace of the EventSource"
+    )]
+    Forbidden { kind: &'static str, field: &'static str, name: String },
     /// The API server did not answer; nothing is known of the Secret. Not a verdict on the object.
     #[error("cannot read the credentials named by {field}")]
     Unavailable { field: &'static str },
@@ -134,7 +139,21 @@ impl OpenError {
             Self::SecretNotFound { .. } => Some(AcceptedReason::SecretNotFound),
             Self::SecretKeyMissing { .. } => Some(AcceptedReason::SecretKeyMissing),
             Self::CANotFound { .. } => Some(AcceptedReason::CANotFound),
+            Self::Forbidden { .. } => Some(AcceptedReason::CredentialsForbidden),
             Self::Unavailable { .. } => None,
+        }
+    }
+
+    /// Whether it says that what was read before is not there any more. A right that was taken away, perhaps for a moment,
+    /// does not: what runs, runs on with what it has.
+    #[must_use]
+    pub fn revokes(&self) -> bool {
+        match self {
+            Self::InvalidSpec { .. }
+            | Self::SecretNotFound { .. }
+            | Self::SecretKeyMissing { .. }
+            | Self::CANotFound { .. } => true,
+            Self::Forbidden { .. } | Self::Unavailable { .. } => false,
         }
     }
 }

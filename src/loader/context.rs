@@ -98,12 +98,11 @@ impl Context {
     }
 
     pub(super) fn source_labels(&self) -> SourceLabels {
-        SourceLabels::of(&self.stream)
+        SourceLabels { stream: self.stream.clone() }
     }
 
     pub(super) fn count_request(&self, outcome: &'static str) {
-        let SourceLabels { namespace, name } = self.source_labels();
-        self.metrics().requests.get_or_create(&OutcomeLabels { namespace, name, outcome }).inc();
+        self.metrics().requests.get_or_create(&OutcomeLabels { stream: self.stream.clone(), outcome }).inc();
     }
 
     pub(super) fn count_retransported(&self, cause: Cause, events: u64) {

@@ -100,13 +100,13 @@ impl Report {
         self.note = None;
     }
 
-    /// Seconds since everything was known to be stored: 0 when caught up, `None` when it never was on this replica.
+    /// Seconds since everything was known to be stored: 0 while it is caught up and well, `None` while it is suspended and when
+    /// nobody knows that it ever was. What a source that fails has meanwhile, nobody knows.
     #[must_use]
     pub fn lag_seconds(&self, now: Timestamp) -> Option<i64> {
-        match self.caught_up {
-            Some(true) => Some(0),
-            _ => self.last_caught_up.map(|caught_up| now.duration_since(caught_up).as_secs().max(0)),
-        }
+        let caught_up_at = self.last_caught_up.filter(|_| !self.suspended)?;
+        let is_current = self.caught_up == Some(true) && self.problem().is_none();
+        Some(if is_current { 0 } else { now.duration_since(caught_up_at).as_secs().max(0) })
     }
 
     /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
@@ -231,6 +231,16 @@ impl Reports {
             locked(&self.parted).insert(stream.clone(), report);
         }
         self.bump();
+    }
+
+    /// When a holder before this one last knew that everything was stored, as the status has it. What this replica has seen
+    /// itself stands.
+    pub fn was_caught_up(&self, stream: &StreamName, at: Timestamp) {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut leaf) = slots.get(stream).map(|slot| locked(slot)) else { return };
+        if leaf.report.last_caught_up.is_none() {
+            Arc::make_mut(&mut leaf.report).last_caught_up = Some(at);
+        }
     }
 
     fn take(&self, stream: &StreamName) -> Option<Arc<Report>> {

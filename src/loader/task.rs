@@ -307,7 +307,7 @@ impl SourceTask {
                 }
                 Ok(changed)
             }
-            Ok(Err(error)) if error.reason().is_some() => {
+            Ok(Err(error)) if error.revokes() => {
                 self.context.reporter.not_opened(&error);
                 Err(Interruption::Reopen)
             }

@@ -1,7 +1,11 @@
 //! The order of a life. First what waiting does not mend; then the admin port; then everything at once: the way to the
 //! store, and all that works with it.
 
-use std::sync::Arc;
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
@@ -53,7 +57,7 @@ pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), 
     let store = connect_lazily(&args, &pod)?;
     admission::check(&args.database)?;
     let address = args.admin_listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| OperatorError::AdminPort { address, source })?;
+    let listener = listen(address).await.map_err(|source| OperatorError::AdminPort { address, source })?;
 
     let mut registry = Registry::default();
     let boards = Boards::new(&mut registry);
@@ -72,6 +76,17 @@ pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), 
     tokio::select! {
         done = working => done,
         _ = admin.serve(listener, CancellationToken::new()) => Err(OperatorError::Ended { part: "admin" }),
+    }
+}
+
+/// `[::]` takes connections of both families, so that the probes of a node find it in each kind of cluster. Where the kernel
+/// has no IPv6, there is only the other one.
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        listening => listening,
     }
 }
 
@@ -107,4 +122,28 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "headgate".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_default_address_is_found_over_either_family() {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let listener = listen(any).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await.expect("IPv4");
+        if address.is_ipv6() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).await.expect("IPv6");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_an_error() {
+        let taken = listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).await.expect("a free port");
+        assert!(listen(taken.local_addr().expect("an address")).await.is_err());
+    }
 }

@@ -3,24 +3,23 @@
 use std::sync::Arc;
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
 use crate::event::StreamName;
 
-/// The labels of cheap per-source series.
+/// The label of cheap per-source series: `<namespace>/<name>`, as in `status.stream` and in the store. Not two labels:
+/// scrapers write their own `namespace` over one that comes from here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SourceLabels {
-    pub namespace: String,
-    pub name: String,
+    pub stream: StreamName,
 }
 
-impl SourceLabels {
-    #[must_use]
-    pub fn of(stream: &StreamName) -> Self {
-        Self { namespace: stream.namespace().to_owned(), name: stream.name().to_owned() }
+impl EncodeLabelValue for StreamName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.as_str().encode(encoder)
     }
 }
 
@@ -33,8 +32,7 @@ pub struct StatusLabels {
 /// Per source, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    pub namespace: String,
-    pub name: String,
+    pub stream: StreamName,
     pub outcome: &'static str,
 }
 
@@ -80,6 +78,7 @@ pub struct Metrics {
     pub retransported_events: Family<CauseLabels, Counter>,
     pub takeover_duration: Histogram,
     pub leases_held: Gauge,
+    pub orphans: Gauge,
     pub lease_transitions: Counter,
     pub lease_renew_failures: Counter,
     pub lease_takeover_duration: Histogram,
@@ -117,6 +116,7 @@ impl Metrics {
             retransported_events: Family::default(),
             takeover_duration: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 30.0]),
             leases_held: Gauge::default(),
+            orphans: Gauge::default(),
             lease_transitions: Counter::default(),
             lease_renew_failures: Counter::default(),
             lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
@@ -180,6 +180,11 @@ impl Metrics {
             self.takeover_duration.clone(),
         );
         registry.register("leases_held", "Source Leases that name this replica", self.leases_held.clone());
+        registry.register(
+            "orphans",
+            "Sources that no replica holds, as this one sees it: the same on each, so take the max and not the sum",
+            self.orphans.clone(),
+        );
         registry.register(
             "lease_transitions",
             "Changes of holder written by this replica",

@@ -60,5 +60,5 @@ async fn what_is_not_there_is_told_apart_from_what_may_not_be_read() {
     let missing = KubernetesCredentials::new(cluster.client()).secret(namespace, "orders-api").await;
     assert_eq!(missing.err(), Some(CredentialsError::NotFound));
     let powerless = KubernetesCredentials::new(service_account(&cluster, "nobody").await);
-    assert_eq!(powerless.secret(namespace, "orders-api").await.err(), Some(CredentialsError::Unavailable));
+    assert_eq!(powerless.secret(namespace, "orders-api").await.err(), Some(CredentialsError::Forbidden));
 }

@@ -37,6 +37,7 @@ fn every_failure() -> Vec<Case> {
         accepted(AcceptedReason::SecretNotFound),
         accepted(AcceptedReason::SecretKeyMissing),
         accepted(AcceptedReason::CANotFound),
+        accepted(AcceptedReason::CredentialsForbidden),
         stored(StoredReason::DatabaseUnavailable),
         stored(StoredReason::ConflictingEvent),
         stored(StoredReason::FencedOff),

@@ -71,6 +71,10 @@ async fn missing_secrets_and_keys_are_named() {
     silent.fall_silent();
     let unknown = open(bearer("orders-api", "token"), silent).await.err().expect("refused");
     assert_eq!((unknown.reason(), unknown), (None, OpenError::Unavailable { field }));
+    let locked = api_secret();
+    locked.forbid();
+    let forbidden = open(bearer("orders-api", "token"), locked).await.err().expect("refused");
+    assert_eq!(forbidden, OpenError::Forbidden { kind: "Secret", field, name: "orders-api".to_owned() });
 }
 
 #[rstest]
@@ -111,6 +115,8 @@ async fn credentials_that_cannot_be_read_again_are_kept() {
     let mut fetcher = fetcher_with(spec(&source, &auth), vault.clone()).await;
     vault.fall_silent();
     assert!(matches!(fetcher.reload_credentials().await, Err(OpenError::Unavailable { .. })));
+    vault.forbid();
+    assert!(fetcher.reload_credentials().await.is_err_and(|error| !error.revokes()));
     poll(&mut fetcher).await.expect("a page");
     assert_eq!(source.requests()[0].header("authorization"), Some("Bearer t0ken"));
 }

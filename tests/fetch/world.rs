@@ -51,7 +51,7 @@ type Object = BTreeMap<String, Vec<u8>>;
 #[derive(Default)]
 pub(crate) struct Vault {
     objects: Mutex<BTreeMap<(&'static str, String), Object>>,
-    silent: Mutex<bool>,
+    error: Mutex<Option<CredentialsError>>,
 }
 
 impl Vault {
@@ -75,7 +75,16 @@ impl Vault {
 
     /// From now on the API server does not answer.
     pub(crate) fn fall_silent(&self) {
-        *self.silent.lock().expect("the vault") = true;
+        self.answer_with(CredentialsError::Unavailable);
+    }
+
+    /// From now on the operator has no right to read anything.
+    pub(crate) fn forbid(&self) {
+        self.answer_with(CredentialsError::Forbidden);
+    }
+
+    fn answer_with(&self, error: CredentialsError) {
+        *self.error.lock().expect("the vault") = Some(error);
     }
 
     fn put(&self, kind: &'static str, name: &str, keys: &[(&str, &str)]) {
@@ -84,8 +93,8 @@ impl Vault {
     }
 
     fn get(&self, kind: &'static str, name: &str) -> Result<Keys, CredentialsError> {
-        if *self.silent.lock().expect("the vault") {
-            return Err(CredentialsError::Unavailable);
+        if let Some(error) = *self.error.lock().expect("the vault") {
+            return Err(error);
         }
         let objects = self.objects.lock().expect("the vault");
         let keys = objects.get(&(kind, name.to_owned())).ok_or(CredentialsError::NotFound)?;

@@ -133,6 +133,7 @@ fn a_known_failure_outweighs_what_is_not_known_yet() {
 #[case(AcceptedReason::SecretNotFound)]
 #[case(AcceptedReason::SecretKeyMissing)]
 #[case(AcceptedReason::CANotFound)]
+#[case(AcceptedReason::CredentialsForbidden)]
 fn what_only_a_change_can_mend_is_stalled(#[case] reason: AcceptedReason) {
     let conditions = first(&Facts { accepted: Some((reason, "say what to change")), ..fine() });
     assert_eq!(says(&conditions, STALLED), Some(("True", reason.as_str())));

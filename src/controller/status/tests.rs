@@ -81,6 +81,17 @@ fn the_lag_counts_from_when_the_source_last_held_nothing_more() {
 }
 
 #[test]
+fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
+    let caught_up = compose(&view(orders()), &nothing(), noon_plus(20));
+    let failing = view(orders().failing(3, ReachableReason::Timeout));
+    let behind = compose(&failing, &caught_up, noon_plus(50));
+    assert_eq!(behind.lag_seconds, Some(40), "it last held nothing more at second 10");
+    let mut suspended = orders();
+    suspended.suspended = true;
+    assert_eq!(compose(&view(suspended), &caught_up, noon_plus(50)).lag_seconds, None);
+}
+
+#[test]
 fn a_new_holder_counts_on_from_the_lag_of_the_old_one() {
     let never_caught_up = || view(held("orders").polled_at(10).after_id(7).backfilling());
     let caught_up = compose(&view(orders()), &nothing(), noon_plus(20));

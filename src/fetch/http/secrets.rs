@@ -50,6 +50,7 @@ impl<'a> Reading<'a> {
         if !self.secrets.contains_key(name) {
             let keys = self.credentials.secret(self.namespace, name).await.map_err(|error| match error {
                 CredentialsError::NotFound => OpenError::SecretNotFound { field, name: name.to_owned() },
+                CredentialsError::Forbidden => OpenError::Forbidden { kind: "Secret", field, name: name.to_owned() },
                 CredentialsError::Unavailable => OpenError::Unavailable { field },
             })?;
             self.secrets.insert(name.to_owned(), keys);
@@ -90,10 +91,12 @@ impl<'a> Reading<'a> {
             CaKind::ConfigMap => ("ConfigMap", self.credentials.config_map(self.namespace, name).await),
             CaKind::Secret => ("Secret", self.credentials.secret(self.namespace, name).await),
         };
+        let field = "http.tls.caRef";
         let missing = |detail: String| OpenError::CANotFound { kind, name: name.clone(), detail };
         let keys = found.map_err(|error| match error {
             CredentialsError::NotFound => missing("does not exist in the namespace of the EventSource".to_owned()),
-            CredentialsError::Unavailable => OpenError::Unavailable { field: "http.tls.caRef" },
+            CredentialsError::Forbidden => OpenError::Forbidden { kind, field, name: name.clone() },
+            CredentialsError::Unavailable => OpenError::Unavailable { field },
         })?;
         let value = keys.get(key).ok_or_else(|| missing(format!("has no key `{key}`")))?;
         self.values.0.push(value.clone());

@@ -97,6 +97,14 @@ async fn credentials_are_read_again_every_five_minutes_and_a_deleted_secret_ends
     sleep(Duration::from_mins(11)).await;
     assert_eq!(world.source.reloads(), 2);
     assert_eq!(world.report().credentials_reloads, 0, "nothing had changed");
+
+    let forbidden = OpenError::Forbidden { kind: "Secret", field: "http.auth", name: "orders-api".to_owned() };
+    world.source.refuse_to_open([forbidden]);
+    sleep(Duration::from_mins(6)).await;
+    let accepted = || world.report().accepted.as_ref().map(|verdict| verdict.reason);
+    assert_eq!(accepted(), Some(AcceptedReason::Valid), "what runs, runs on with what it has");
+    world.source.open_again();
+
     world.source.refuse_to_open(vec![missing_secret(); 1000]);
     sleep(Duration::from_mins(6)).await;
     assert_eq!(world.report().accepted.as_ref().map(|verdict| verdict.reason), Some(AcceptedReason::SecretNotFound));

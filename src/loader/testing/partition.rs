@@ -182,8 +182,8 @@ impl Story {
     }
 
     fn lapsed(&self) -> u64 {
-        let (namespace, name) = (self.world.stream.namespace().to_owned(), self.world.stream.name().to_owned());
-        self.world.metrics.requests.get_or_create(&OutcomeLabels { namespace, name, outcome: "lapsed" }).get()
+        let stream = self.world.stream.clone();
+        self.world.metrics.requests.get_or_create(&OutcomeLabels { stream, outcome: "lapsed" }).get()
     }
 
     async fn run(mut self, seed: u64, cuts: &[Cut]) -> Told {

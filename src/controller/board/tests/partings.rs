@@ -17,6 +17,18 @@ async fn a_replica_that_leaves_writes_a_last_word_for_what_it_still_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn last_words_wait_for_no_budget() {
+    let mut desk = desk();
+    for name in 0..300 {
+        desk.report(held(&format!("s{name}")));
+    }
+    desk.write_for(seconds(60));
+    desk.board.leave(desk.now);
+    assert_eq!(desk.write().len(), 300, "at once, and not 100 of them and then 20 a second");
+    assert!(desk.board.is_settled());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_under_way_when_the_replica_leaves_is_not_its_last_word() {
     let mut desk = desk();
     let job = desk.report(held("orders")).next().expect("a write");
