@@ -49,8 +49,8 @@ pub enum FetchError {
     GaveWay { budget: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
-        "the response was not read within {after:?} (`http.timeout`), because others held the memory it waited for, {budget} bytes \
-         in all (`--buffer-bytes`); it is asked for again when there is room"
+        "the response was not read within {after:?} (`http.timeout`), because what is not stored yet held the memory it waited \
+         for, {budget} bytes in all (`--buffer-bytes`); it is asked for again when there is room"
     )]
     NoRoomInTime { budget: u64, after: Duration },
     #[error("cannot decode the response: {detail}")]

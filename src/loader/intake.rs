@@ -52,7 +52,7 @@ pub(super) struct Intake {
     received: AtomicU64,
     /// The most that the response kept in memory at a time.
     most_kept: AtomicU64,
-    /// Nothing more is read until others give memory back.
+    /// Nothing more is read until memory is given back, by others or by a database that is away.
     waits_for_others: AtomicBool,
     arrived: Notify,
     freed: Notify,
@@ -137,20 +137,23 @@ impl Intake {
         room
     }
 
-    /// Whether it was the memory of others that was missing, where the response was given up before its end.
+    /// Whether it was memory that others, or a database that is away, did not give back, where the response was given up before its end.
     pub(super) fn waits_for_others(&self) -> bool {
         self.waits_for_others.load(Ordering::Relaxed)
     }
 
     async fn room(&self, kept: u64, share: &mut Share) -> Result<(), FetchError> {
+        let mut freed = Instant::now();
         while self.frees_room() {
             select! {
-                () = self.freed.notified() => {}
+                () = self.freed.notified() => freed = Instant::now(),
                 () = sleep(ROOM_RETRY) => {}
             }
             if self.has_room(kept, share) {
                 return Ok(());
             }
+            // In an outage of the database nothing is freed, and that is not the source's doing either.
+            self.waits_for_others.store(freed.elapsed() > COMMIT_AWAITED, Ordering::Relaxed);
         }
         self.waits_for_others.store(true, Ordering::Relaxed);
         if self.needed(kept) > share.most() {

@@ -222,6 +222,11 @@ impl Reports {
         self.bump();
     }
 
+    /// The object of a source is gone, so nobody will ask who has it.
+    pub(super) fn forget_given_up(&self, stream: &StreamName) {
+        locked(&self.yielded).remove(stream);
+    }
+
     /// Nobody took over these sources that were given up: their status still calls this replica their holder.
     pub fn left_to_nobody(&self, streams: &[StreamName]) {
         for stream in streams {
@@ -391,6 +396,15 @@ mod tests {
         reports.left_to_nobody(&[orders()]);
         let parted: Vec<_> = reports.take_parted().iter().map(|report| report.assigned.reason).collect();
         assert_eq!(parted, [AssignedReason::AwaitingReplica]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_was_given_up_and_is_gone() {
+        let reports = Reports::default();
+        reports.put(&orders(), report(AssignedReason::LeaseHeld));
+        reports.give_up(&orders());
+        reports.forget_given_up(&orders());
+        assert!(locked(&reports.yielded).is_empty());
     }
 
     #[test]

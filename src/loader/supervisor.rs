@@ -221,6 +221,9 @@ impl Supervisor {
     fn reconcile(&mut self, streams: impl IntoIterator<Item = StreamName>) {
         for stream in streams {
             let source = self.desired.get(&stream);
+            if source.is_none() {
+                self.reports.forget_given_up(&stream);
+            }
             if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref())
             {
                 match source {

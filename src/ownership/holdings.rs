@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Directive, Holding, LostReason, lease::SourceLease};
+use super::{
+    Directive, Holding, LostReason,
+    lease::{SourceLease, Version},
+};
 use crate::{event::StreamName, store::Holder};
 
 /// A yield that takes longer has a long poll in flight; it no longer counts against the window of those under way.
@@ -26,8 +29,8 @@ enum Phase {
     Stopped,
     /// The task has stopped; the Lease that names another is being written.
     Handing { to: Holder },
-    /// The task has ended for good; the Lease is being deleted.
-    Deleting,
+    /// The task has ended for good; the Lease is being deleted, or this version of it was.
+    Deleting { deleted: Option<Version> },
 }
 
 /// The sources of one incarnation.
@@ -57,9 +60,14 @@ impl Holdings {
                 let reason = if lease.is_some() { LostReason::TakenOver } else { LostReason::LeaseDeleted };
                 Some(Directive::Lost(stream.clone(), reason))
             }
-            (Some(Phase::Stopped | Phase::Deleting), None) => {
+            (Some(Phase::Stopped | Phase::Deleting { .. }), None) => {
                 self.forget(stream);
                 None
+            }
+            // Another one, for an object that came anew, before the watch has shown that the first one went.
+            (Some(Phase::Deleting { deleted: Some(deleted) }), Some(mine)) if mine.version.uid() != deleted.uid() => {
+                self.forget(stream);
+                wanted.then(|| self.run(mine, me))
             }
             // While a Lease is being written its answer decides, not what the watch shows meanwhile.
             _ => None,
@@ -126,10 +134,17 @@ impl Holdings {
     pub fn delete(&mut self, stream: &StreamName) -> bool {
         let mine = matches!(self.phases.get(stream), Some(Phase::Held | Phase::Yielding { .. } | Phase::Stopped));
         if mine {
-            self.phases.insert(stream.clone(), Phase::Deleting);
+            self.phases.insert(stream.clone(), Phase::Deleting { deleted: None });
             self.batches.remove(stream);
         }
         mine
+    }
+
+    /// This version of the Lease was deleted; [`Holdings::align`] says what follows.
+    pub fn deleted(&mut self, stream: &StreamName, version: Version) {
+        if let Some(Phase::Deleting { deleted }) = self.phases.get_mut(stream) {
+            *deleted = Some(version);
+        }
     }
 
     /// Whether a source holds a batch that it could not commit yet.
@@ -237,8 +252,9 @@ impl Holdings {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::coordination::v1::Lease;
+
     use super::*;
-    use crate::ownership::lease::Version;
 
     fn me() -> Holder {
         Holder::new("headgate-0_00000001")
@@ -317,6 +333,19 @@ mod tests {
         holdings.stopped(&orders());
         holdings.doubt(&orders());
         assert_eq!(holdings.end_doubt(&orders(), true), None, "it does not run");
+    }
+
+    #[test]
+    fn a_lease_that_is_made_anew_before_its_deletion_was_seen_is_run() {
+        let mut holdings = holding();
+        let mut anew = Lease::default();
+        anew.metadata.uid = Some("2".to_owned());
+        let (old, new) = (lease_of(&me()), SourceLease { version: Version::of(&anew), ..lease_of(&me()) });
+        assert!(holdings.delete(&orders()));
+        assert_eq!(holdings.align(&orders(), Some(&new), &me(), true), None, "the answer may be that it was edited");
+        holdings.deleted(&orders(), old.version.clone());
+        assert_eq!(holdings.align(&orders(), Some(&old), &me(), true), None, "the watch lags behind");
+        assert!(matches!(holdings.align(&orders(), Some(&new), &me(), true), Some(Directive::Run(_))));
     }
 
     #[test]

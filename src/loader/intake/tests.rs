@@ -113,10 +113,31 @@ async fn a_page_that_waits_for_memory_to_the_end_of_its_time_does_not_blame_the_
     polling.poll().await;
     assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
     let message = world.report().reachable.as_ref().map(|verdict| verdict.message.clone()).unwrap_or_default();
-    assert!(message.contains("others held the memory") && message.contains("`--buffer-bytes`"), "{message}");
+    assert!(message.contains("not stored yet held the memory") && message.contains("`--buffer-bytes`"), "{message}");
     let last = world.store.extends().pop().expect("the deadline was extended");
     assert!(last.by > Duration::from_millis(4900), "the row is shut for `http.timeout` as after any: {:?}", last.by);
     drop((others, last_part));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_an_outage_of_the_database_keeps_from_being_read_does_not_blame_the_source() {
+    let mut world = World::new();
+    world.buffer = Buffer::new(MIB);
+    world.source.add(large_events(90));
+    world.source.next([Script::Slow(1, Duration::from_millis(5))]);
+    let mut polling = world.adopted_by("a").await;
+    let others = world.buffer.try_take(MIB / 8 * 5).expect("room for others");
+    let outage = async {
+        sleep(Duration::from_millis(30)).await;
+        world.store.faults(|faults| faults.unavailable = true);
+        sleep(2 * world.source.timeout).await;
+        world.store.faults(|faults| faults.unavailable = false);
+    };
+    join!(polling.poll(), outage);
+    assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge), "and not Timeout");
+    drop(others);
+    polling.poll().await;
+    assert_eq!(world.stored_ids().len(), 90);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::StreamName,
-    ownership::lease::{self, Seen, SourceLease},
+    ownership::lease::{self, Seen, SourceLease, Version},
     store::Holder,
 };
 
@@ -58,9 +58,10 @@ pub(super) enum Claimed {
         stream: StreamName,
         written: Written,
     },
-    /// With the Lease as it stands if it was not deleted.
+    /// This version of it; or with the Lease as it stands if it was not deleted.
     Deleted {
         stream: StreamName,
+        version: Version,
         current: Option<Lease>,
     },
 }
@@ -140,7 +141,10 @@ impl Replica {
         let Some(lease) = self.view.source(stream) else { return };
         let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
         let stream = stream.clone();
-        let delete = async move { Claimed::Deleted { stream, current: write::delete(api, name, version).await } };
+        let delete = async move {
+            let current = write::delete(api, name, version.clone()).await;
+            Claimed::Deleted { stream, version, current }
+        };
         self.writes.push(delete.boxed());
     }
 
@@ -149,14 +153,16 @@ impl Replica {
             Claimed::Taken { stream, from, written } => self.on_taken(&stream, from.as_ref(), written),
             Claimed::HandedOver { stream, to, written } => self.on_handed_over(&stream, &to, written),
             Claimed::TakenBack { stream, written } => self.on_taken_back(&stream, written),
-            Claimed::Deleted { stream, current } => {
-                // It waits for the watch to show the deletion; an edit that came between is deleted too.
-                if let Some(current) = current {
-                    self.learn(&current);
-                    if self.names_me(&stream) {
-                        self.delete_lease(&stream);
-                    }
+            // It waits for the watch to show the deletion; an edit that came between is deleted too.
+            Claimed::Deleted { stream, current: Some(current), .. } => {
+                self.learn(&current);
+                if self.names_me(&stream) {
+                    self.delete_lease(&stream);
                 }
+            }
+            Claimed::Deleted { stream, version, current: None } => {
+                self.holdings.deleted(&stream, version);
+                self.align(&stream);
             }
         }
         self.claim_from_queue();
