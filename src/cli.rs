@@ -72,7 +72,7 @@ pub struct RunArgs {
     /// Load only the EventSources of this namespace. [default: all namespaces]
     #[arg(long, env = "HEADGATE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Where probes, metrics and /v1 are served; [::] takes IPv4 too.
+    /// Where probes, metrics and /v1 are served. The default takes IPv4 and IPv6.
     #[arg(long, env = "HEADGATE_ADMIN_LISTEN", default_value = "[::]:8080", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
     /// Bytes of received events that may wait for the database, over all sources (units: KiB, MiB, GiB).
