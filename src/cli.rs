@@ -97,7 +97,8 @@ pub struct RunArgs {
     /// How often a replica renews its member Lease (units: ms, s).
     #[arg(long, env = "HEADGATE_LEASE_RENEW_INTERVAL", default_value = "1500ms", value_name = "DURATION", value_parser = parse_duration)]
     pub lease_renew_interval: Duration,
-    /// How long a terminating replica may take to hand its sources off (units: ms, s).
+    /// How long a terminating replica may take to hand its sources off (units: ms, s). At least 12 s less than the grace period of
+    /// the pod.
     #[arg(long, env = "HEADGATE_DRAIN_TIMEOUT", default_value = "48s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
     /// Take the database over from another installation. The other one must be stopped for good.

@@ -149,6 +149,8 @@ pub(super) struct Board {
     parting: HashSet<StreamName>,
     turns: Turns,
     statuses_held_back: bool,
+    /// This replica ends.
+    leaving: bool,
     in_flight: usize,
 }
 
@@ -164,6 +166,7 @@ impl Board {
             parting: HashSet::new(),
             turns: Turns::default(),
             statuses_held_back: false,
+            leaving: false,
             in_flight: 0,
         }
     }
@@ -260,8 +263,8 @@ impl Board {
             let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
             let is_wanted = (wanted.times || !work.tells_times()) && (wanted.statuses || !work.tells());
             if at <= now && is_wanted {
-                // A last word is the last chance to say that the named holder is gone: what bounds them is what is in flight.
-                if work != Work::Status(Trigger::Last) {
+                // At the end it is the last chance to say that a holder is gone: what is in flight is bound enough.
+                if !self.leaving {
                     self.budget.take(now).ok()?;
                 }
                 if work.tells_times() {
@@ -348,6 +351,7 @@ impl Board {
     /// This replica ends: what it still holds now has no successor that it knows of, and its status is to say so.
     pub(super) fn leave(&mut self, now: Instant) {
         self.hold_statuses_back(false);
+        self.leaving = true;
         let streams: Vec<_> = self.tracked.keys().cloned().collect();
         for stream in streams {
             if let Some(tracked) = self.tracked.get_mut(&stream) {

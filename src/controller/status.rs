@@ -95,14 +95,16 @@ fn lag_seconds(view: &View, conditions: &[Condition], previous: &EventSourceStat
     if conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP) {
         return Some(0);
     }
-    let caught_up_at = view.report.last_caught_up.or_else(|| caught_up_at(previous))?;
+    // A source that was well is written seldom, and its holder knew so until it gave it away.
+    let until_it_moved = || (previous.lag_seconds == Some(0)).then_some(view.report.holding.acquired_at);
+    let caught_up_at = view.report.last_caught_up.or_else(|| behind_since(previous)).or_else(until_it_moved)?;
     Some(now.duration_since(caught_up_at).as_secs().max(0))
 }
 
-/// When the source of this status was last known to hold nothing more.
-pub(super) fn caught_up_at(status: &EventSourceStatus) -> Option<Timestamp> {
-    let lag = SignedDuration::from_secs(status.lag_seconds?);
-    status.sample_time.as_ref()?.0.checked_sub(lag).ok()
+/// When the source of this status, which is behind, was last known to hold nothing more.
+pub(super) fn behind_since(status: &EventSourceStatus) -> Option<Timestamp> {
+    let lag = status.lag_seconds.filter(|lag| *lag > 0)?;
+    status.sample_time.as_ref()?.0.checked_sub(SignedDuration::from_secs(lag)).ok()
 }
 
 /// Kubernetes shows times in seconds; so two that look equal are equal.

@@ -15,7 +15,7 @@ use super::{
     events::Herald,
     leases_first::LeasesFirst,
     patch::{Performed, perform},
-    status::caught_up_at,
+    status::behind_since,
 };
 use crate::{
     desired::Desired,
@@ -30,8 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Counters and times move without a word; they are looked at this often, which is nothing beside their intervals.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// At the end of the process the last statuses are written within this, as many as fit. Kubernetes kills a pod 30 s after
-/// SIGTERM by default, the drain before has 20 s of that, and the last polls 3 s; the chart leaves 12 s after the drain.
+/// At the end of the process the last statuses are written within this, as many as fit. Of the 12 s of the grace period that are
+/// left after `--drain-timeout`, the last polls have 3.
 pub(super) const LAST_WORDS_WITHIN: Duration = Duration::from_secs(7);
 
 /// The status writer of one replica.
@@ -129,7 +129,7 @@ impl StatusWriter {
             Ok(Finished { stream, serial, done }) => {
                 // The gauge of the lag goes on where the holder before was.
                 if let Done::Settled(base) = &done
-                    && let Some(at) = caught_up_at(&base.status)
+                    && let Some(at) = behind_since(&base.status)
                 {
                     self.reports.was_caught_up(&stream, at);
                 }

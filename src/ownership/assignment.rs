@@ -79,7 +79,7 @@ pub struct Flow {
 /// The moves that even the seats out exactly, and no more: what a seat holds above its quota goes to seats below theirs.
 ///
 /// While two pod templates live side by side only the older one gives and only the newest takes; anything else would be
-/// moved again when the rollout goes on. Who does not claim is given nothing: it may not know the objects.
+/// moved again when the rollout goes on.
 #[must_use]
 pub fn flows(total: usize, seats: &[Seat]) -> Vec<Flow> {
     let quotas = quotas(total, seats);
@@ -87,7 +87,7 @@ pub fn flows(total: usize, seats: &[Seat]) -> Vec<Flow> {
     let mut wanting: Vec<(usize, usize)> = seats
         .iter()
         .enumerate()
-        .filter(|(at, seat)| (!mixed || seat.newest) && !seat.stuck && seat.held < quotas[*at])
+        .filter(|(at, seat)| (!mixed || seat.newest) && seat.held < quotas[*at])
         .map(|(at, seat)| (at, quotas[at] - seat.held))
         .collect();
     let mut flows = Vec::new();

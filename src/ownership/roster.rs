@@ -22,13 +22,23 @@ pub struct Roster {
     pub total: usize,
     /// Those without a living holder, sorted.
     pub orphans: Vec<StreamName>,
+    /// Further ones, not in `total`, that nobody can hold for now.
+    pub denied: usize,
 }
 
 impl Roster {
     /// Counts. A draining member takes nothing, nor does one whose database is lost or has never answered it; when that
     /// is so for all who stay, it makes no difference and they take.
+    ///
+    /// What the API server denies to be claimed is left out while it is not tried again: dealt to a member, it would be counted
+    /// for what that member then does not get of the others.
     #[must_use]
-    pub fn count(view: &View, streams: Vec<StreamName>, is_stuck: impl Fn(&Holder) -> bool) -> Self {
+    pub fn count(
+        view: &View,
+        streams: Vec<StreamName>,
+        is_stuck: impl Fn(&Holder) -> bool,
+        is_denied: impl Fn(&StreamName) -> bool,
+    ) -> Self {
         let live = || view.members().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
         let staying = || live().filter(|(lease, _)| !lease.state.draining);
         let any_database = staying().any(|(lease, _)| lease.state.has_database());
@@ -52,8 +62,9 @@ impl Roster {
             index: takers.iter().enumerate().map(|(at, (holder, _))| ((*holder).clone(), at)).collect(),
             total: streams.len(),
             orphans: Vec::new(),
+            denied: 0,
         };
-        roster.count_sources(view, streams);
+        roster.count_sources(view, streams, is_denied);
         roster
     }
 
@@ -69,7 +80,7 @@ impl Roster {
         bound(self.total, self.seats.len())
     }
 
-    fn count_sources(&mut self, view: &View, streams: Vec<StreamName>) {
+    fn count_sources(&mut self, view: &View, streams: Vec<StreamName>, is_denied: impl Fn(&StreamName) -> bool) {
         for stream in streams {
             let holder = view.source(&stream).and_then(|lease| lease.holder.as_ref());
             match holder {
@@ -78,9 +89,11 @@ impl Roster {
                         self.seats[at].held += 1;
                     }
                 }
+                _ if is_denied(&stream) => self.denied += 1,
                 _ => self.orphans.push(stream),
             }
         }
+        self.total -= self.denied;
         self.orphans.sort_unstable();
     }
 }
@@ -140,7 +153,11 @@ mod tests {
         }
 
         fn counted(self) -> Roster {
-            Roster::count(&self.view, self.streams, |_| false)
+            self.counted_without("")
+        }
+
+        fn counted_without(self, denied: &str) -> Roster {
+            Roster::count(&self.view, self.streams, |_| false, |stream| stream.name() == denied)
         }
     }
 
@@ -159,6 +176,15 @@ mod tests {
         let roster = cluster.counted();
         assert_eq!(roster.orphans, [StreamName::new("shop", "new"), StreamName::new("shop", "of-a-dead-holder")]);
         assert_eq!(roster.seats[0].held, 1);
+    }
+
+    #[test]
+    fn what_cannot_be_claimed_makes_nobodys_share_larger() {
+        let cluster = Cluster::default().member("a", "", 0, |_| {}).source("held", Some("a")).source("denied", None);
+        let roster = cluster.counted_without("denied");
+        assert_eq!((roster.orphans.len(), roster.denied, roster.total), (0, 1, 1));
+        let held = Cluster::default().member("a", "", 0, |_| {}).source("denied", Some("a")).counted_without("denied");
+        assert_eq!((held.seats[0].held, held.denied), (1, 0), "somebody could");
     }
 
     #[test]

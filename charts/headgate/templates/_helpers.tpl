@@ -39,13 +39,3 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 {{- end -}}
-
-{{/* Two releases in one namespace would take each other's replicas for their own. */}}
-{{- define "headgate.alone" -}}
-{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
-{{- $labels := default dict .metadata.labels -}}
-{{- if and (eq (default "" (index $labels "app.kubernetes.io/name")) (include "headgate.name" $)) (ne (default "" (index $labels "app.kubernetes.io/instance")) $.Release.Name) -}}
-{{- fail (printf "namespace %s has an installation already, the release %s: install this one in a namespace of its own" $.Release.Namespace (index $labels "app.kubernetes.io/instance")) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}

@@ -25,17 +25,25 @@ impl Replica {
             self.desired_changes.mark_unchanged();
             self.dirty = true;
         }
-        let pending = !self.roster.orphans.is_empty() || self.pacing.is_active() || self.is_leaving();
+        let orphans = !self.roster.orphans.is_empty() || self.roster.denied > 0;
+        let pending = orphans || self.pacing.is_active() || self.is_leaving();
         if !self.dirty && !pending && self.holdings.stopped_sources().next().is_none() {
             return;
         }
-        let Some(me) = self.me.clone() else { return };
-        if !self.queue.is_empty() && now < self.counted + RECOUNT {
+        let counted_lately = now < self.counted + RECOUNT;
+        let Some(me) = self.me.clone() else {
+            // Who is no member does nothing, and tells what nobody holds.
+            if self.view.is_synced() && !counted_lately {
+                self.count(now);
+            }
+            return;
+        };
+        if !self.queue.is_empty() && counted_lately {
             return;
         }
-        (self.dirty, self.counted) = (false, now);
+        self.dirty = false;
         self.align_early();
-        self.roster = Roster::count(&self.view, self.desired.streams(), |holder| self.turns.is_stuck(holder, now));
+        self.count(now);
         self.turns.retain(|holder| self.roster.seat_of(holder).is_some());
         let seats = self.deal_orphans(&me, now);
         if self.is_leaving() {
@@ -47,6 +55,13 @@ impl Replica {
         for stream in stopped {
             self.place(&stream, None);
         }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.counted = now;
+        let is_stuck = |holder: &Holder| self.turns.is_stuck(holder, now);
+        let is_denied = |stream: &StreamName| self.refused.get(stream).is_some_and(|refusal| refusal.is_denied(now));
+        self.roster = Roster::count(&self.view, self.desired.streams(), is_stuck, is_denied);
     }
 
     /// Runs what was handed to me before I knew its object, as soon as I know it.

@@ -30,6 +30,13 @@ pub(super) struct Refusal {
     denials: u32,
 }
 
+impl Refusal {
+    /// Not for somebody who was first, but by the API server.
+    pub(super) fn is_denied(&self, now: Instant) -> bool {
+        self.denials > 0 && now < self.until
+    }
+}
+
 /// A source that waits for the write of its handoff is not polled, so an API server that does not answer would stop it (P5).
 /// After this it is taken back, by a compare-and-set on the same version: the API server carries out one of the two writes
 /// and never both, so the answer tells whose the source is.

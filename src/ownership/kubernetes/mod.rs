@@ -65,7 +65,7 @@ pub struct Config {
     pub writes_in_flight: usize,
     /// Sources that are told to yield at once while this replica drains.
     pub yields_in_flight: usize,
-    /// What has not been handed off by then is freed with the member Lease. Below a pod's usual grace of 30 s.
+    /// What has not been handed off by then is freed with the member Lease.
     pub drain_limit: Duration,
     /// A source Lease goes when its object has been gone for so long.
     pub gone_after: Duration,

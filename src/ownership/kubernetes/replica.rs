@@ -246,9 +246,7 @@ impl Replica {
         let now = Instant::now();
         match change {
             Change::Source { stream, from, to } => {
-                // What a living holder gives says nothing of whether the other one would have claimed it.
-                let claims = from.as_ref().is_none_or(|from| !self.view.is_live(from));
-                if let Some(to) = to.filter(|to| claims && from.as_ref() != Some(to)) {
+                if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
                     self.turns.progressed(&to, now);
                 }
                 self.dirty = true;
@@ -340,7 +338,7 @@ impl Replica {
             holder: self.me.clone(),
             members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
             held: self.holdings.held(),
-            orphans: self.roster.orphans.len(),
+            orphans: self.roster.orphans.len() + self.roster.denied,
             leases_wait,
             database_lost: self.database.is_lost(),
             left_to_nobody: Vec::new(),

@@ -105,9 +105,9 @@ async fn leases_wait_while_more_are_to_be_claimed_than_are_written_at_once() {
 #[tokio::test(start_paused = true)]
 async fn room_is_not_made_for_ever_for_leases_that_nobody_can_write() {
     let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
-    cluster.pods.values().for_each(|pod| pod.faults.deny_new_source_leases(true));
+    cluster.pods.values().for_each(|pod| pod.faults.leave_unanswered(1_000));
     for nth in 0..200 {
-        cluster.add_source(&format!("denied-{nth}"));
+        cluster.add_source(&format!("new-{nth}"));
     }
     let mut views = cluster.pods["a"].ownership.views();
     timeout(SECOND, views.wait_for(|view| view.leases_wait)).await.expect("200 are to be claimed").unwrap();

@@ -10,7 +10,7 @@ use crate::ownership::lease::Version;
 /// One call waits this long for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// A claim is given up after this, and made again: a call that fails at once is repeated a few times, one that hangs is not.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
+const CLAIM_TIMEOUT: Duration = CALL_TIMEOUT;
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
 

@@ -23,6 +23,11 @@ async fn last_words_wait_for_no_budget() {
         desk.report(held(&format!("s{name}")));
     }
     desk.write_for(seconds(60));
+    for name in 0..150 {
+        let mut lost = held(&format!("s{name}"));
+        lost.assigned.reason = AssignedReason::LeaseLost;
+        desk.report(lost);
+    }
     desk.board.leave(desk.now);
     assert_eq!(desk.write().len(), 300, "at once, and not 100 of them and then 20 a second");
     assert!(desk.board.is_settled());

@@ -138,6 +138,9 @@ async fn leases_that_may_not_be_created_hold_up_none_that_may_be_written() {
     assert_eq!(cluster.running().values().sum::<usize>(), 60, "none of the new ones has a Lease");
     cluster.kill("b");
     cluster.until(8 * SECOND, "taken over", |cluster| cluster.running().values().sum::<usize>() == 60).await;
+    cluster.start("d").faults.deny_new_source_leases(true);
+    cluster.until(40 * SECOND, "shared", |cluster| cluster.running().values().all(|held| *held >= 18)).await;
+    assert_eq!(cluster.pods["d"].ownership.view().orphans, 400, "and counted as what nobody holds");
 
     cluster.pods.values().for_each(|pod| pod.faults.deny_new_source_leases(false));
     cluster

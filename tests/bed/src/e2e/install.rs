@@ -42,12 +42,6 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
     let chart = chart();
     let install = format!("install headgate {chart} -n {SYSTEM} {DATABASE} --set replicaCount=1 --wait --timeout 2m");
     terminal.helm(&install).await?;
-    let second = format!("install second {chart} -n {SYSTEM} {DATABASE} --set crds.enabled=false --dry-run=server");
-    ensure!(
-        terminal.helm(&second).await.is_err_and(|error| format!("{error:#}").contains("in a namespace of its own")),
-        "a second release in the namespace of the first was not refused with what to do"
-    );
-
     let everybody = rights(suite, "nobody", SOURCES).await?;
     let anywhere = rights(suite, "headgate", SOURCES).await?;
     let at_home = rights(suite, "headgate", SYSTEM).await?;
