@@ -31,7 +31,7 @@ use crate::{
 
 /// The API server ends a watch after so many seconds, and the next one goes on where it ended. Short, because a connection
 /// that died without a word shows nothing until then.
-const WATCH_SECONDS: u32 = 60;
+const WATCH_SECONDS: u32 = 30;
 
 /// The first pause after a failed list or watch.
 const RETRY_FROM: Duration = Duration::from_millis(500);

@@ -151,6 +151,10 @@ impl SourceTask {
             if report.generation != source.generation || report.uid != source.uid {
                 report.forget_verdicts();
             }
+            if report.uid != source.uid {
+                // What was forgotten was of another object.
+                report.forgotten = false;
+            }
             report.generation = source.generation;
             report.uid.clone_from(&source.uid);
             report.suspended = source.spec.suspend;

@@ -19,7 +19,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// A connection of which an answer, or the next piece of a watch, is awaited, and that says nothing for so long, is given up: a
 /// balancer whose backend has vanished acknowledges a list and never answers it, and kube's watcher would wait for ever. Longer
 /// than the two watches live, and may so be silent.
-const SILENT_FOR: Duration = Duration::from_secs(75);
+const SILENT_FOR: Duration = Duration::from_secs(40);
 
 /// The cluster's configuration and a client for all but Leases.
 pub(super) struct Cluster {

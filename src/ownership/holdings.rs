@@ -147,6 +147,13 @@ impl Holdings {
         }
     }
 
+    /// Its Lease may not be deleted; [`Holdings::align`] says what follows.
+    pub fn keep(&mut self, stream: &StreamName) {
+        if matches!(self.phases.get(stream), Some(Phase::Deleting { .. })) {
+            self.forget(stream);
+        }
+    }
+
     /// Whether a source holds a batch that it could not commit yet.
     pub fn holds_batch(&mut self, stream: &StreamName, holds: bool) {
         if holds {

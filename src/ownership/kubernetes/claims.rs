@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     replica::Replica,
-    write::{self, Written},
+    write::{self, Deletion, OnDenial, Written},
 };
 use crate::{
     event::StreamName,
@@ -65,11 +65,10 @@ pub(super) enum Claimed {
         stream: StreamName,
         written: Written,
     },
-    /// This version of it; or with the Lease as it stands if it was not deleted.
     Deleted {
         stream: StreamName,
         version: Version,
-        current: Option<Lease>,
+        deletion: Deletion,
     },
 }
 
@@ -149,8 +148,8 @@ impl Replica {
         let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
         let stream = stream.clone();
         let delete = async move {
-            let current = write::delete(api, name, version.clone()).await;
-            Claimed::Deleted { stream, version, current }
+            let deletion = write::delete(api, name, version.clone(), OnDenial::End).await;
+            Claimed::Deleted { stream, version, deletion }
         };
         self.writes.push(delete.boxed());
     }
@@ -160,24 +159,41 @@ impl Replica {
             Claimed::Taken { stream, from, written } => self.on_taken(&stream, from.as_ref(), written),
             Claimed::HandedOver { stream, to, written } => self.on_handed_over(&stream, &to, written),
             Claimed::TakenBack { stream, written } => self.on_taken_back(&stream, written),
-            // It waits for the watch to show the deletion; an edit that came between is deleted too.
-            Claimed::Deleted { stream, current: Some(current), .. } => {
-                self.learn(&current);
-                if self.names_me(&stream) {
-                    self.delete_lease(&stream);
-                }
-            }
-            Claimed::Deleted { stream, version, current: None } => {
-                self.holdings.deleted(&stream, version);
-                self.align(&stream);
-            }
+            Claimed::Deleted { stream, version, deletion } => self.on_deleted(&stream, version, deletion),
         }
         self.claim_from_queue();
+    }
+
+    fn on_deleted(&mut self, stream: &StreamName, version: Version, deletion: Deletion) {
+        match deletion {
+            // It waits for the watch to show the deletion.
+            Deletion::Done => {
+                self.holdings.deleted(stream, version);
+                self.align(stream);
+            }
+            // An edit that came between is deleted too.
+            Deletion::Changed(current) => {
+                self.learn(&current);
+                if self.names_me(stream) {
+                    self.delete_lease(stream);
+                }
+            }
+            // It is one that names me without an object now, and tried again as such; a new object is run under it.
+            Deletion::Denied => {
+                self.holdings.keep(stream);
+                self.align(stream);
+            }
+        }
     }
 
     fn on_taken(&mut self, stream: &StreamName, from: Option<&Holder>, written: Written) {
         self.holdings.settle(stream);
         match written {
+            // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan, also when it
+            // still names me.
+            Written::Done(current) | Written::Refused(Some(current)) if lease::read(&current) == Seen::Other => {
+                self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
+            }
             Written::Done(lease) => {
                 self.refused.remove(stream);
                 self.metrics.lease_transitions.inc();
@@ -185,10 +201,6 @@ impl Replica {
                     self.metrics.lease_takeover_duration.observe(last_sign.elapsed().as_secs_f64());
                 }
                 self.learn(&lease);
-            }
-            Written::Refused(Some(current)) if lease::read(&current) == Seen::Other => {
-                // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan.
-                self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
             }
             Written::Unanswered => self.refuse(stream, 0),
             Written::Denied(error) => {

@@ -17,7 +17,7 @@ use crate::ownership::lease::{self, Version};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The API server ends a watch after so many seconds: no member, no renewal, and the connection may stay silent for as long.
-const WATCH_SECONDS: u32 = 60;
+const WATCH_SECONDS: u32 = 30;
 
 /// Why a Lease call failed.
 #[derive(Debug, thiserror::Error)]

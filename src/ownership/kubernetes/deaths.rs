@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     client::{LeaseError, within},
     replica::Replica,
-    write,
+    write::{self, Deletion, OnDenial},
 };
 use crate::{
     event::StreamName,
@@ -44,7 +44,7 @@ pub(super) enum Duty {
     /// A certificate was removed, or stands like this.
     Removed {
         certificate: Arc<str>,
-        current: Option<Lease>,
+        deletion: Deletion,
     },
     Swept,
     Pinged(bool),
@@ -148,8 +148,8 @@ impl Replica {
                     self.remove_certificate(certificate);
                 }
             }
-            Duty::Removed { certificate, current } => {
-                if let Some(current) = current {
+            Duty::Removed { certificate, deletion } => {
+                if let Deletion::Changed(current) = deletion {
                     self.burying.remove(&certificate);
                     self.learn(&current);
                 }
@@ -173,8 +173,8 @@ impl Replica {
         let Some(lease) = self.view.member(&certificate) else { return };
         let (api, version) = (self.api.clone(), lease.version.clone());
         let remove = async move {
-            let current = write::delete(api, certificate.to_string(), version).await;
-            Duty::Removed { certificate, current }
+            let deletion = write::delete(api, certificate.to_string(), version, OnDenial::Repeat).await;
+            Duty::Removed { certificate, deletion }
         };
         self.duties.push(remove.boxed());
     }
@@ -198,18 +198,31 @@ impl Replica {
                 self.sweep_away(&stream);
             }
         }
-        // Either its object is gone, or my controller does not see it; then another member is better off with it.
+    }
+
+    /// Gives up what names me for too long without an object that I know: either it is gone, or my controller does not see it;
+    /// then another member is better off with it.
+    pub(super) fn give_up_early(&mut self, now: Instant) {
+        if self.me.is_none() || !self.desired.is_complete() {
+            return;
+        }
+        let due = |(_, since): &(&StreamName, &mut Instant)| now - **since >= EARLY_FOR;
         let early: Vec<_> = self
             .early
-            .iter()
-            .filter(|(_, since)| now - **since >= EARLY_FOR)
-            .map(|(stream, _)| stream.clone())
+            .iter_mut()
+            .filter(due)
+            .map(|(stream, since)| {
+                // Until the watch shows that it went: the deletion may be denied.
+                *since = now;
+                stream.clone()
+            })
             .collect();
         for stream in early {
-            self.early.remove(&stream);
             let holder = self.view.source(&stream).and_then(|lease| lease.holder.as_ref());
             if holder == self.me.as_ref() && !self.holdings.has(&stream) {
                 self.sweep_away(&stream);
+            } else {
+                self.early.remove(&stream);
             }
         }
     }
@@ -218,7 +231,7 @@ impl Replica {
         let Some(lease) = self.view.source(stream) else { return };
         let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
         let delete = async move {
-            write::delete(api, name, version).await;
+            write::delete(api, name, version, OnDenial::End).await;
             Duty::Swept
         };
         self.duties.push(delete.boxed());

@@ -160,6 +160,8 @@ pub(super) struct Faults {
     forbidden: AtomicBool,
     /// No source Lease may be created, as when a quota is used up.
     full: AtomicBool,
+    /// No Lease of a source may be deleted.
+    kept: AtomicBool,
     /// The watch shows nothing any more, without an error.
     deaf: AtomicBool,
     watches_dropped: watch::Sender<u64>,
@@ -184,6 +186,10 @@ impl Faults {
 
     pub(super) fn deny_new_source_leases(&self, denied: bool) {
         self.full.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn deny_deletions(&self, denied: bool) {
+        self.kept.store(denied, Ordering::Relaxed);
     }
 
     pub(super) fn swallow_answers_to_joins(&self, count: u32) {
@@ -290,7 +296,8 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError> {
-        self.call(|| self.api.delete(&self.writer, name, Some(version))).await
+        let kept = self.faults.kept.load(Ordering::Relaxed);
+        self.call(|| if kept { Err(forbidden()) } else { self.api.delete(&self.writer, name, Some(version)) }).await
     }
 
     fn watch(&self) -> BoxStream<'static, Result<Event<Lease>, LeaseError>> {

@@ -266,6 +266,10 @@ impl Replica {
             Change::Ended { last, certificate } => {
                 self.deal_anew();
                 self.on_ended(&last, certificate.is_some(), now);
+                // Somebody edited it to name another holder, who gives no sign of life and takes sources until it is dead.
+                if let Some(lease) = certificate.filter(|lease| lease.holder.is_some()) {
+                    self.hear(&lease, now);
+                }
             }
             Change::Certificate => {}
         }
@@ -304,6 +308,7 @@ impl Replica {
         }
         self.look_at_database(now);
         self.bury(now);
+        self.give_up_early(now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_EVERY;
             self.sweep(now);
@@ -361,6 +366,8 @@ impl Replica {
         let names_me = lease.is_some_and(|lease| lease.holder.as_ref() == Some(me));
         if names_me && !wanted && !self.holdings.has(stream) {
             self.early.entry(stream.clone()).or_insert_with(Instant::now);
+        } else {
+            self.early.remove(stream);
         }
         if let Some(directive) = directive {
             self.direct(directive);

@@ -173,6 +173,46 @@ async fn a_lease_deleted_or_stripped_of_its_labels_by_hand_is_claimed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_only_member_claims_its_own_lease_anew_when_it_was_stripped_of_its_labels() {
+    let mut cluster = cluster_of(&["a"], 10, 1).await;
+    let orders = cluster.add_source("orders");
+    cluster.settled().await;
+    cluster.api.edit(&SourceLease::name_of(&orders), |lease| lease.metadata.labels = None);
+    sleep(SECOND).await;
+    cluster
+        .until(5 * SECOND, "labelled anew", |cluster| cluster.lease(&orders).is_some() && cluster.is_settled())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_somebody_made_up_is_declared_dead() {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    let lease = cluster.member_of("b").unwrap().name;
+    cluster.api.edit(&lease, |lease| lease.spec.as_mut().unwrap().holder_identity = Some("bob".to_owned()));
+    cluster.until(60 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+    sleep(60 * SECOND).await;
+    assert!(cluster.is_settled() && cluster.is_even(), "{:?}", cluster.running());
+    cluster.add_source("orders");
+    cluster.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_lease_may_not_be_deleted_runs_again_when_its_object_comes_back() {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    let orders = cluster.add_source("orders");
+    cluster.settled().await;
+    cluster.pods.values().for_each(|pod| pod.faults.deny_deletions(true));
+    cluster.remove_source(&orders);
+    sleep(60 * SECOND).await;
+    assert!(cluster.lease(&orders).is_some());
+    cluster.add_source("orders");
+    cluster.settled().await;
+    cluster.remove_source(&orders);
+    cluster.pods.values().for_each(|pod| pod.faults.deny_deletions(false));
+    cluster.until(30 * SECOND, "deleted", |cluster| cluster.lease(&orders).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_does_not_claim_is_passed_over() {
     let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
     // It lives, but its controller sees no new objects.
@@ -191,7 +231,7 @@ async fn a_source_handed_to_a_member_that_does_not_know_it_goes_on_elsewhere() {
     cluster.pods[other].desired.remove(&orders);
     cluster.drain(holder).await;
     cluster.start("c");
-    cluster.until(60 * SECOND, "run by c", |cluster| cluster.runs("c", &orders)).await;
+    cluster.until(20 * SECOND, "run by c", |cluster| cluster.runs("c", &orders)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub(super) enum Written {
 
 /// When a write ends that is denied: by a missing permission, a quota or a policy, all of which may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnDenial {
+pub(super) enum OnDenial {
     Repeat,
     End,
 }
@@ -70,11 +70,25 @@ pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lea
     tokio::time::timeout(patience, write(api, lease)).await.unwrap_or(Written::Unanswered)
 }
 
-/// Deletes this version of the Lease. Returns how it stands when it has changed since.
-pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version) -> Option<Lease> {
-    match until_answered(|| api.delete(&name, &version), OnDenial::Repeat).await {
-        Err(LeaseError::Conflict) => until_answered(|| api.get(&name), OnDenial::Repeat).await.ok(),
-        _ => None,
+/// What became of a deletion.
+#[derive(Debug)]
+pub(super) enum Deletion {
+    /// This version is gone.
+    Done,
+    /// It has changed since, and stands like this.
+    Changed(Lease),
+    /// The API server does not allow it. Nothing was done.
+    Denied,
+}
+
+/// Deletes this version of the Lease.
+pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version, on_denial: OnDenial) -> Deletion {
+    match until_answered(|| api.delete(&name, &version), on_denial).await {
+        Err(LeaseError::Conflict) => {
+            until_answered(|| api.get(&name), OnDenial::Repeat).await.map_or(Deletion::Done, Deletion::Changed)
+        }
+        Err(LeaseError::Denied { .. }) => Deletion::Denied,
+        _ => Deletion::Done,
     }
 }
 
