@@ -10,18 +10,23 @@ use crate::store::postgres::{PostgresStore, Upkeep};
 /// How often day partitions are made and expired ones dropped. They are made a week ahead, so a day of failures is none.
 const EVERY: Duration = Duration::from_hours(1);
 
+/// After a failure: a day whose readers overlap leaves few moments in which it can be detached.
+const RETRY: Duration = Duration::from_mins(5);
+
 /// Makes the partitions of the next days and drops the expired ones, again and again.
 pub(super) async fn keep_up(store: Arc<ClaimedStore<PostgresStore>>, retention_days: Option<u32>) {
     let retention = retention_days.map(|days| Duration::from_hours(24) * days);
     let Some(store) = store.when_claimed().await else { return };
     loop {
-        match store.upkeep(retention).await {
+        let done = store.upkeep(retention).await;
+        let next = if done.is_ok() { EVERY } else { RETRY };
+        match done {
             Ok(done) if done != Upkeep::default() => {
                 info!(made = done.partitions_made, dropped = done.partitions_dropped, "partitions");
             }
             Ok(_) => {}
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot keep the partitions up"),
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(next).await;
     }
 }

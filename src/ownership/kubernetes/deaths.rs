@@ -35,7 +35,7 @@ const REMEMBER_LAST_SIGN: Duration = Duration::from_mins(10);
 pub(super) enum Duty {
     Declared {
         lease: Arc<str>,
-        answer: Result<Lease, LeaseError>,
+        answer: Result<Box<Lease>, LeaseError>,
     },
     Fenced {
         dead: Holder,
@@ -104,7 +104,7 @@ impl Replica {
         let declare = async move {
             let written = certificate.write(Timestamp::now());
             let answer = within(DECLARE_TIMEOUT, "declare a member dead", api.replace(&written)).await;
-            Duty::Declared { lease, answer }
+            Duty::Declared { lease, answer: answer.map(Box::new) }
         };
         self.duties.push(declare.boxed());
     }

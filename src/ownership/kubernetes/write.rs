@@ -76,7 +76,7 @@ pub(super) enum Deletion {
     /// This version is gone.
     Done,
     /// It has changed since, and stands like this.
-    Changed(Lease),
+    Changed(Box<Lease>),
     /// The API server does not allow it. Nothing was done.
     Denied,
 }
@@ -84,9 +84,9 @@ pub(super) enum Deletion {
 /// Deletes this version of the Lease.
 pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version, on_denial: OnDenial) -> Deletion {
     match until_answered(|| api.delete(&name, &version), on_denial).await {
-        Err(LeaseError::Conflict) => {
-            until_answered(|| api.get(&name), OnDenial::Repeat).await.map_or(Deletion::Done, Deletion::Changed)
-        }
+        Err(LeaseError::Conflict) => until_answered(|| api.get(&name), OnDenial::Repeat)
+            .await
+            .map_or(Deletion::Done, |lease| Deletion::Changed(Box::new(lease))),
         Err(LeaseError::Denied { .. }) => Deletion::Denied,
         _ => Deletion::Done,
     }

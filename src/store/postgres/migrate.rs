@@ -22,6 +22,10 @@ const TABLE: &str = "headgate.migration";
 /// behind the step. So it gives up soon, and the start tries again.
 const WAIT_FOR_TABLES: &str = "SET lock_timeout = '1s'";
 
+/// The role may have the limits of the store's own statements (docs/pooler.md): a step that fills an index takes longer, and so
+/// does another replica that is at it.
+const WITHOUT_LIMITS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+
 /// How long migrations may take, with the wait for another replica that is at it. A connection that fell silent is given
 /// up then.
 const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
@@ -74,6 +78,7 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     // Taken here, because the limit for tables is not one for the migrator's own lock: another replica may need longer.
     migrator.set_locking(false);
     let migrated = tokio::time::timeout(MIGRATION_LIMIT, async {
+        sqlx::raw_sql(WITHOUT_LIMITS).execute(&mut connection).await?;
         connection.lock().await?;
         sqlx::query(WAIT_FOR_TABLES).execute(&mut connection).await?;
         migrator.run_direct(None, &mut connection, false).await

@@ -14,8 +14,14 @@ use crate::store::StoreError;
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1), 0)::bigint AS made";
 const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
-const EXPIRED_ASIDE: &str = "DELETE FROM headgate.set_aside \
-                             WHERE stored_at < clock_timestamp() - $1 * interval '1 microsecond'";
+const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
+
+/// Tables dropped in one round: a clock that jumped ahead by months is to cost days and not everything, and a backlog of a year
+/// is gone within two days.
+const TABLES_PER_ROUND: i64 = 16;
+
+/// Items deleted by one statement, far below the statement limit.
+const ASIDE_PER_STATEMENT: i64 = 5000;
 
 /// A weekend without any replica, and some.
 const DAYS_AHEAD: i32 = 7;
@@ -64,16 +70,32 @@ impl PostgresStore {
 
     async fn drop_in_turn(&self, retention: Duration) -> Result<u64, StoreError> {
         let action = "find expired partitions";
-        let rows = session::rows(&self.pool, action, sqlx::query(EXPIRED).bind(micros(retention))).await?;
-        let mut dropped = 0;
+        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND);
+        let rows = session::rows(&self.pool, action, expired).await?;
+        let (mut dropped, mut failed) = (0, None);
         for row in rows {
             let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
-            self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await?;
-            dropped += 1;
+            // A day that a long reader keeps is no reason to keep the others.
+            match self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await {
+                Ok(()) => dropped += 1,
+                Err(error) => failed = Some(error),
+            }
         }
-        let aside = sqlx::query(EXPIRED_ASIDE).bind(micros(retention));
-        session::rows(&self.pool, "drop expired items set aside", aside).await?;
-        Ok(dropped)
+        self.drop_expired_aside(retention).await?;
+        failed.map_or(Ok(dropped), Err)
+    }
+
+    async fn drop_expired_aside(&self, retention: Duration) -> Result<(), StoreError> {
+        let action = "drop expired items set aside";
+        loop {
+            let statement = sqlx::query(DROP_EXPIRED_ASIDE).bind(micros(retention)).bind(ASIDE_PER_STATEMENT);
+            let rows = session::rows(&self.pool, action, statement).await?;
+            let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
+            let deleted: i64 = row.try_get("deleted").map_err(|error| store_error(action, error))?;
+            if deleted < ASIDE_PER_STATEMENT {
+                return Ok(());
+            }
+        }
     }
 
     /// DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit ends that wait, the

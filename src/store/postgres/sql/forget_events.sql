@@ -14,7 +14,12 @@ doomed AS MATERIALIZED (
 deleted AS (
     DELETE FROM headgate.event AS e
     USING doomed AS d
-    WHERE e.stream = $1 AND e.sequence = d.sequence AND e.stored_at = d.stored_at
+    WHERE
+        e.stream = $1
+        -- The plan is made for any limit: without a range it may read the whole stream for each part.
+        AND e.sequence BETWEEN (SELECT min(sequence) FROM doomed) AND (SELECT max(sequence) FROM doomed)
+        AND e.sequence = d.sequence
+        AND e.stored_at = d.stored_at
     RETURNING 1
 ),
 doomed_aside AS MATERIALIZED (
