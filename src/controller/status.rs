@@ -16,6 +16,9 @@ use crate::{
 /// A next poll that is nearer than this is over before anybody reads of it.
 const NEXT_POLL_WORTH_TELLING: SignedDuration = SignedDuration::from_secs(30);
 
+/// How seldom a source that is well is written where a replica holds thousands of them.
+const WRITTEN_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+
 /// What a replica says of the sources that it leaves to nobody.
 const LEFT: &str = "its replica stopped and no other took it over; it runs again when a replica of Headgate does";
 
@@ -95,10 +98,16 @@ fn lag_seconds(view: &View, conditions: &[Condition], previous: &EventSourceStat
     if conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP) {
         return Some(0);
     }
-    // A source that was well is written seldom, and its holder knew so until it gave it away.
-    let until_it_moved = || (previous.lag_seconds == Some(0)).then_some(view.report.holding.acquired_at);
+    let until_it_moved = || well_until(previous, view.report.holding.acquired_at);
     let caught_up_at = view.report.last_caught_up.or_else(|| behind_since(previous)).or_else(until_it_moved)?;
     Some(now.duration_since(caught_up_at).as_secs().max(0))
+}
+
+/// A source that is well is written seldom, and its holder knew that it was until it gave it away. Unless nobody had it meanwhile:
+/// then all that is known is the status.
+fn well_until(previous: &EventSourceStatus, moved: Timestamp) -> Option<Timestamp> {
+    let sampled = previous.sample_time.as_ref().filter(|_| previous.lag_seconds == Some(0))?.0;
+    Some(if moved.duration_since(sampled) <= WRITTEN_WITHIN { moved } else { sampled })
 }
 
 /// When the source of this status, which is behind, was last known to hold nothing more.

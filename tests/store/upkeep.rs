@@ -84,13 +84,14 @@ async fn what_was_set_aside_goes_after_its_time_a_part_at_a_time() {
     database
         .run(
             "INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at) \
-             SELECT 'shop/orders', n::text, 'NestedTooDeep', '[[]]', now() - CASE WHEN n > 10 THEN interval '11 days' ELSE '9 days' END \
+             SELECT 'shop/orders', n::text, 'NestedTooDeep', convert_to(repeat(md5(n::text), 20), 'UTF8'), now() - CASE WHEN n > 10 THEN interval '11 days' ELSE '9 days' END \
              FROM generate_series(1, 12010) AS n",
         )
         .await;
     database.run(NOTE_DELETIONS_ASIDE).await;
     database.store().upkeep(Some(10 * DAY)).await.unwrap();
-    assert_eq!(database.all::<i64>("SELECT deleted FROM seen").await, [5000, 5000, 2000]);
+    let deleted = database.all::<i64>("SELECT deleted FROM seen").await;
+    assert!(deleted.len() > 2 && deleted.iter().all(|items| *items < 6000), "{deleted:?}");
     assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.set_aside").await, 10);
 }
 

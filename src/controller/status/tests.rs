@@ -24,6 +24,13 @@ fn view_leaving(report: Report, leaving: bool) -> View {
     sample.view(report, Some(Arc::new(source("orders"))), leaving)
 }
 
+/// The view of a source that a replica took this late, and has not seen at its end.
+fn view_held_from(second: i64) -> View {
+    let mut report = held("orders").polled_at(second).after_id(7).backfilling();
+    report.holding.acquired_at = noon_plus(second);
+    view(report)
+}
+
 fn nothing() -> EventSourceStatus {
     EventSourceStatus::default()
 }
@@ -98,6 +105,8 @@ fn a_new_holder_counts_on_from_the_lag_of_the_old_one() {
     let behind = compose(&never_caught_up(), &caught_up, noon_plus(50));
     assert_eq!(behind.lag_seconds, Some(50), "it was well when it moved, at noon");
     assert_eq!(compose(&never_caught_up(), &behind, noon_plus(65)).lag_seconds, Some(65));
+    let after_a_day = compose(&view_held_from(86_400), &caught_up, noon_plus(86_410));
+    assert_eq!(after_a_day.lag_seconds, Some(86_390), "nobody had it for a day");
     assert_eq!(compose(&never_caught_up(), &nothing(), noon_plus(65)).lag_seconds, None, "nobody ever knew");
 }
 

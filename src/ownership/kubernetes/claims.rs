@@ -21,6 +21,9 @@ use crate::{
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 const AFTER_MANY_DENIALS: Duration = Duration::from_secs(30);
 
+/// A Lease without our labels gets them this often at most.
+const LABEL_EVERY: Duration = Duration::from_secs(10);
+
 /// A claim that came to nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
@@ -32,8 +35,13 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// Not for somebody who was first, but by the API server.
+    pub(super) fn was_denied(&self) -> bool {
+        self.denials > 0
+    }
+
+    /// And not to be tried again yet.
     pub(super) fn is_denied(&self, now: Instant) -> bool {
-        self.denials > 0 && now < self.until
+        self.was_denied() && now < self.until
     }
 }
 
@@ -192,7 +200,7 @@ impl Replica {
             // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan, also when it
             // still names me.
             Written::Done(current) | Written::Refused(Some(current)) if lease::read(&current) == Seen::Other => {
-                self.take(stream, Some(&SourceLease::unlabelled(stream, &current)));
+                self.label_anew(stream, &current);
             }
             Written::Done(lease) => {
                 self.refused.remove(stream);
@@ -219,6 +227,17 @@ impl Replica {
             }
         }
         self.align(stream);
+    }
+
+    /// At once, but not again and again: somebody may take the labels off each time.
+    fn label_anew(&mut self, stream: &StreamName, current: &Lease) {
+        let now = Instant::now();
+        self.labelled.retain(|_, at| now - *at < LABEL_EVERY);
+        self.refuse(stream, 0);
+        if !self.labelled.contains_key(stream) {
+            self.labelled.insert(stream.clone(), now);
+            self.take(stream, Some(&SourceLease::unlabelled(stream, current)));
+        }
     }
 
     fn refuse(&mut self, stream: &StreamName, denials: u32) {

@@ -46,7 +46,7 @@ pub(super) enum Duty {
         certificate: Arc<str>,
         deletion: Deletion,
     },
-    Swept,
+    Swept(StreamName),
     Pinged(bool),
 }
 
@@ -154,7 +154,7 @@ impl Replica {
                     self.learn(&current);
                 }
             }
-            Duty::Swept => {}
+            Duty::Swept(stream) => drop(self.sweeping.remove(&stream)),
             Duty::Pinged(answered) => self.on_pinged(answered),
         }
     }
@@ -206,7 +206,9 @@ impl Replica {
         if self.me.is_none() || !self.desired.is_complete() {
             return;
         }
-        let due = |(_, since): &(&StreamName, &mut Instant)| now - **since >= EARLY_FOR;
+        let sweeping = &self.sweeping;
+        let due =
+            |(stream, since): &(&StreamName, &mut Instant)| now - **since >= EARLY_FOR && !sweeping.contains(*stream);
         let early: Vec<_> = self
             .early
             .iter_mut()
@@ -230,9 +232,11 @@ impl Replica {
     fn sweep_away(&mut self, stream: &StreamName) {
         let Some(lease) = self.view.source(stream) else { return };
         let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
+        self.sweeping.insert(stream.clone());
+        let stream = stream.clone();
         let delete = async move {
             write::delete(api, name, version, OnDenial::End).await;
-            Duty::Swept
+            Duty::Swept(stream)
         };
         self.duties.push(delete.boxed());
     }

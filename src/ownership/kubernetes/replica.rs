@@ -93,6 +93,10 @@ pub(super) struct Replica {
 
     /// Orphans that are mine to claim, waiting for a free write.
     pub(super) queue: VecDeque<StreamName>,
+    /// When Leases without our labels got them last.
+    pub(super) labelled: HashMap<StreamName, Instant>,
+    /// Leases that name me without an object, and are being deleted.
+    pub(super) sweeping: HashSet<StreamName>,
     /// Since when more sources are without a holder than all members claim at once.
     leases_wait_since: Option<Instant>,
     /// Claims that came to nothing: the watch has a moment to show why.
@@ -149,6 +153,8 @@ impl Replica {
             gone: Gone::default(),
             draining_since: None,
             queue: VecDeque::new(),
+            labelled: HashMap::new(),
+            sweeping: HashSet::new(),
             leases_wait_since: None,
             refused: HashMap::new(),
             early: HashMap::new(),
@@ -327,7 +333,9 @@ impl Replica {
     /// Sources may wait for ever, for members that can take none; what makes room for their Leases does not.
     fn leases_wait(&mut self, now: Instant) -> bool {
         let at_once = self.config.writes_in_flight * self.roster.seats.len().max(1);
-        let since = (self.roster.orphans.len() > at_once).then(|| self.leases_wait_since.unwrap_or(now));
+        let is_denied = |stream: &&StreamName| self.refused.get(*stream).is_some_and(Refusal::was_denied);
+        let denied = if self.refused.is_empty() { 0 } else { self.roster.orphans.iter().filter(is_denied).count() };
+        let since = (self.roster.orphans.len() - denied > at_once).then(|| self.leases_wait_since.unwrap_or(now));
         self.leases_wait_since = since;
         since.is_some_and(|since| now - since < ROOM_FOR_LEASES)
     }

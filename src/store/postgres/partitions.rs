@@ -4,7 +4,7 @@
 //! EXCLUSIVE on the parent, which inserts do not notice. (`CREATE … PARTITION OF` and a plain DETACH take ACCESS EXCLUSIVE,
 //! and while they wait behind one long reader every append waits behind them.) Any replica may run it at any time.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -16,12 +16,15 @@ const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
 const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
 
-/// Tables dropped in one round: a clock that jumped ahead by months is to cost days and not everything, and a backlog of a year
-/// is gone within two days.
+const PAGES_ASIDE: &str =
+    "SELECT pg_relation_size('headgate.set_aside') / current_setting('block_size')::bigint AS pages";
+
+/// Tables dropped in one round of a replica: a clock that jumped ahead by months is to cost days and not everything, and a
+/// backlog of a year is gone within two days.
 const TABLES_PER_ROUND: i64 = 16;
 
-/// Items deleted by one statement, far below the statement limit.
-const ASIDE_PER_STATEMENT: i64 = 5000;
+/// Pages of items set aside that one statement goes through, far below the statement limit.
+const PAGES_PER_STATEMENT: i64 = 250;
 
 /// A weekend without any replica, and some.
 const DAYS_AHEAD: i32 = 7;
@@ -72,30 +75,39 @@ impl PostgresStore {
         let action = "find expired partitions";
         let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND);
         let rows = session::rows(&self.pool, action, expired).await?;
-        let (mut dropped, mut failed) = (0, None);
+        let (mut dropped, mut failed) = (0, HashMap::new());
         for row in rows {
             let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
-            // A day that a long reader keeps is no reason to keep the others.
-            match self.drop_partition(&read("parent")?, &read("name")?, &read("state")?).await {
+            let parent = read("parent")?;
+            // A day that a long reader keeps stands before the later ones of its table, and before nothing else.
+            if failed.contains_key(&parent) {
+                continue;
+            }
+            match self.drop_partition(&parent, &read("name")?, &read("state")?).await {
                 Ok(()) => dropped += 1,
-                Err(error) => failed = Some(error),
+                Err(error) => drop(failed.insert(parent, error)),
             }
         }
         self.drop_expired_aside(retention).await?;
-        failed.map_or(Ok(dropped), Err)
+        failed.into_values().next().map_or(Ok(dropped), Err)
     }
 
     async fn drop_expired_aside(&self, retention: Duration) -> Result<(), StoreError> {
         let action = "drop expired items set aside";
-        loop {
-            let statement = sqlx::query(DROP_EXPIRED_ASIDE).bind(micros(retention)).bind(ASIDE_PER_STATEMENT);
-            let rows = session::rows(&self.pool, action, statement).await?;
-            let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
-            let deleted: i64 = row.try_get("deleted").map_err(|error| store_error(action, error))?;
-            if deleted < ASIDE_PER_STATEMENT {
-                return Ok(());
-            }
+        let rows = session::rows(&self.pool, action, sqlx::query(PAGES_ASIDE)).await?;
+        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
+        let pages: i64 = row.try_get("pages").map_err(|error| store_error(action, error))?;
+        let mut first = 0;
+        while first < pages {
+            let after = first + PAGES_PER_STATEMENT;
+            let statement = sqlx::query(DROP_EXPIRED_ASIDE)
+                .bind(micros(retention))
+                .bind(format!("({first},0)"))
+                .bind(format!("({after},0)"));
+            session::rows(&self.pool, action, statement).await?;
+            first = after;
         }
+        Ok(())
     }
 
     /// DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit ends that wait, the
