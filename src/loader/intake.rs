@@ -137,7 +137,8 @@ impl Intake {
         room
     }
 
-    /// Whether it was memory that others, or a database that is away, did not give back, where the response was given up before its end.
+    /// Whether it was memory that was missing, held by others or for a database that is away, where the response was given up before
+    /// its end.
     pub(super) fn waits_for_others(&self) -> bool {
         self.waits_for_others.load(Ordering::Relaxed)
     }

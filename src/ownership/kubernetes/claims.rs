@@ -39,6 +39,11 @@ impl Refusal {
         self.denials > 0
     }
 
+    /// Denials are counted beyond the next try. Of others there may be thousands, and this goes through all for each claim.
+    fn remembered_until(&self) -> Instant {
+        if self.was_denied() { self.until + AFTER_MANY_DENIALS } else { self.until }
+    }
+
     /// And not to be tried again yet.
     pub(super) fn is_denied(&self, now: Instant) -> bool {
         self.was_denied() && now < self.until
@@ -84,7 +89,7 @@ impl Replica {
     /// Starts claims as long as writes are free. What the plan said is looked at again: the view may have moved on.
     pub(super) fn claim_from_queue(&mut self) {
         let now = Instant::now();
-        self.refused.retain(|_, refusal| now < refusal.until + AFTER_MANY_DENIALS);
+        self.refused.retain(|_, refusal| now < refusal.remembered_until());
         while self.writes.len() < self.config.writes_in_flight {
             let Some(stream) = self.queue.pop_front() else { return };
             let previous = self.view.source(&stream).cloned();
