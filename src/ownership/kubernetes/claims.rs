@@ -158,13 +158,26 @@ impl Replica {
 
     fn delete_lease(&mut self, stream: &StreamName) {
         let Some(lease) = self.view.source(stream) else { return };
-        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
-        let stream = stream.clone();
-        let delete = async move {
-            let deletion = write::delete(api, name, version.clone(), OnDenial::End).await;
-            Claimed::Deleted { stream, version, deletion }
-        };
-        self.writes.push(delete.boxed());
+        let (version, stream) = (lease.version.clone(), stream.clone());
+        let delete = self.delete_in_turn(&stream, &version);
+        let delete = async move { Claimed::Deleted { deletion: delete.await, stream, version } };
+        self.deletions.push(delete.boxed());
+    }
+
+    /// Deletes this version of the Lease of a source, not too many at once: each call has a connection of its own, and a namespace
+    /// may go with thousands of objects.
+    pub(super) fn delete_in_turn(
+        &self,
+        stream: &StreamName,
+        version: &Version,
+    ) -> impl Future<Output = Deletion> + Send + 'static {
+        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), version.clone());
+        let turns = self.deletion_turns.clone();
+        async move {
+            // It is never closed.
+            let _turn = turns.acquire_owned().await;
+            write::delete(api, name, version, OnDenial::End).await
+        }
     }
 
     pub(super) fn on_claimed(&mut self, claimed: Claimed) {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::StreamName,
-    ownership::lease::{MemberLease, SourceLease, Version},
+    ownership::lease::{MemberLease, Version},
     store::{Gate, Holder},
 };
 
@@ -231,11 +231,14 @@ impl Replica {
 
     fn sweep_away(&mut self, stream: &StreamName) {
         let Some(lease) = self.view.source(stream) else { return };
-        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), lease.version.clone());
-        self.sweeping.insert(stream.clone());
+        let delete = self.delete_in_turn(stream, &lease.version);
+        // One is under way as long as the API server does not answer.
+        if !self.sweeping.insert(stream.clone()) {
+            return;
+        }
         let stream = stream.clone();
         let delete = async move {
-            write::delete(api, name, version, OnDenial::End).await;
+            delete.await;
             Duty::Swept(stream)
         };
         self.duties.push(delete.boxed());

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -169,6 +169,11 @@ pub(super) struct Faults {
     swallowed: AtomicU32,
     /// So many of the next creations of a member Lease are carried out, and their answers lost.
     swallowed_joins: AtomicU32,
+    /// How many deletions were asked for.
+    deletions: AtomicUsize,
+    /// Each deletion under way has one.
+    deletion: Arc<()>,
+    most_deletions_at_once: AtomicUsize,
 }
 
 impl Faults {
@@ -190,6 +195,14 @@ impl Faults {
 
     pub(super) fn deny_deletions(&self, denied: bool) {
         self.kept.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn deletions(&self) -> usize {
+        self.deletions.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn most_deletions_at_once(&self) -> usize {
+        self.most_deletions_at_once.load(Ordering::Relaxed)
     }
 
     pub(super) fn swallow_answers_to_joins(&self, count: u32) {
@@ -297,6 +310,9 @@ impl LeaseApi for FakeLeases {
 
     async fn delete(&self, name: &str, version: &Version) -> Result<(), LeaseError> {
         let kept = self.faults.kept.load(Ordering::Relaxed);
+        self.faults.deletions.fetch_add(1, Ordering::Relaxed);
+        let _under_way = self.faults.deletion.clone();
+        self.faults.most_deletions_at_once.fetch_max(Arc::strong_count(&self.faults.deletion) - 1, Ordering::Relaxed);
         self.call(|| if kept { Err(forbidden()) } else { self.api.delete(&self.writer, name, Some(version)) }).await
     }
 

@@ -57,6 +57,7 @@ impl Replica {
             self.direct(directive);
         }
         self.writes = FuturesUnordered::new();
+        self.deletions = FuturesUnordered::new();
         self.queue.clear();
         self.refused.clear();
         self.early.clear();

@@ -11,7 +11,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::watcher::Event;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,9 @@ pub(super) struct Replica {
     pub(super) early: HashMap<StreamName, Instant>,
     /// Writes of this incarnation; they end with it.
     pub(super) writes: FuturesUnordered<BoxFuture<'static, Claimed>>,
+    /// Deletions of this incarnation, which keep no claim waiting; and how many may be under way at once, these and others.
+    pub(super) deletions: FuturesUnordered<BoxFuture<'static, Claimed>>,
+    pub(super) deletion_turns: Arc<Semaphore>,
     /// What has to be done whatever becomes of this incarnation.
     pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
     /// Member Leases that are being declared dead.
@@ -133,6 +136,7 @@ impl Replica {
         outlets: Outlets,
     ) -> Self {
         let now = Instant::now();
+        let deletion_turns = Arc::new(Semaphore::new(config.writes_in_flight));
         Self {
             membership: Membership::new(config.late_after(), now),
             database: DatabaseWatch::new(now),
@@ -159,6 +163,8 @@ impl Replica {
             refused: HashMap::new(),
             early: HashMap::new(),
             writes: FuturesUnordered::new(),
+            deletions: FuturesUnordered::new(),
+            deletion_turns,
             duties: FuturesUnordered::new(),
             declaring: HashSet::new(),
             burying: HashSet::new(),
@@ -187,6 +193,7 @@ impl Replica {
                 () = shutdown.cancelled() => break,
                 Some(event) = watch.next() => self.on_event(event),
                 Some(claimed) = self.writes.next(), if !self.writes.is_empty() => self.on_claimed(claimed),
+                Some(deleted) = self.deletions.next(), if !self.deletions.is_empty() => self.on_claimed(deleted),
                 Some(duty) = self.duties.next(), if !self.duties.is_empty() => self.on_duty(duty),
                 Some(command) = commands.recv() => self.on_command(command),
                 Some(sign) = signs.recv() => match sign {

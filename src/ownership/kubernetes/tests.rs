@@ -153,6 +153,39 @@ async fn a_lease_that_nobody_deleted_goes_after_its_object_has_been_gone_for_10_
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_deletion_of_a_lease_is_under_way_however_long_the_api_server_does_not_answer() {
+    let mut cluster = cluster_of(&["a", "b"], 4, 1).await;
+    let orders = cluster.add_source("orders");
+    cluster.settled().await;
+    let (holder, other) = if cluster.runs("a", &orders) { ("a", "b") } else { ("b", "a") };
+    cluster.kill(holder);
+    cluster.remove_source(&orders);
+    sleep(9 * 60 * SECOND).await;
+    let faults = cluster.pods[other].faults.clone();
+    faults.leave_unanswered(1_000);
+    sleep(60 * 60 * SECOND).await;
+    assert!((900..1_400).contains(&faults.deletions()), "one each 3 s: {}", faults.deletions());
+    faults.leave_unanswered(0);
+    cluster.until(10 * SECOND, "gone", |cluster| cluster.lease(&orders).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_goes_with_all_its_sources_neither_floods_the_api_server_nor_keeps_a_new_source_waiting() {
+    let mut cluster = cluster_of(&["a", "b"], 4, 1).await;
+    let names: Vec<_> = (0..1_000).map(|nth| cluster.add_source(&format!("preview-{nth}"))).collect();
+    cluster.settled().await;
+    for name in &names {
+        cluster.remove_source(name);
+    }
+    let orders = cluster.add_source("orders");
+    cluster.until(SECOND, "claimed", |cluster| cluster.lease(&orders).is_some()).await;
+    cluster.until(5 * SECOND, "gone", |cluster| names.iter().all(|name| cluster.lease(name).is_none())).await;
+    for pod in cluster.pods.values() {
+        assert!(pod.faults.most_deletions_at_once() <= 48, "{}", pod.faults.most_deletions_at_once());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_deleted_or_stripped_of_its_labels_by_hand_is_claimed_anew() {
     let mut cluster = cluster_of(&["a", "b"], 10, 1).await;
     let orders = cluster.add_source("orders");
