@@ -34,6 +34,9 @@ const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait after reservations that came too late to be spent: the database is slow, and mends in its own time.
 const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
 
+/// So many reservations in a row that came too late are no chance: three seconds or more of a database that is slow.
+const EXPIRIES_TO_BLAME: u32 = 5;
+
 /// The part of its wait by which an idle source may be asked sooner, to share a statement with others (DESIGN 4), and the most
 /// of that. PostgreSQL spends as much on waking up for a statement as on thirty of its rows. The connection has been looked at
 /// before, and may die meanwhile: then nothing has left, and the source is asked again over another one.
@@ -118,6 +121,11 @@ impl Pace {
         self.expiries = self.expiries.saturating_add(1);
         let longest = self.min_interval.saturating_mul(1 << doublings).min(LAST_EXPIRY_WAIT);
         longest.mul_f64(0.5 + 0.5 * rng.random::<f64>()).max(self.min_interval)
+    }
+
+    /// Whether so many came too late that the database is to be blamed.
+    pub(super) fn keeps_expiring(&self) -> bool {
+        self.expiries >= EXPIRIES_TO_BLAME
     }
 
     /// The part of a `Retry-After` that is obeyed.

@@ -166,8 +166,11 @@ impl Poller {
         let patience = Patience { longest: self.take_patience(&share, hurry), ends: hurry.clone() };
         let grant = self.reservations.reserve(&self.context, &self.cursor, ended, ahead, patience).await?;
         self.ended = None;
-        self.context.reporter.database_answers();
-        self.context.reporter.blocked_by(None);
+        // A grant that came too late each time says nothing new; the exchange will tell.
+        if !self.pace.keeps_expiring() {
+            self.context.reporter.database_answers();
+            self.context.reporter.blocked_by(None);
+        }
         if stop.is_cancelled() {
             self.close(grant.attempt, grant.permit.opens(), stop).await;
             return Err(Pass::Stopped);

@@ -137,6 +137,15 @@ impl Reporter {
         self.not_stored(StoredReason::DatabaseUnavailable, &error.to_string());
     }
 
+    /// It answers, but each reservation comes later than the request may start.
+    pub(super) fn database_too_slow(&self, send_within: Duration) {
+        self.blocked_by(Some(BlockedBy::Database));
+        let limit = crate::api::Duration::from(send_within);
+        let message =
+            format!("the database takes longer for a reservation than the {limit} within which its request must start");
+        self.not_stored(StoredReason::DatabaseUnavailable, &message);
+    }
+
     /// The database has granted something: what it was blamed for is over.
     pub(super) fn database_answers(&self) {
         let report = self.pen.read();

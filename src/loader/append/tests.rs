@@ -1,8 +1,11 @@
 use super::*;
 use crate::{
-    api::ReachableReason,
+    api::{ReachableReason, StoredReason},
     event::Event,
-    loader::testing::{Script, World, event},
+    loader::{
+        report::BlockedBy,
+        testing::{Script, World, event},
+    },
 };
 
 fn opaque(ids: impl IntoIterator<Item = u32>) -> Vec<Event> {
@@ -106,6 +109,12 @@ async fn reservations_that_expire_in_a_row_are_repeated_less_and_less_often() {
     }
     assert!(longest >= Duration::from_secs(5), "{longest:?}");
     assert!(world.source.log().is_empty(), "a permit that has expired sends nothing");
+    let verdict = |world: &World| world.report().stored.as_ref().map(|verdict| verdict.reason);
+    assert_eq!(verdict(&world), Some(StoredReason::DatabaseUnavailable), "who is paged is told why nothing comes");
+    assert_eq!(world.report().blocked_by, Some(BlockedBy::Database));
+    world.store.faults(|faults| faults.latency = Duration::ZERO);
+    polling.poll().await;
+    assert_eq!((verdict(&world), world.report().blocked_by), (Some(StoredReason::AppendSucceeded), None));
 }
 
 #[tokio::test(start_paused = true)]

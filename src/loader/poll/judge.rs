@@ -26,6 +26,9 @@ impl Poller {
                 _ => {}
             }
         }
+        if self.pace.keeps_expiring() {
+            self.context.reporter.database_answers();
+        }
         let moved = outcome.page.cursor() != self.cursor;
         self.cursor = outcome.page.cursor();
         if moved {
@@ -134,6 +137,9 @@ impl Poller {
     fn expire(&mut self) -> Pass {
         self.context.count_request("permit_expired");
         self.due = Instant::now() + self.pace.after_expiry(&mut self.rng);
+        if self.pace.keeps_expiring() {
+            self.context.reporter.database_too_slow(self.context.shared.send_limit.current());
+        }
         Pass::Again(self.due)
     }
 
