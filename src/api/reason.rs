@@ -64,6 +64,8 @@ reasons! {
         DecodeFailed,
         MappingFailed,
         CursorRejected,
+        /// A defect of the operator: the task of this source panicked.
+        InternalError,
     }
 }
 

@@ -8,8 +8,14 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{guard::Guard, report::Pen};
-use crate::{api::Source, ownership::Holding};
+use super::{
+    guard::Guard,
+    report::{BlockedBy, Pen, Verdict},
+};
+use crate::{
+    api::{ReachableReason, Source},
+    ownership::Holding,
+};
 
 /// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
 const FIRST_RESTART: Duration = Duration::from_secs(1);
@@ -42,8 +48,16 @@ pub(super) struct Next {
 /// What runs for a source right now; at most one thing.
 pub(super) struct Job {
     pub(super) stop: CancellationToken,
-    /// Of a polling task; none while it is being forgotten or waits after a panic.
-    pub(super) source: Option<watch::Sender<Arc<Source>>>,
+    pub(super) work: Work,
+}
+
+pub(super) enum Work {
+    /// Polls, and hears of each change of its object.
+    Polling(watch::Sender<Arc<Source>>),
+    /// To its end, whatever follows: a new object of that name is to find nothing of the old one.
+    Forgetting,
+    /// Waits after a panic, until its object changes at most: what changed may be the remedy.
+    Recovering,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +73,25 @@ impl Held {
         Self { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
     }
 
-    /// Returns how long the next task waits.
-    pub(super) fn note_panic(&mut self) -> Duration {
+    /// After a panic: tells of it, and returns how long the next task waits.
+    pub(super) fn recover(&mut self) -> Duration {
         if self.last_panic.is_some_and(|last| last.elapsed() > PANICS_FORGOTTEN) {
             self.panics = 0;
         }
         self.last_panic = Some(Instant::now());
         let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
         self.panics += 1;
+        let next_try = crate::api::Duration::from(wait);
+        let message = format!(
+            "a defect of Headgate: the task of this source panicked (the log of {} says where); next try in {next_try}, or \
+             when the object changes",
+            self.holding.holder
+        );
+        self.pen.write(|report| {
+            report.reachable = Some(Verdict { reason: ReachableReason::InternalError, message });
+            report.blocked_by = Some(BlockedBy::Backoff);
+            true
+        });
         wait
     }
 }

@@ -19,7 +19,7 @@ use super::{
     context::{Context, Shared},
     forget::{forget_stream, must_forget},
     guard::Guard,
-    held::{Held, Job, Leaving, Next},
+    held::{Held, Job, Leaving, Next, Work},
     report::{BlockedBy, Report, Reports, Verdict},
     reporter::Reporter,
     send_limit::SendLimit,
@@ -224,19 +224,18 @@ impl Supervisor {
             if source.is_none() {
                 self.reports.forget_given_up(&stream);
             }
-            if let Some(Job { stop, source: Some(running) }) = self.held.get(&stream).and_then(|held| held.job.as_ref())
-            {
-                match source {
-                    Some(source) if !source.deleting => {
+            if let Some(Job { stop, work }) = self.held.get(&stream).and_then(|held| held.job.as_ref()) {
+                match (work, source) {
+                    (Work::Polling(running), Some(source)) if !source.deleting => {
                         running.send_if_modified(|old| {
                             let new = !Arc::ptr_eq(old, &source);
                             *old = source;
                             new
                         });
                     }
-                    Some(_) => stop.cancel(),
-                    None if self.desired.is_complete() => stop.cancel(),
-                    None => {}
+                    (Work::Polling(_), None) if !self.desired.is_complete() => {}
+                    (Work::Polling(_) | Work::Recovering, _) => stop.cancel(),
+                    (Work::Forgetting, _) => {}
                 }
             }
             self.settle(&stream);
@@ -303,7 +302,7 @@ impl Supervisor {
         let (sender, sources) = watch::channel(source);
         let rng = StdRng::from_rng(&mut rand::rng());
         let task = SourceTask::new(context, sources, stop.clone(), rng);
-        self.start(stream, Job { stop, source: Some(sender) }, task.run());
+        self.start(stream, Job { stop, work: Work::Polling(sender) }, task.run());
     }
 
     fn start_forgetting(&mut self, stream: &StreamName, source: &Source) {
@@ -319,7 +318,7 @@ impl Supervisor {
                 });
             }
         };
-        self.start(stream, Job { stop, source: None }, job);
+        self.start(stream, Job { stop, work: Work::Forgetting }, job);
     }
 
     fn start(&mut self, stream: &StreamName, job: Job, work: impl Future<Output = ()> + Send + 'static) {
@@ -339,14 +338,14 @@ impl Supervisor {
         let Some(held) = self.held.get_mut(&stream) else { return };
         held.job = None;
         if panicked && held.leaving.is_none() && !self.stopping {
-            let wait = held.note_panic();
+            let wait = held.recover();
             error!(%stream, restart_in = ?wait, "the task of this source panicked; only this source is affected");
             let stop = CancellationToken::new();
             let stopped = stop.clone();
             let waits = async move {
                 stopped.run_until_cancelled(sleep(wait)).await;
             };
-            self.start(&stream, Job { stop, source: None }, waits);
+            self.start(&stream, Job { stop, work: Work::Recovering }, waits);
         } else {
             self.settle(&stream);
         }

@@ -57,6 +57,7 @@ fn every_failure() -> Vec<Case> {
             R::DecodeFailed,
             R::MappingFailed,
             R::CursorRejected,
+            R::InternalError,
         ]
         .map(reachable),
     );

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    api::event_source::DeletionPolicy,
+    api::{ReachableReason, event_source::DeletionPolicy},
     event::StreamName,
     fetch::{Fetcher, OpenError},
     loader::testing::{Frost, Script, World, number},
@@ -62,6 +62,10 @@ impl Replica {
 
     fn holds_the_lease(&self) {
         self.direct(Directive::Run(self.world.holding("a")));
+    }
+
+    fn reachable(&self) -> Option<ReachableReason> {
+        self.world.report().reachable.as_ref().map(|verdict| verdict.reason)
     }
 
     async fn loaded(&self, cursor: &str) {
@@ -232,7 +236,40 @@ async fn a_panic_affects_that_source_alone_and_it_is_started_again() {
     replica.direct(Directive::Run(Holding { stream: neighbour.clone(), ..replica.world.holding("a") }));
     until("the neighbour loads", || replica.world.store.has_row(&neighbour)).await;
     assert!(!replica.world.store.has_row(&replica.world.stream));
+    assert_eq!(replica.reachable(), Some(ReachableReason::InternalError));
     replica.loaded("3").await;
+    until("well again", || replica.reachable() == Some(ReachableReason::PollSucceeded)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_object_after_many_panics_is_tried_at_once() {
+    let world = World::with_events(3);
+    let sound = Arc::new(world.source.transports("a", &Frost::default()));
+    let defect = Arc::new(Defective { panics: Mutex::new(1000), sound });
+    let replica = replica_with(world, Arc::clone(&defect) as Arc<dyn Transports>);
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    // The tries are 5 min apart by now: 512 s after the first, and then every 300 s.
+    sleep(Duration::from_mins(20)).await;
+    *defect.panics.lock().expect("nobody panicked in it") = 0;
+    let changed = Instant::now();
+    replica.wants(|source| source.generation += 1);
+    replica.loaded("3").await;
+    assert!(changed.elapsed() < Duration::from_secs(1), "{:?}", changed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_deleted_after_many_panics_goes_at_once() {
+    let world = World::with_events(3);
+    let sound = Arc::new(world.source.transports("a", &Frost::default()));
+    let replica = replica_with(world, Arc::new(Defective { panics: Mutex::new(1000), sound }));
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    sleep(Duration::from_mins(20)).await;
+    let deleted = Instant::now();
+    replica.desired.remove(&replica.world.stream);
+    until("finished", || !replica.world.ownership.told().finished.is_empty()).await;
+    assert!(deleted.elapsed() < Duration::from_secs(1), "{:?}", deleted.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
