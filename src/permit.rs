@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::clock::Moment;
+
 /// The random 128-bit name of one reservation (DESIGN 4). Random because counters repeat after a re-creation of the row
 /// or a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,11 +40,13 @@ impl fmt::Debug for Attempt {
     }
 }
 
-/// The right to start one request between two instants of the local monotonic clock. It is not `Clone`, and
-/// [`Permit::spend`] takes it by value: one grant, one request.
+/// The right to start one request between two instants of the local monotonic clock, if the machine was not suspended
+/// meanwhile: the row opens to others by a clock that goes on. It is not `Clone`, and [`Permit::spend`] takes it by value: one
+/// grant, one request.
 #[derive(Debug)]
 pub struct Permit {
     attempt: Attempt,
+    issued: Moment,
     opens: Instant,
     closes: Instant,
 }
@@ -64,8 +68,8 @@ impl Permit {
     /// So `answered + wait` is never before the slot, and `issued + wait + send_within` never after the slot's send
     /// limit, whatever the two clocks show: this is all that the proof of P1 and P2 needs (DESIGN 4).
     #[must_use]
-    pub fn new(attempt: Attempt, issued: Instant, answered: Instant, wait: Duration, send_within: Duration) -> Self {
-        Self { attempt, opens: answered + wait, closes: issued + wait + send_within }
+    pub fn new(attempt: Attempt, issued: Moment, answered: Instant, wait: Duration, send_within: Duration) -> Self {
+        Self { attempt, issued, opens: answered + wait, closes: issued.at + wait + send_within }
     }
 
     #[must_use]
@@ -89,11 +93,11 @@ impl Permit {
     ///
     /// # Errors
     /// When `now` is outside the permit's time: the request must not leave, and the reservation is to be aborted.
-    pub fn spend(self, now: Instant) -> Result<Attempt, Unspendable> {
-        if now < self.opens {
+    pub fn spend(self, now: Moment) -> Result<Attempt, Unspendable> {
+        if now.at < self.opens {
             return Err(Unspendable::TooEarly);
         }
-        if now > self.closes {
+        if now.at + now.slept_since(self.issued) > self.closes {
             return Err(Unspendable::TooLate);
         }
         Ok(self.attempt)
@@ -107,7 +111,11 @@ mod tests {
     const SEND_WITHIN: Duration = Duration::from_millis(100);
 
     fn granted(issued: Instant, answered: Instant, wait: Duration) -> Permit {
-        Permit::new(Attempt::random(), issued, answered, wait, SEND_WITHIN)
+        Permit::new(Attempt::random(), awake(issued), answered, wait, SEND_WITHIN)
+    }
+
+    fn awake(at: Instant) -> Moment {
+        Moment { at, slept: Duration::ZERO }
     }
 
     #[tokio::test(start_paused = true)]
@@ -115,7 +123,7 @@ mod tests {
         let issued = Instant::now();
         let answered = issued + Duration::from_millis(10);
         let wait = Duration::from_millis(50);
-        let spend = |at| granted(issued, answered, wait).spend(at);
+        let spend = |at| granted(issued, answered, wait).spend(awake(at));
         assert_eq!(spend(answered).unwrap_err(), Unspendable::TooEarly);
         assert!(spend(answered + wait).is_ok());
         assert!(spend(issued + wait + SEND_WITHIN).is_ok());
@@ -126,6 +134,17 @@ mod tests {
     async fn a_reservation_slower_than_the_send_limit_yields_a_permit_that_cannot_be_spent() {
         let issued = Instant::now();
         let answered = issued + SEND_WITHIN + Duration::from_millis(1);
-        assert_eq!(granted(issued, answered, Duration::ZERO).spend(answered).unwrap_err(), Unspendable::TooLate);
+        assert_eq!(granted(issued, answered, Duration::ZERO).spend(awake(answered)).unwrap_err(), Unspendable::TooLate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_is_not_spent_after_a_sleep_of_the_machine_that_its_monotonic_clock_does_not_show() {
+        let issued = Instant::now();
+        let woken = |slept| Moment { at: issued + Duration::from_millis(5), slept };
+        let permit =
+            || Permit::new(Attempt::random(), woken(Duration::from_hours(3)), issued, Duration::ZERO, SEND_WITHIN);
+        assert!(permit().spend(woken(Duration::from_hours(3))).is_ok(), "what it slept before is not counted");
+        let slept = Duration::from_hours(3) + Duration::from_secs(4);
+        assert_eq!(permit().spend(woken(slept)).unwrap_err(), Unspendable::TooLate);
     }
 }

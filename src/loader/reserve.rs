@@ -93,7 +93,7 @@ impl Reservations {
             match answer {
                 Ok(Answer::Applied(Reserved { wait, issued })) => {
                     self.failures = 0;
-                    context.shared.send_limit.observe(answered - issued);
+                    context.shared.send_limit.observe(answered - issued.at);
                     let permit = Permit::new(attempt, issued, answered, wait, send_within);
                     let busy_until = permit.opens() + send_within + IN_FLIGHT;
                     return Ok(Grant { permit, attempt, busy_until });

@@ -8,10 +8,10 @@ pub mod postgres;
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Moment,
     event::{Cursor, Event, EventId, IdKind, SetAside, StreamName},
     permit::Attempt,
 };
@@ -160,7 +160,7 @@ pub struct Reserved {
     pub wait: Duration,
     /// When the statement was issued, on a connection that stood: before the database read its clock, and after any
     /// wait for a connection. The send limit counts from here.
-    pub issued: Instant,
+    pub issued: Moment,
 }
 
 /// EXTEND: the request is still running; it may take `by` from now.

@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use headgate::{
     api::{EventSourceSpec, Source, event_source::Http},
+    clock::Moment,
     event::{Cursor, EventId, StreamName},
     fetch::{
         Failure, Fetcher, Item, OpenError, Page, PageRequest, Progress, Reply, Transports,
@@ -23,7 +24,6 @@ use headgate::{
 };
 use secrecy::SecretSlice;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 /// The send limit of the permits here. Longer than that of DESIGN 4, so that a busy machine fails no test; those about
 /// late permits have their own.
@@ -169,14 +169,14 @@ pub(crate) fn permit_in(wait: Duration) -> Permit {
 }
 
 pub(crate) fn permit_for(wait: Duration, send_within: Duration) -> Permit {
-    let now = Instant::now();
-    Permit::new(Attempt::random(), now, now, wait, send_within)
+    let now = Moment::now();
+    Permit::new(Attempt::random(), now, now.at, wait, send_within)
 }
 
 /// A permit whose reservation was answered after its send limit.
 pub(crate) fn expired_permit() -> Permit {
-    let now = Instant::now();
-    Permit::new(Attempt::random(), now, now + SEND_WITHIN * 2, Duration::ZERO, SEND_WITHIN)
+    let now = Moment::now();
+    Permit::new(Attempt::random(), now, now.at + SEND_WITHIN * 2, Duration::ZERO, SEND_WITHIN)
 }
 
 pub(crate) fn from_start() -> PageRequest {

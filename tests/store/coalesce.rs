@@ -260,7 +260,7 @@ async fn contend(stream: usize, mut me: Replica) -> Vec<Flight> {
         unclosed = false;
         let sent = Instant::now();
         // The loader's own check: past S the request does not leave.
-        if sent <= reserved.issued.into_std() + reserved.wait + SEND_WITHIN {
+        if sent <= reserved.issued.at.into_std() + reserved.wait + SEND_WITHIN {
             tokio::time::sleep(Duration::from_millis(rand::random_range(0..20))).await;
             flights.push(Flight { stream, sent, ended: Instant::now() });
         }

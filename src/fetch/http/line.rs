@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::permit::Permit;
+use crate::{clock::Moment, permit::Permit};
 
 /// The most that is read of an answer before its head is complete. HTTP's own limit is on each head, and a source that
 /// sends interim answers (100, 103) without end would keep a core busy until `http.timeout` strikes. Ample for a head of
@@ -133,7 +133,7 @@ impl Line {
             return Err(refused());
         };
         still_open(socket, state.cleartext)?;
-        if let Err(unspendable) = permit.spend(Instant::now()) {
+        if let Err(unspendable) = permit.spend(Moment::now()) {
             state.stance = Stance::Kept(Kept::PermitExpired);
             return Err(io::Error::other(unspendable));
         }
@@ -263,8 +263,8 @@ mod tests {
     }
 
     fn permit(wait: Duration, send_within: Duration) -> Permit {
-        let now = Instant::now();
-        Permit::new(Attempt::random(), now, now, wait, send_within)
+        let now = Moment::now();
+        Permit::new(Attempt::random(), now, now.at, wait, send_within)
     }
 
     fn good() -> Permit {

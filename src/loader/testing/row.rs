@@ -6,6 +6,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    clock::Moment,
     event::{Cursor, Event, EventId, IdKind, SetAside},
     permit::Attempt,
     store::{
@@ -135,7 +136,7 @@ impl FakeRow {
         Answer::Applied(self.adopted(false))
     }
 
-    pub(super) fn reserve(&mut self, reserve: &Reserve, issued: Instant) -> Answer<Reserved> {
+    pub(super) fn reserve(&mut self, reserve: &Reserve, issued: Moment) -> Answer<Reserved> {
         let now = Instant::now();
         let closes = reserve.ended.filter(|ended| self.attempt == Some(ended.attempt)).map(|ended| ended.close);
         let wait = closes.map_or(self.starts_in(), |close| close.next_start_in);

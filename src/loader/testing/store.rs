@@ -6,10 +6,11 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::FakeRow;
 use crate::{
+    clock::Moment,
     event::{EventId, StreamName},
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Patience, Reserve,
@@ -225,7 +226,7 @@ impl Gate for FakeStore {
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
         self.in_company(&reserve.patience).await;
         self.queued().await;
-        let issued = Instant::now();
+        let issued = Moment::now();
         self.statement("reserve", reserve.stream.clone(), move |inner| {
             inner.reserves.push(reserve.clone());
             inner.row(&reserve.stream).reserve(&reserve, issued)

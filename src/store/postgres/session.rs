@@ -18,7 +18,7 @@ use sqlx::{
 use tokio::time::Instant;
 
 use super::failure::{Cause, LOSES_STATEMENTS, is_broken, loses_statements, store_error, takes_no_writes};
-use crate::store::StoreError;
+use crate::{clock::Moment, store::StoreError};
 
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
@@ -225,9 +225,9 @@ pub(super) async fn rows_issued(
     pool: &Sessions,
     action: &'static str,
     statement: Query<'_, Postgres, PgArguments>,
-) -> Result<(Instant, Vec<PgRow>), StoreError> {
+) -> Result<(Moment, Vec<PgRow>), StoreError> {
     on_connection(pool, action, async move |connection| {
-        let issued = Instant::now();
+        let issued = Moment::now();
         statement.fetch_all(connection).await.map(|rows| (issued, rows))
     })
     .await

@@ -11,6 +11,7 @@ use tokio::{
 use super::{FakeSource, Served, Server};
 use crate::{
     api::Source,
+    clock::Moment,
     fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply, Transports},
     loader::testing::{
         freeze::Frost,
@@ -36,7 +37,7 @@ impl Fetcher for FakeFetcher {
     }
 
     async fn send(&mut self, permit: Permit, page: &PageRequest) -> Result<Reply, Failure> {
-        if permit.spend(Instant::now()).is_err() {
+        if permit.spend(Moment::now()).is_err() {
             return Err(Failure { error: FetchError::PermitExpired, progress: Progress::NeverLeft });
         }
         if self.source.found_closed() {

@@ -1,0 +1,59 @@
+//! This machine's clocks, where a wait that it slept through must not be missed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// One reading of the clocks of this machine.
+///
+/// The monotonic clock, by which timers and [`Instant`] go, stands still while Linux is suspended (`clock_gettime(2)`); the rest
+/// of the world goes on. What may be done only until an instant is measured with both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub at: Instant,
+    /// For how long the machine had been suspended since it started. Only the difference of two readings means anything.
+    pub slept: Duration,
+}
+
+impl Moment {
+    /// The monotonic clock is read last: a thread that is held up in here is late by it, and has not slept too little.
+    #[must_use]
+    pub fn now() -> Self {
+        let slept = slept();
+        Self { at: Instant::now(), slept }
+    }
+
+    /// How much of the time since `earlier` the monotonic clock does not show.
+    #[must_use]
+    pub fn slept_since(self, earlier: Self) -> Duration {
+        self.slept.saturating_sub(earlier.slept)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn slept() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    let with_sleep = read(ClockId::Boottime);
+    with_sleep.saturating_sub(read(ClockId::Monotonic))
+}
+
+/// Elsewhere Headgate is developed, not run.
+#[cfg(not(target_os = "linux"))]
+fn slept() -> Duration {
+    Duration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_was_not_suspended_has_slept_through_nothing() {
+        let first = Moment::now();
+        std::thread::sleep(Duration::from_millis(20));
+        let second = Moment::now();
+        assert!(second.at - first.at >= Duration::from_millis(20));
+        assert!(second.slept_since(first) < Duration::from_millis(5), "{:?}", second.slept_since(first));
+    }
+}
