@@ -68,6 +68,21 @@ impl Database {
         sqlx::raw_sql(sql).execute(&self.sql).await.expect(sql);
     }
 
+    /// The same, made up while the test runs.
+    pub(crate) async fn execute(&self, sql: String) {
+        sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&self.sql).await.expect(&sql);
+    }
+
+    /// A role of its own with so many connections at most, and the URL with which it connects here.
+    pub(crate) async fn role_with_connections(&self, limit: u32) -> (String, String) {
+        let role = format!("role_{:032x}", rand::random::<u128>());
+        self.execute(format!("CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT {limit}")).await;
+        let mut url = url::Url::parse(&self.url).expect("a URL");
+        url.set_username(&role).expect("a URL of a server");
+        url.set_password(Some("secret")).expect("a URL of a server");
+        (role, url.to_string())
+    }
+
     /// One column of one row.
     pub(crate) async fn one<T>(&self, sql: &'static str) -> T
     where

@@ -242,6 +242,20 @@ async fn a_request_in_flight_is_extended_while_appends_keep_every_connection_bus
 }
 
 #[tokio::test]
+async fn a_server_that_is_full_for_what_polls_does_not_count_as_answering() {
+    let database = Database::migrated().await;
+    let (role, url) = database.role_with_connections(1).await;
+    let store = PostgresStore::new(&url, "headgate-test", 8).unwrap();
+    // The only connection is taken for what is urgent.
+    let error = store.ping().await.unwrap_err();
+    assert!(cause(&error).contains("no connection"), "{error:?}");
+    database.execute(format!("ALTER ROLE {role} CONNECTION LIMIT 2")).await;
+    store.ping().await.unwrap();
+    store.close().await;
+    database.execute(format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
 async fn only_the_append_itself_is_ever_too_slow_to_be_sent_whole() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;

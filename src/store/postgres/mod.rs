@@ -137,7 +137,13 @@ impl Gate for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        session::ping(&self.urgent).await
+        session::ping(&self.urgent).await?;
+        // Sources live on this pool, and a server that is full may leave it none of its connections. One that is at work is an answer.
+        if self.pool.is_at_work() {
+            return Ok(());
+        }
+        let answer = session::ping(&self.pool).await;
+        if self.pool.is_at_work() { Ok(()) } else { answer }
     }
 }
 

@@ -184,6 +184,11 @@ impl Sessions {
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         self.pool.begin().await
     }
+    /// Whether a statement is under way on one of its connections.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
 
     /// Statements under way end first.
     pub(super) async fn close(&self) {
@@ -200,7 +205,9 @@ struct Busy {
 
 impl Busy {
     fn done(mut self) {
-        drop(self.connection.take());
+        if let Some(mut connection) = self.connection.take() {
+            connection.shrink_buffers();
+        }
     }
 }
 
