@@ -16,8 +16,7 @@ use headgate::{
     ownership::{
         Directive, Directives, LostReason, Ownership,
         kubernetes::{
-            Config, KubernetesLeases, KubernetesOwnership, LeaseError, Stage, Started, client::LeaseApi,
-            installation_uid,
+            Config, Installation, KubernetesLeases, KubernetesOwnership, LeaseError, Stage, Started, client::LeaseApi,
         },
         lease::{MemberLease, SourceLease},
     },
@@ -247,11 +246,28 @@ async fn a_drained_replica_hands_everything_over_and_frees_its_member_lease() {
 #[tokio::test]
 async fn all_replicas_of_a_namespace_see_one_installation() {
     let cluster = Cluster::with_sources(0).await;
-    let uid = || installation_uid(cluster.api.client(), cluster.api.namespace());
-    let (first, second, third) = tokio::join!(uid(), uid(), uid());
-    let first = first.unwrap();
-    assert!(!first.is_empty());
-    assert_eq!((second.unwrap(), third.unwrap()), (first.clone(), first));
+    let found = || Installation::of_namespace(cluster.api.client(), cluster.api.namespace());
+    let (first, second, third) = tokio::join!(found(), found(), found());
+    let (first, second, third) = (first.unwrap(), second.unwrap(), third.unwrap());
+    assert!(!first.uid().is_empty());
+    assert_eq!((second.uid(), third.uid()), (first.uid(), first.uid()));
+}
+
+#[tokio::test]
+async fn the_leases_of_a_namespace_are_bound_to_the_first_database_that_is_claimed_with_them() {
+    let cluster = Cluster::with_sources(0).await;
+    let found = async || Installation::of_namespace(cluster.api.client(), cluster.api.namespace()).await.unwrap();
+    let (mine, theirs) = (found().await, found().await);
+    assert_eq!(mine.database(), None);
+    mine.bind(cluster.api.client(), "database-a").await.unwrap();
+    let error = theirs.bind(cluster.api.client(), "database-b").await.unwrap_err();
+    assert!(matches!(&error, kube::Error::Api(status) if status.is_conflict()), "{error:?}");
+
+    let bound = found().await;
+    assert_eq!((bound.database(), bound.uid()), (Some("database-a"), mine.uid()));
+    bound.bind(cluster.api.client(), "database-a").await.unwrap();
+    bound.bind(cluster.api.client(), "database-b").await.unwrap();
+    assert_eq!(found().await.database(), Some("database-b"), "whoever takes over has read it");
 }
 
 fn source(stream: &StreamName) -> Arc<Source> {

@@ -42,8 +42,8 @@ impl Admission<'_> {
     /// rights that are missing.
     pub(super) async fn run(&self) -> Result<(), OperatorError> {
         let reached = until_it_works(Part::Kubernetes, self.health, async || self.cluster.installation().await);
-        let (installation, ()) = tokio::try_join!(reached, self.migrated())?;
-        self.claimed(&installation).await?;
+        tokio::try_join!(reached, self.migrated())?;
+        self.claimed().await?;
         self.claim.send_replace(Claim::Stands);
         Ok(())
     }
@@ -58,13 +58,18 @@ impl Admission<'_> {
         .await
     }
 
-    async fn claimed(&self, installation: &str) -> Result<(), OperatorError> {
+    /// The database belongs to this installation, and the Leases of this installation to the database. Each try reads the Lease
+    /// anew: of two first replicas with different databases one finds it bound.
+    async fn claimed(&self) -> Result<(), OperatorError> {
         self.claim.send_replace(Claim::UnderWay("claim the installation"));
         until_it_works(Part::Installation, self.health, async || {
-            match self.store.claim_installation(installation, self.args.take_over).await {
+            let installation = self.cluster.installation().await?;
+            let (uid, bound) = (installation.uid(), installation.database());
+            let database = match self.store.claim_installation(uid, bound, self.args.take_over).await {
                 Err(InstallationError::Store(error)) if waiting_mends(&error) => Err(self.wait_for_database(&error)),
                 claimed => claimed.map_err(|error| Failed::GiveUp(error.into())),
-            }
+            }?;
+            self.cluster.bind(&installation, &database).await
         })
         .await
     }

@@ -9,7 +9,7 @@ use kube::{
 
 use super::{OperatorError, startup::Failed};
 use crate::{
-    ownership::kubernetes::{KubernetesLeases, installation_uid},
+    ownership::kubernetes::{Installation, KubernetesLeases},
     telemetry::cause::in_one_line,
 };
 
@@ -57,17 +57,25 @@ impl Cluster {
         connected.map(Arc::new).map_err(|error| OperatorError::Client(Box::new(error)))
     }
 
-    /// The UID of the Lease `headgate-installation`, as a step of the start.
-    pub(super) async fn installation(&self) -> Result<String, Failed> {
-        let asked = installation_uid(self.client.clone(), &self.namespace);
-        match tokio::time::timeout(ANSWERS_WITHIN, asked).await {
-            Ok(Ok(uid)) => Ok(uid),
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
-                Err(Failed::GiveUp(OperatorError::Leases(Box::new(kube::Error::Api(status)))))
-            }
-            Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
-            Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),
+    /// The Lease `headgate-installation`, as a step of the start.
+    pub(super) async fn installation(&self) -> Result<Installation, Failed> {
+        answered(Installation::of_namespace(self.client.clone(), &self.namespace)).await
+    }
+
+    /// Binds the Leases of this installation to a database, as a step of the start.
+    pub(super) async fn bind(&self, installation: &Installation, database: &str) -> Result<(), Failed> {
+        answered(installation.bind(self.client.clone(), database)).await
+    }
+}
+
+async fn answered<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(ANSWERS_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
+            Err(Failed::GiveUp(OperatorError::Leases(Box::new(kube::Error::Api(status)))))
         }
+        Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
+        Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),
     }
 }
 

@@ -18,6 +18,8 @@ pub use source::SourceLease;
 
 /// The Lease whose UID names this installation.
 pub const INSTALLATION_LEASE: &str = "headgate-installation";
+/// On that Lease: the database that the Leases of its namespace belong to.
+const DATABASE: &str = "headgate.dev/database";
 /// Selects the Leases that every replica watches.
 pub const WATCHED: &str = "headgate.dev/kind in (Member,EventSource)";
 
@@ -103,6 +105,20 @@ pub fn read(lease: &Lease) -> Seen {
 #[must_use]
 pub fn installation() -> Lease {
     Lease { metadata: metadata(INSTALLATION_LEASE, labels("Installation", None)), spec: None }
+}
+
+/// The database that the Leases of an installation belong to.
+#[must_use]
+pub fn database(installation: &Lease) -> Option<&str> {
+    annotation(installation, DATABASE)
+}
+
+/// The Lease of an installation as it names this database: to be written over the version that it was read in.
+#[must_use]
+pub fn bound_to(installation: &Lease, database: &str) -> Lease {
+    let mut bound = installation.clone();
+    bound.metadata.annotations.get_or_insert_default().insert(DATABASE.to_owned(), database.to_owned());
+    bound
 }
 
 /// A value that every Kubernetes label takes: what does not fit is cut, and a hash keeps the rest apart.

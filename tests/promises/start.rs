@@ -106,6 +106,15 @@ async fn replicas_that_cannot_use_the_database_take_no_source_from_one_that_can(
     assert!(said.starts_with("headgate: ") && said.contains("--take-over"), "{said}");
     assert_eq!(member_leases(&world, SOURCES).await, 0, "it leaves in good order");
 
+    // The same Leases, but a database that is empty: neither the cursors nor the waits of their sources are there.
+    let elsewhere = world.stage.parts.postgres.database().await.expect("it is made");
+    let newer = [("DATABASE_URL", elsewhere.url().as_ref()), ("POD_TEMPLATE_HASH", "newer".as_ref())];
+    world.stage.fleet.start_with("headgate-elsewhere", &newer).expect("it starts");
+    let (code, said) = world.stage.fleet.failed("headgate-elsewhere", PATIENCE).await.expect("it ends by itself");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("belong to another database") && said.contains("scale to 0"), "{said}");
+    assert_eq!(member_leases(&world, SYSTEM).await, 2, "it leaves in good order");
+
     // A wrong password is not mended by waiting.
     let port = world.stage.parts.postgres.port();
     let wrong = format!("postgres://postgres:secret@127.0.0.1:{port}/postgres?sslmode=disable");

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use headgate::store::postgres::{InstallationError, PostgresStore, Upkeep, migrate};
+use headgate::store::{
+    Gate as _,
+    postgres::{InstallationError, PostgresStore, Upkeep, migrate},
+};
 
 use crate::{
     database::Database,
+    faults::cause,
     replica::{Replica, event, events},
 };
 
@@ -128,7 +132,8 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
 async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
     let database = Database::migrated().await;
     let store = database.store();
-    let owner = async |store: &PostgresStore, uid: &str, take_over| store.claim_installation(uid, take_over).await;
+    let owner =
+        async |store: &PostgresStore, uid: &str, take_over| store.claim_installation(uid, None, take_over).await;
     owner(&store, "lease-1", false).await.unwrap();
     owner(&store, "lease-1", false).await.unwrap();
     let error = owner(&store, "lease-2", false).await.unwrap_err();
@@ -136,6 +141,43 @@ async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
     assert!(error.to_string().contains("--take-over"), "{error}");
     owner(&store, "lease-2", true).await.unwrap();
     owner(&store, "lease-1", false).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_installation_uses_no_other_database_than_the_one_that_its_leases_belong_to() {
+    let (database, other) = (Database::migrated().await, Database::migrated().await);
+    let name = database.store().claim_installation("lease-1", None, false).await.unwrap();
+    assert_eq!(database.store().claim_installation("lease-1", Some(&name), false).await.unwrap(), name);
+
+    let error = other.store().claim_installation("lease-1", Some(&name), false).await.unwrap_err();
+    assert!(matches!(&error, InstallationError::Elsewhere { theirs } if *theirs == name), "{error}");
+    assert!(error.to_string().contains("scale to 0") && error.to_string().contains("--take-over"), "{error}");
+    assert_eq!(other.one::<i64>("SELECT count(*) FROM headgate.installation").await, 0, "it is left as it was");
+
+    let new = other.store().claim_installation("lease-1", Some(&name), true).await.unwrap();
+    assert_ne!(new, name);
+    assert_eq!(other.store().claim_installation("lease-1", Some(&new), false).await.unwrap(), new);
+}
+
+#[tokio::test]
+async fn a_session_with_another_database_than_the_claimed_one_is_not_used() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    store.claim_installation("lease-1", None, false).await.unwrap();
+    store.ping().await.unwrap();
+    // As if the name of the server had come to lead elsewhere.
+    database.run("UPDATE headgate.installation SET database = gen_random_uuid()").await;
+    database
+        .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        .await;
+    let error = loop {
+        // The first hears that its connection was lost.
+        match store.ping().await {
+            Err(error) if cause(&error).contains("not the database") => break error,
+            answer => answer.map_or_else(drop, |()| panic!("a session of another database answered")),
+        }
+    };
+    assert!(cause(&error).contains("restart the replica"), "{error:?}");
 }
 
 /// Notes in `seen` how many items set aside each statement deletes.

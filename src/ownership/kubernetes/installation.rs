@@ -1,21 +1,51 @@
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, api::PostParams};
 
 use crate::ownership::lease::{self, INSTALLATION_LEASE};
 
-/// The UID of the Lease `headgate-installation` of a namespace, which is made when it is missing. It names this
-/// installation: a database that carries another UID belongs to another one.
-///
-/// # Errors
-/// When the API server does not answer, or refuses.
-pub async fn installation_uid(client: Client, namespace: &str) -> Result<String, kube::Error> {
-    let api = Api::namespaced(client, namespace);
-    let found = match api.get_opt(INSTALLATION_LEASE).await? {
-        Some(found) => found,
-        None => match api.create(&PostParams::default(), &lease::installation()).await {
+/// The Lease `headgate-installation` of a namespace, in one version. Its UID names this installation: a database that carries
+/// another UID belongs to another one. And it names the database that the Leases beside it belong to: a replica with another
+/// one would find neither the cursors nor the waits of what it takes over.
+#[derive(Debug, Clone)]
+pub struct Installation(Lease);
+
+impl Installation {
+    /// Finds it, or makes it where it is missing.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or refuses.
+    pub async fn of_namespace(client: Client, namespace: &str) -> Result<Self, kube::Error> {
+        let api = Api::namespaced(client, namespace);
+        if let Some(found) = api.get_opt(INSTALLATION_LEASE).await? {
+            return Ok(Self(found));
+        }
+        match api.create(&PostParams::default(), &lease::installation()).await {
             // Another replica was first.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(INSTALLATION_LEASE).await?,
-            created => created?,
-        },
-    };
-    Ok(found.metadata.uid.unwrap_or_default())
+            Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(INSTALLATION_LEASE).await.map(Self),
+            created => created.map(Self),
+        }
+    }
+
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.0.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The database that it is bound to; none before the first was claimed.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        lease::database(&self.0)
+    }
+
+    /// Binds it to a database.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or refuses: with a conflict when it has changed since it was read.
+    pub async fn bind(&self, client: Client, database: &str) -> Result<(), kube::Error> {
+        if self.database() == Some(database) {
+            return Ok(());
+        }
+        let api: Api<Lease> = Api::namespaced(client, self.0.metadata.namespace.as_deref().unwrap_or_default());
+        api.replace(INSTALLATION_LEASE, &PostParams::default(), &lease::bound_to(&self.0, database)).await.map(drop)
+    }
 }

@@ -43,7 +43,7 @@ mod replica;
 mod write;
 
 pub use client::{KubernetesLeases, LeaseError};
-pub use installation::installation_uid;
+pub use installation::Installation;
 
 /// How one replica takes part.
 #[derive(Debug, Clone)]

@@ -37,7 +37,6 @@ use std::{collections::HashSet, fmt};
 use async_trait::async_trait;
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
-use self::coalesce::Lanes;
 pub use self::{
     answer::Answers,
     installation::InstallationError,
@@ -45,6 +44,7 @@ pub use self::{
     partitions::Upkeep,
     session::InvalidUrl,
 };
+use self::{coalesce::Lanes, installation::Claimed};
 use super::{
     Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
     Reset, StoreError,
@@ -62,6 +62,7 @@ pub struct PostgresStore {
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
     urgent: Sessions,
+    claimed: Claimed,
     lanes: Lanes,
     statement_rows: Family<VerbLabels, Histogram>,
 }
@@ -78,9 +79,10 @@ impl PostgresStore {
     /// When the URL cannot be read. Whether the database answers, [`Gate::ping`] tells.
     pub fn new(url: &str, application_name: &str, max_connections: u32) -> Result<Self, InvalidUrl> {
         let options = session::options(url, application_name)?;
-        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS);
-        let pool = session::pool(options, max_connections);
-        Ok(Self { pool, urgent, lanes: Lanes::new(max_connections), statement_rows: statement_rows() })
+        let claimed = Claimed::default();
+        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, &claimed);
+        let pool = session::pool(options, max_connections, &claimed);
+        Ok(Self { pool, urgent, claimed, lanes: Lanes::new(max_connections), statement_rows: statement_rows() })
     }
 
     /// The same store, which counts into `metrics`.

@@ -17,7 +17,10 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use super::failure::{Cause, LOSES_STATEMENTS, is_broken, loses_statements, store_error, takes_no_writes};
+use super::{
+    failure::{Cause, LOSES_STATEMENTS, is_broken, loses_statements, store_error, takes_no_writes},
+    installation::{self, Claimed},
+};
 use crate::{clock::Moment, store::StoreError};
 
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
@@ -88,11 +91,12 @@ struct Unfit {
 /// A pool that connects when it is first used. What the sessions need is sent with the start-up packet; no session
 /// state is set later, so that a pooler in transaction mode can stand between. One that does not let `options` pass
 /// leaves it to the role to have what must not be missing.
-pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions {
+pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Claimed) -> Sessions {
     let unfit = Arc::new(Mutex::new(None));
     let noted = Arc::clone(&unfit);
     let broke = Broke::default();
     let suspected = broke.clone();
+    let claimed = Arc::clone(claimed);
     let options = options.options([
         ("statement_timeout", SERVER_STATEMENT_LIMIT),
         ("lock_timeout", SERVER_LOCK_LIMIT),
@@ -120,9 +124,9 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32) -> Sessions 
             })
         })
         .after_connect(move |connection, _| {
-            let noted = Arc::clone(&noted);
+            let (noted, claimed) = (Arc::clone(&noted), Arc::clone(&claimed));
             Box::pin(async move {
-                let lacking = match lacks(connection).await {
+                let lacking = match lacks(&claimed, connection).await {
                     Err(error) if loses_statements(&error) => Some(LOSES_STATEMENTS),
                     looked => looked?,
                 };
@@ -140,11 +144,11 @@ const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
                         extract(epoch FROM current_setting('statement_timeout')::interval) * 1000 BETWEEN 1 AND $1::text::numeric";
 
 /// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
-async fn lacks(connection: &mut sqlx::PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+async fn lacks(claimed: &Claimed, connection: &mut sqlx::PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
     let (durable, limited): (bool, bool) =
-        sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(connection).await?;
+        sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(&mut *connection).await?;
     Ok(match (durable, limited) {
-        (true, true) => None,
+        (true, true) => installation::lacks(claimed, connection).await?,
         (false, _) => Some("synchronous_commit is off for this role or database"),
         // A statement that we gave up would work on, and the next try would meet it.
         (true, false) => Some(
@@ -180,15 +184,15 @@ impl Sessions {
         }
     }
 
-    /// A transaction that spans statements. Only upkeep has one.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin().await
-    }
     /// Whether a statement is under way on one of its connections.
     pub(super) fn is_at_work(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
     }
 
+    /// A transaction that spans statements. Only upkeep has one.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.pool.begin().await
+    }
 
     /// Statements under way end first.
     pub(super) async fn close(&self) {
@@ -204,6 +208,8 @@ struct Busy {
 }
 
 impl Busy {
+    /// Gives it back, with buffers as small as at first: sqlx keeps those of the largest batch for as long as the connection
+    /// lives, beside the memory that batches are counted in.
     fn done(mut self) {
         if let Some(mut connection) = self.connection.take() {
             connection.shrink_buffers();

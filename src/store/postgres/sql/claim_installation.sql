@@ -6,4 +6,4 @@ ON CONFLICT (singleton) DO UPDATE
 SET
     lease_uid = CASE WHEN $2 THEN excluded.lease_uid ELSE installation.lease_uid END,
     claimed_at = CASE WHEN $2 THEN excluded.claimed_at ELSE installation.claimed_at END
-RETURNING lease_uid
+RETURNING lease_uid, database::text AS database
