@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::coordination::v1::Lease,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
+};
 
 use super::rendezvous::fnv1a;
 use crate::store::Holder;
@@ -73,6 +76,9 @@ impl Version {
     fn guard(&self, metadata: &mut ObjectMeta) {
         metadata.resource_version = Some(self.resource_version.to_string());
         metadata.uid = Some(self.uid.to_string());
+        // One empty entry ends the server's book-keeping of who set which field (Kubernetes, Server-Side Apply, "Clearing
+        // managedFields"). A Lease has one writer at a time, and the record is as large as the rest of it.
+        metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
     }
 }
 
