@@ -140,6 +140,21 @@ async fn only_an_idle_source_lets_its_reservations_wait_for_company() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn company_is_not_looked_for_before_the_gate_may_open() {
+    let mut world = World::with_events(0);
+    // So little above, that what is taken off at random leaves no time to be patient in.
+    world.object.spec.poll.min_interval = Duration::from_secs(1).into();
+    world.object.spec.poll.max_idle_interval = Duration::from_millis(1_150).into();
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..30 {
+        polling.poll().await;
+        let last = world.source.log().last().expect("a request").start;
+        assert!(polling.due - last >= Duration::from_secs(1), "{:?}", polling.due - last);
+    }
+    assert_eq!(world.store.asked("reserve"), 30, "none was refused");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_holds_much_memory_waits_for_no_company() {
     let payload = Payload::from_json_text(format!("\"{}\"", "x".repeat(200 * 1024)));
     let mut world = World::new();
