@@ -3,22 +3,24 @@
 
 use jiff::Timestamp;
 use prometheus_client::{
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
 use crate::{
     api::{AssignedReason, CaughtUpReason, conditions::CAUGHT_UP},
     loader::report::Report,
-    telemetry::metrics::{SourceLabels, StatusLabels},
+    telemetry::metrics::{OutcomeLabels, SourceLabels, StatusLabels},
 };
 
 /// The status of a source that was not asked yet.
 const PENDING: &str = "Pending";
 
-/// The gauges of these reports.
-pub(super) fn gauges<'a>(reports: impl Iterator<Item = &'a Report>, now: Timestamp) -> Registry {
+/// The series of these reports. Counters count from when this replica won the Lease.
+pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Timestamp) -> Registry {
     let sources = Family::<StatusLabels, Gauge>::default();
+    let requests = Family::<OutcomeLabels, Counter>::default();
+    let events_appended = Family::<SourceLabels, Counter>::default();
     let lag = Family::<SourceLabels, Gauge>::default();
     // Always there, so that an alert need not guess whether no series means 0.
     let healthy = [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), AssignedReason::Suspended.as_str(), PENDING];
@@ -27,12 +29,22 @@ pub(super) fn gauges<'a>(reports: impl Iterator<Item = &'a Report>, now: Timesta
     }
     for report in reports {
         sources.get_or_create(&StatusLabels { status: status(report) }).inc();
+        let stream = &report.holding.stream;
+        for (outcome, count) in &report.requests {
+            requests.get_or_create(&OutcomeLabels { stream: stream.clone(), outcome }).inc_by(*count);
+        }
+        let labels = SourceLabels { stream: stream.clone() };
+        if report.events_appended > 0 {
+            events_appended.get_or_create(&labels).inc_by(report.events_appended);
+        }
         if let Some(seconds) = report.lag_seconds(now) {
-            lag.get_or_create(&SourceLabels { stream: report.holding.stream.clone() }).set(seconds);
+            lag.get_or_create(&labels).set(seconds);
         }
     }
     let mut registry = Registry::with_prefix("headgate");
     registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`", sources);
+    registry.register("requests", "Requests to sources by outcome", requests);
+    registry.register("events_appended", "Events stored", events_appended);
     registry.register_with_unit(
         "lag",
         "Time since everything of a source was known to be stored; 0 while it is caught up and well, no series while it is suspended \

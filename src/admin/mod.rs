@@ -42,9 +42,9 @@ impl Admin {
         axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
-    fn metrics(&self, now: Timestamp) -> Result<String, std::fmt::Error> {
+    pub(crate) fn metrics(&self, now: Timestamp) -> Result<String, std::fmt::Error> {
         let reports = self.sources.reports.all();
-        let held = held::gauges(reports.iter().map(|report| &**report), now);
+        let held = held::series(reports.iter().map(|report| &**report), now);
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &held)?;

@@ -13,7 +13,7 @@ use crate::{
     store::Holder,
     telemetry::{
         health::Part,
-        metrics::{CauseLabels, Metrics, OutcomeLabels},
+        metrics::{CauseLabels, Metrics},
     },
 };
 
@@ -94,13 +94,17 @@ async fn readyz_names_what_is_pending_until_nothing_is() {
 #[tokio::test]
 async fn every_promise_has_a_series() {
     let replica = Replica::knowing(&["orders"]);
-    let stream = StreamName::new("shop", "orders");
-    replica.metrics.requests.get_or_create(&OutcomeLabels { stream, outcome: "ok" }).inc();
+    replica.holds("orders", |report| {
+        report.requests = [("page", 2), ("Timeout", 1)].into();
+        report.events_appended = 7;
+    });
     replica.metrics.retransported_events.get_or_create(&CauseLabels { cause: "superseded" }).inc_by(3);
     let (status, text) = replica.get("/metrics").await;
     assert_eq!(status, StatusCode::OK);
     for series in [
-        "headgate_requests_total{stream=\"shop/orders\",outcome=\"ok\"} 1",
+        "headgate_requests_total{stream=\"shop/orders\",outcome=\"page\"} 2",
+        "headgate_requests_total{stream=\"shop/orders\",outcome=\"Timeout\"} 1",
+        "headgate_events_appended_total{stream=\"shop/orders\"} 7",
         "headgate_request_interval_seconds_count 0",
         "headgate_gate_violations_total 0",
         "headgate_gate_wait_seconds_count 0",

@@ -232,14 +232,12 @@ impl<'a> Appender<'a> {
         self.part += 1;
         let context = self.context;
         context.metrics().append_duration.observe(took.as_secs_f64());
-        if appended.stored > 0 {
-            context.metrics().events_appended.get_or_create(&context.source_labels()).inc_by(appended.stored);
-        }
         context.count_retransported(Cause::StoredBefore, appended.repeated);
         let now = Timestamp::now();
         context.reporter.note(|report| {
             report.cursor = Some(append.cursor_after.clone());
             report.events_stored = appended.events_stored;
+            report.events_appended += appended.stored;
             if appended.stored > 0 {
                 report.last_event = Some(now);
             }

@@ -11,7 +11,7 @@ use crate::{
     fetch::Transports,
     ownership::Ownership,
     store::{Holder, Store},
-    telemetry::metrics::{CauseLabels, Metrics, OutcomeLabels, SourceLabels},
+    telemetry::metrics::{CauseLabels, Metrics},
 };
 
 /// D: how long a request is assumed to run when nothing is heard of its sender (DESIGN 4: 2 to 3 s). It is extended each
@@ -97,12 +97,8 @@ impl Context {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn source_labels(&self) -> SourceLabels {
-        SourceLabels { stream: self.stream.clone() }
-    }
-
     pub(super) fn count_request(&self, outcome: &'static str) {
-        self.metrics().requests.get_or_create(&OutcomeLabels { stream: self.stream.clone(), outcome }).inc();
+        self.reporter.note(|report| *report.requests.entry(outcome).or_default() += 1);
     }
 
     pub(super) fn count_retransported(&self, cause: Cause, events: u64) {

@@ -1,7 +1,7 @@
 //! What each source was last seen to do. The loader writes; the status writer, `/v1/sources` and the metrics read.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
@@ -45,6 +45,10 @@ pub struct Report {
     pub blocked_by: Option<BlockedBy>,
     /// Between the starts of the last two requests of this process to the source.
     pub last_interval: Option<Duration>,
+    /// Requests of this holder, by what came of them.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Events that this holder stored.
+    pub events_appended: u64,
     /// Events that travelled twice, as far as this process can tell, by cause.
     pub retransported: u64,
     /// Why no progressive commit happens, repeats dropped and the like: evidence for condition messages.
@@ -83,6 +87,8 @@ impl Report {
             suspended: false,
             blocked_by: None,
             last_interval: None,
+            requests: BTreeMap::new(),
+            events_appended: 0,
             retransported: 0,
             note: None,
             credentials_reloads: 0,

@@ -1,4 +1,6 @@
-//! The metric families, all with the prefix `headgate_`. Label values come from enums, never from error text.
+//! The metric families, all with the prefix `headgate_`. Label values come from enums, never from error text. None of a
+//! process that runs for months has the name of a source for a label: such series are made of the reports at each scrape
+//! (`admin::held`), and go with the source.
 
 use std::sync::Arc;
 
@@ -61,10 +63,9 @@ pub struct ResultLabels {
     pub result: &'static str,
 }
 
-/// All families, registered once and shared.
+/// The families of the process, registered once and shared.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    pub requests: Family<OutcomeLabels, Counter>,
     /// Start to start per source, between requests of this process: across replicas only the log of the source tells.
     pub request_interval: Histogram,
     /// Must stay 0: a start seen by this process less than 200 ms after the one before.
@@ -74,7 +75,6 @@ pub struct Metrics {
     pub append_duration: Histogram,
     /// How many sources share one statement.
     pub statement_rows: Family<VerbLabels, Histogram>,
-    pub events_appended: Family<SourceLabels, Counter>,
     pub retransported_events: Family<CauseLabels, Counter>,
     pub takeover_duration: Histogram,
     pub leases_held: Gauge,
@@ -105,14 +105,12 @@ impl Metrics {
 
     fn unregistered() -> Self {
         Self {
-            requests: Family::default(),
             request_interval: Histogram::new([0.19, 0.2, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0]),
             gate_violations: Counter::default(),
             gate_wait: Histogram::new([0.005, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0]),
             request_duration: Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0]),
             append_duration: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0]),
             statement_rows: statement_rows(),
-            events_appended: Family::default(),
             retransported_events: Family::default(),
             takeover_duration: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 30.0]),
             leases_held: Gauge::default(),
@@ -129,7 +127,6 @@ impl Metrics {
 
     /// What is asked of the sources, and when: P1, P2, P6.
     fn register_requests(&self, registry: &mut Registry) {
-        registry.register("requests", "Requests to sources by outcome", self.requests.clone());
         registry.register_with_unit(
             "request_interval",
             "Time between the starts of two consecutive requests to one source",
@@ -163,7 +160,6 @@ impl Metrics {
             "Sources that one statement answered, by verb of the store",
             self.statement_rows.clone(),
         );
-        registry.register("events_appended", "Events stored", self.events_appended.clone());
         registry.register(
             "retransported_events",
             "Events that travelled more than once, by cause",

@@ -16,6 +16,8 @@ use crate::{
     store::Holder,
 };
 
+mod parting;
+
 /// A replica with a supervisor, steered by a test as ownership and the controller would.
 struct Replica {
     world: World,

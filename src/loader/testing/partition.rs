@@ -21,7 +21,6 @@ use super::{
 use crate::{
     ownership::Ownership,
     store::{Gate, Holder},
-    telemetry::metrics::OutcomeLabels,
 };
 
 const MIN_INTERVAL: Duration = Duration::from_millis(200);
@@ -181,11 +180,6 @@ impl Story {
         self.holder = self.members.iter().position(place).expect("the holder lives");
     }
 
-    fn lapsed(&self) -> u64 {
-        let stream = self.world.stream.clone();
-        self.world.metrics.requests.get_or_create(&OutcomeLabels { stream, outcome: "lapsed" }).get()
-    }
-
     async fn run(mut self, seed: u64, cuts: &[Cut]) -> Told {
         let mut last = 0;
         for _ in 0..8 {
@@ -222,7 +216,7 @@ impl Story {
             );
         }
         self.assert_nobody_took_the_row_back(seed);
-        Told { repeats: self.repeats(), lapsed: self.lapsed(), takeovers: self.takeovers }
+        Told { repeats: self.repeats(), lapsed: self.world.requests("lapsed"), takeovers: self.takeovers }
     }
 
     /// Ids that were served again although what served them before was whole.

@@ -167,9 +167,12 @@ pub(in crate::loader) struct World {
     pub(in crate::loader) ownership: Arc<FakeOwnership>,
     pub(in crate::loader) reports: Reports,
     pub(in crate::loader) metrics: Arc<Metrics>,
+    pub(in crate::loader) registry: Arc<Registry>,
     pub(in crate::loader) buffer: Buffer,
     /// The object.
     pub(in crate::loader) object: Source,
+    /// Of every holder so far.
+    reporters: Mutex<Vec<Reporter>>,
 }
 
 impl World {
@@ -179,14 +182,17 @@ impl World {
 
     pub(in crate::loader) fn seeded(seed: u64) -> Self {
         let stream = StreamName::new("shop", "orders");
+        let mut registry = Registry::default();
         Self {
             store: FakeStore::new(seed),
             source: FakeSource::new(seed),
             ownership: Arc::default(),
             reports: Reports::default(),
-            metrics: Metrics::register(&mut Registry::default()),
+            metrics: Metrics::register(&mut registry),
+            registry: Arc::new(registry),
             buffer: Buffer::new(DEFAULT_BUFFER_BYTES),
             object: object(stream.clone()),
+            reporters: Mutex::default(),
             stream,
         }
     }
@@ -227,6 +233,7 @@ impl World {
         let transports = Arc::new(self.source.transports(holder, frost));
         let report = Report::of(self.holding(holder), self.object.generation, self.object.uid.clone());
         let reporter = Reporter::new(self.stream.clone(), self.reports.open(&self.stream, report));
+        self.reporters.lock().expect("no test panics inside").push(reporter.clone());
         let guard = Arc::new(Mutex::new(Guard::default()));
         // Known to be ours throughout: the supervisor has tests of the rest.
         let (_, lease) = watch::channel(true);
@@ -301,6 +308,12 @@ impl World {
 
     pub(in crate::loader) fn report(&self) -> Arc<Report> {
         self.reports.get(&self.stream).expect("a replica holds the source")
+    }
+
+    /// Requests of all holders that came to this.
+    pub(in crate::loader) fn requests(&self, outcome: &str) -> u64 {
+        let reporters = self.reporters.lock().expect("no test panics inside");
+        reporters.iter().filter_map(|reporter| reporter.report().requests.get(outcome).copied()).sum()
     }
 
     pub(in crate::loader) fn stored_ids(&self) -> Vec<String> {
