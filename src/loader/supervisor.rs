@@ -268,8 +268,10 @@ impl Supervisor {
 
     fn let_go(&mut self, stream: &StreamName, leaving: Leaving) {
         let Some(held) = self.held.remove(stream) else { return };
+        // Nobody takes over, and nobody will ask for, what was deleted meanwhile.
+        let may_go_on = self.desired.get(stream).is_some() || !self.desired.is_complete();
         match (&held.next, leaving) {
-            (None, Leaving::Yield) => self.reports.give_up(stream),
+            (None, Leaving::Yield) if may_go_on => self.reports.give_up(stream),
             _ => self.reports.remove(stream),
         }
         match (leaving, held.next) {

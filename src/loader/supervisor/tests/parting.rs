@@ -66,3 +66,25 @@ async fn a_thousand_sources_that_came_and_went_leave_the_metrics_as_long_as_they
     until("all are gone", || replica.world.ownership.told().finished.len() == streams.len()).await;
     assert_eq!(lines(), before);
 }
+
+/// Yields in the middle of a request. Returns how many reports are kept for the case that nobody takes over.
+async fn kept_of_what_is_yielded(meanwhile: impl FnOnce(&Replica)) -> usize {
+    let replica = replica(World::with_events(300));
+    let stream = replica.stream();
+    replica.world.source.next([Script::Slow(100, Duration::from_millis(700))]);
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    until("a request", || !replica.world.source.log().is_empty()).await;
+    replica.direct(Directive::Yield(stream.clone()));
+    sleep(Duration::from_millis(300)).await;
+    meanwhile(&replica);
+    until("yielded", || replica.world.ownership.told().yielded == [stream.clone()]).await;
+    replica.world.reports.left_to_nobody(&[stream]);
+    replica.world.reports.take_parted().len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_source_whose_object_goes_while_it_is_yielded() {
+    assert_eq!(kept_of_what_is_yielded(|_| {}).await, 1);
+    assert_eq!(kept_of_what_is_yielded(|replica| replica.desired.remove(&replica.stream())).await, 0);
+}
