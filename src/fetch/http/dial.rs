@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -24,6 +23,7 @@ use super::{
     egress::Egress,
     endpoint::Endpoint,
     line::{GatedSocket, Line},
+    names::Names,
     proxy::{Proxies, Proxy, tunnel},
     tls,
 };
@@ -55,22 +55,6 @@ const NEAR_RECEIVE_BUFFER: usize = 16 * 1024;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// What addresses a name has now.
-#[async_trait]
-pub(super) trait Names: Send + Sync {
-    async fn addresses(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
-}
-
-/// As the system resolves them.
-pub(super) struct SystemNames;
-
-#[async_trait]
-impl Names for SystemNames {
-    async fn addresses(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        tokio::net::lookup_host((name, port)).await.map(Iterator::collect)
-    }
-}
-
 /// How this process reaches other hosts.
 pub(super) struct Dialer {
     pub(super) names: Box<dyn Names>,
@@ -99,7 +83,8 @@ impl Dialer {
 
         let proxy = self.proxies.for_endpoint(endpoint)?;
         let first_hop = proxy.as_ref().map_or(endpoint, Proxy::endpoint);
-        let socket = timeout_at(until, self.first_hop(endpoint, proxy.as_ref()))
+        let addresses = self.first_addresses(endpoint, proxy.as_ref(), until).await?;
+        let socket = timeout_at(until, connect(first_hop, addresses))
             .await
             .map_err(|_| broken(late(&format!("a TCP connection to {first_hop}"))))??;
         let mut stream: Box<dyn Stream> = Box::new(GatedSocket::new(socket, line));
@@ -116,26 +101,29 @@ impl Dialer {
             .map_err(|_| FetchError::TlsFailed { detail: late(&format!("the handshake with {endpoint}")) })?
     }
 
-    /// To the endpoint itself, or to the proxy on the way, which the administrator of the operator chose.
-    async fn first_hop(&self, endpoint: &Endpoint, proxy: Option<&Proxy>) -> Result<TcpStream, FetchError> {
+    /// Those of the endpoint itself, or of the proxy on the way, which the administrator of the operator chose.
+    async fn first_addresses(
+        &self,
+        endpoint: &Endpoint,
+        proxy: Option<&Proxy>,
+        until: Instant,
+    ) -> Result<Vec<SocketAddr>, FetchError> {
         let Some(proxy) = proxy else {
-            let addresses = self.permitted(endpoint, self.resolve(endpoint).await?)?;
-            return connect(endpoint, addresses).await;
+            return self.permitted(endpoint, self.resolve(endpoint, until).await?);
         };
         if let Some(address) = literal(endpoint) {
             self.permitted(endpoint, vec![address])?;
         }
-        connect(proxy.endpoint(), self.resolve(proxy.endpoint()).await?).await
+        self.resolve(proxy.endpoint(), until).await
     }
 
-    async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchError> {
+    async fn resolve(&self, endpoint: &Endpoint, until: Instant) -> Result<Vec<SocketAddr>, FetchError> {
         if let Some(address) = literal(endpoint) {
             return Ok(vec![address]);
         }
         let name = endpoint.host_name();
-        self.names.addresses(&name, endpoint.port).await.map_err(|error| FetchError::ConnectionFailed {
-            detail: format!("the name `{name}` has no address ({error}); check `http.url` and the DNS of the cluster"),
-        })
+        let found = self.names.addresses(&name, endpoint.port, until).await;
+        found.map_err(|error| FetchError::ConnectionFailed { detail: format!("the name `{name}` {error}") })
     }
 
     /// Those of the addresses that may be connected to.
@@ -272,10 +260,14 @@ mod tests {
         sync::Mutex,
     };
 
+    use async_trait::async_trait;
     use futures::FutureExt;
     use tokio::net::TcpListener;
 
-    use super::{super::tls::TlsConfigs, *};
+    use super::{
+        super::{names::LookupError, tls::TlsConfigs},
+        *,
+    };
 
     #[tokio::test]
     async fn a_socket_gives_up_what_is_not_acknowledged_and_resets_when_it_closes() {
@@ -292,7 +284,7 @@ mod tests {
 
     #[async_trait]
     impl Names for Changing {
-        async fn addresses(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        async fn addresses(&self, _: &str, port: u16, _: Instant) -> Result<Vec<SocketAddr>, LookupError> {
             let mut answers = self.0.lock().expect("the answers");
             let now = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
             Ok(now.into_iter().map(|address| (address, port).into()).collect())
@@ -329,7 +321,8 @@ mod tests {
         }
 
         async fn connect(&self) -> Result<SocketAddr, FetchError> {
-            self.dialer.first_hop(&self.endpoint, None).await.map(|socket| socket.peer_addr().expect("a peer"))
+            let addresses = self.dialer.first_addresses(&self.endpoint, None, Instant::now() + CONNECT_WITHIN).await?;
+            connect(&self.endpoint, addresses).await.map(|socket| socket.peer_addr().expect("a peer"))
         }
     }
 

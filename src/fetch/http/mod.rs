@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `line` | the send check: the permit is spent next to the write system call |
 //! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
-//! | `dial`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
+//! | `dial`, `names`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
 //! | `fetcher` | CONNECT and SEND of one source |
 //! | `page`, `inflate`, `answer` | reading the response, and what it means |
 //! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
@@ -29,11 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hyper::header::HeaderValue;
 
-use self::{
-    dial::{Dialer, SystemNames},
-    fetcher::HttpFetcher,
-    tls::TlsConfigs,
-};
+use self::{dial::Dialer, fetcher::HttpFetcher, names::SystemNames, tls::TlsConfigs};
 use super::{Fetcher, OpenError, Transports, credentials::Credentials};
 use crate::api::Source;
 
@@ -48,6 +44,7 @@ mod fetcher;
 mod fuzz;
 mod inflate;
 mod line;
+mod names;
 mod oauth2;
 mod page;
 mod proxy;
@@ -106,7 +103,7 @@ impl HttpTransports {
     ) -> Result<Self, SetupError> {
         let replica = HeaderValue::from_str(replica).map_err(|_| SetupError::Replica)?;
         let tls = TlsConfigs::load()?;
-        let dialer = Dialer { names: Box::new(SystemNames), egress, proxies, proxy_tls: tls.shared().clone() };
+        let dialer = Dialer { names: Box::new(SystemNames::new()), egress, proxies, proxy_tls: tls.shared().clone() };
         Ok(Self { shared: Arc::new(Shared { credentials, replica, tls, dialer }) })
     }
 }

@@ -1,0 +1,178 @@
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Condvar,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use super::*;
+
+/// A resolver that is silent for names that begin with `silent`, until it is let go.
+#[derive(Default)]
+struct Resolver {
+    let_go: Mutex<bool>,
+    changed: Condvar,
+    /// Lookups that hold a thread, and the most there were at a time.
+    blocked: AtomicUsize,
+    most: AtomicUsize,
+    asked: AtomicUsize,
+}
+
+impl Resolver {
+    fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        self.asked.fetch_add(1, SeqCst);
+        self.most.fetch_max(self.blocked.fetch_add(1, SeqCst) + 1, SeqCst);
+        if name.starts_with("silent") {
+            let let_go = self.let_go.lock().expect("no panic inside");
+            drop(self.changed.wait_while(let_go, |let_go| !*let_go).expect("no panic inside"));
+        }
+        self.blocked.fetch_sub(1, SeqCst);
+        assert!(!name.starts_with("broken"), "a defect of a resolver");
+        if name.starts_with("unknown") {
+            return Err(io::Error::other("not known"));
+        }
+        Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()])
+    }
+
+    fn let_go(&self) {
+        *self.let_go.lock().expect("no panic inside") = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Names as that resolver knows them. Lets it go at its end, or the threads would outlive the test.
+struct World {
+    resolver: Arc<Resolver>,
+    names: SystemNames,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.resolver.let_go();
+    }
+}
+
+/// Long enough for what needs a thread, and no more than that.
+const SOON: Duration = Duration::from_secs(20);
+
+impl World {
+    fn new() -> Self {
+        let resolver = Arc::new(Resolver::default());
+        let names = SystemNames::resolved_by({
+            let resolver = Arc::clone(&resolver);
+            move |name| resolver.resolve(name)
+        });
+        Self { resolver, names }
+    }
+
+    async fn ask(&self, name: &str, within: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+        self.names.addresses(name, 8080, Instant::now() + within).await
+    }
+
+    /// As a source with a short `http.timeout` asks.
+    async fn ask_in_haste(&self, name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+        self.ask(name, Duration::from_millis(10)).await
+    }
+
+    async fn ask_all_in_haste(&self, names: impl Iterator<Item = String>) {
+        let asked = join_all(names.map(|name| async move { self.ask_in_haste(&name).await })).await;
+        assert!(asked.iter().all(Result::is_err), "none has an answer");
+    }
+
+    async fn all_places_are_free(&self) {
+        let asked = Instant::now();
+        while self.names.places.available_permits() < PLACES {
+            assert!(asked.elapsed() < SOON, "a place was not given back");
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(self.names.lanes.iter().all(|lane| lane.available_permits() == PLACES_OF_A_ZONE));
+        assert!(locked(&self.names.running).is_empty(), "nothing is kept of names that nobody asks for");
+    }
+
+    /// A name of a zone that shares no lane with this one.
+    fn in_another_lane(&self, name: &str) -> String {
+        let of = |name: &str| Arc::as_ptr(self.names.lane(name));
+        let mut others = (0..).map(|other| format!("orders.other-{other}.example"));
+        others.find(|other| of(other) != of(name)).expect("there are many lanes")
+    }
+}
+
+#[tokio::test]
+async fn lookups_that_were_given_up_take_no_more_threads_than_there_are_places_and_queue_for_none() {
+    let world = World::new();
+    world.ask_all_in_haste((0..1000).map(|of| format!("silent.zone-{of}.example"))).await;
+    let begun = PLACES - world.names.places.available_permits();
+    assert!(begun > 0, "nothing was put to the test");
+    world.resolver.let_go();
+    world.all_places_are_free().await;
+    world.ask("orders.example", SOON).await.expect("an address");
+    assert_eq!(world.resolver.asked.load(SeqCst), begun + 1, "what was given up while it waited was never begun");
+    assert!(world.resolver.most.load(SeqCst) <= PLACES);
+}
+
+#[tokio::test]
+async fn a_silent_zone_leaves_the_names_of_others_room() {
+    let world = World::new();
+    world.ask_all_in_haste((0..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
+    assert!(world.resolver.blocked.load(SeqCst) <= PLACES_OF_A_ZONE);
+    let other = world.in_another_lane("silent-0.attacker.example");
+    let found = world.ask(&other, SOON).await.expect("an address");
+    assert_eq!(found, [SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))]);
+}
+
+#[tokio::test]
+async fn all_who_ask_for_one_name_share_one_lookup_and_who_asks_later_asks_anew() {
+    let world = World::new();
+    let (answers, ()) = tokio::join!(join_all((0..100).map(|_| world.ask("silent.example", SOON))), async {
+        while world.resolver.asked.load(SeqCst) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        world.resolver.let_go();
+    });
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!((world.resolver.asked.load(SeqCst), world.resolver.most.load(SeqCst)), (1, 1));
+    world.ask("silent.example", SOON).await.expect("an address");
+    assert_eq!(world.resolver.asked.load(SeqCst), 2);
+    world.all_places_are_free().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_place_is_told_that_others_have_them_all() {
+    let world = World::new();
+    let late = world.ask_in_haste("silent-0.attacker.example").await.expect_err("no answer");
+    assert!(matches!(late, LookupError::Late), "{late}");
+    world.ask_all_in_haste((1..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
+    while world.names.lane("silent-0.attacker.example").available_permits() > 0 {
+        world.ask_all_in_haste((1..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
+    }
+    let no_place = world.ask_in_haste("orders.attacker.example").await.expect_err("no place");
+    assert!(matches!(no_place, LookupError::NoPlace), "{no_place}");
+}
+
+#[tokio::test]
+async fn a_lookup_that_fails_or_breaks_off_gives_its_place_back() {
+    let world = World::new();
+    for name in ["unknown.example", "broken.example"] {
+        let error = world.ask(name, SOON).await.expect_err("no address");
+        assert!(matches!(error, LookupError::NoAddress(_)), "{error}");
+    }
+    world.all_places_are_free().await;
+}
+
+#[test]
+fn the_zone_of_a_name_is_what_its_servers_answer_for() {
+    for (name, expected) in [
+        ("a.b.orders.example.com", "example.com"),
+        ("orders.example.com.", "example.com"),
+        ("orders.shop.svc", "shop.svc"),
+        ("example.com", "example.com"),
+        ("orders", "orders"),
+    ] {
+        assert_eq!(zone(name), expected, "{name}");
+    }
+}
