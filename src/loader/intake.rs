@@ -199,7 +199,7 @@ impl Intake {
     }
 
     fn needed(&self, kept: u64) -> u64 {
-        let needed = kept + self.held.load(Ordering::Relaxed);
+        let needed = kept + self.held.load(Ordering::Relaxed) + self.page().remembered();
         self.most_kept.fetch_max(needed, Ordering::Relaxed);
         needed
     }

@@ -22,6 +22,10 @@ const MOST_EVENTS: usize = 1000;
 /// The most bytes of one append: keeps a statement far from its 5 s limit.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What one of [`Prefix::page_ids`] takes beside its text: the counts and the allocation of the text, and a slot in a table
+/// that is at times half empty.
+const BESIDE_ITS_TEXT: u64 = 64;
+
 /// A page as it arrives.
 pub(super) struct Prefix {
     requested: Cursor,
@@ -36,8 +40,10 @@ pub(super) struct Prefix {
     /// Where the batches taken so far leave the cursor.
     passed: Cursor,
     pending: VecDeque<Item>,
-    /// Opaque ids among `pending`: they cannot be sorted, so a repeat within the page is found here.
+    /// The opaque ids of the page, committed or not: they cannot be sorted, so a repeat within the page is found here.
     page_ids: HashSet<EventId>,
+    /// What they take in memory.
+    page_ids_bytes: u64,
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
@@ -95,6 +101,7 @@ impl Prefix {
             highest: None,
             pending: VecDeque::new(),
             page_ids: HashSet::new(),
+            page_ids_bytes: 0,
             disorder: None,
             finished: false,
             overlaps: false,
@@ -198,11 +205,16 @@ impl Prefix {
 
     fn hold(&mut self, item: Item) -> u64 {
         let bytes = item.bytes();
-        if self.kind == Some(IdKind::Opaque) {
-            self.page_ids.insert(item.id().clone());
+        if self.kind == Some(IdKind::Opaque) && self.page_ids.insert(item.id().clone()) {
+            self.page_ids_bytes += item.id().as_str().len() as u64 + BESIDE_ITS_TEXT;
         }
         self.pending.push_back(item);
         bytes
+    }
+
+    /// Bytes that are kept to the end of the page, whatever is committed of it before.
+    pub(super) fn remembered(&self) -> u64 {
+        self.page_ids_bytes
     }
 
     /// How many items may be committed now.
@@ -245,6 +257,8 @@ impl Prefix {
     pub(super) fn overlaps(&mut self, batch: &Taken) -> u64 {
         self.passed = batch.cursor_before.clone();
         self.overlaps = true;
+        self.page_ids = HashSet::new();
+        self.page_ids_bytes = 0;
         batch.len + self.abandon()
     }
 

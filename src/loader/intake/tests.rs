@@ -11,7 +11,7 @@ use crate::{
     loader::{
         buffer::Buffer,
         report::BlockedBy,
-        testing::{Script, World, number},
+        testing::{Script, World, event, number},
     },
 };
 
@@ -181,4 +181,21 @@ async fn a_page_that_does_not_ascend_counts_as_a_whole_because_none_of_it_can_be
     polling.poll().await;
     assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
     assert_eq!(world.stored_ids(), Vec::<String>::new(), "and the cursor stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_more_opaque_ids_than_the_budget_holds_ends_with_what_it_brought_stored_and_is_gone_on_with() {
+    let mut world = World::new().asking_for(4000);
+    world.buffer = Buffer::new(256 * KIB as u64);
+    world.source.add((0..4000).map(|of| event(&format!("id-{of:033}"))));
+    world.source.next([Script::Slow(50, Duration::from_millis(1))]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(reason(&world), Some(ReachableReason::ResponseTooLarge));
+    let stored = world.stored_ids();
+    assert!((2000..2400).contains(&stored.len()), "{} events were stored", stored.len());
+    assert_eq!(world.buffer.free(), 256 * KIB as u64);
+    polling.poll().await;
+    assert!(world.stored_ids().len() > stored.len());
+    assert_eq!(world.source.log()[1].after.as_ref(), stored.last());
 }

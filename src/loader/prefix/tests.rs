@@ -266,3 +266,30 @@ proptest! {
 fn number_of(cursor: &Cursor) -> u64 {
     cursor.id().map_or(0, |id| id.as_str().parse().expect("a number"))
 }
+
+proptest! {
+    #[test]
+    fn what_is_kept_of_opaque_ids_counts_to_the_end_of_the_page_whatever_is_committed(
+        lengths in proptest::collection::vec(1..40usize, 1..200),
+        commits in proptest::collection::vec(any::<bool>(), 200),
+    ) {
+        let mut page = page(Cursor::Start, 1000);
+        let mut texts = 0;
+        for ((number, length), commit) in (0..).zip(lengths.iter().copied()).zip(commits) {
+            let id = format!("id-{number:0length$}");
+            push(&mut page, &[&id, &id]);
+            texts += id.len() as u64;
+            if commit {
+                page.take();
+            }
+        }
+        prop_assert_eq!(page.remembered(), texts + lengths.len() as u64 * BESIDE_ITS_TEXT);
+    }
+}
+
+#[test]
+fn numbers_are_compared_and_not_kept() {
+    let mut page = page(Cursor::Start, 1000);
+    push(&mut page, &["1", "2", "3"]);
+    assert_eq!(page.remembered(), 0);
+}
