@@ -1,9 +1,10 @@
 //! Probes, metrics and `/v1/sources` on one plain HTTP port (DESIGN 8). Nothing here holds a secret or a payload.
 
 mod held;
+mod port;
 mod sources;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -19,7 +20,6 @@ use prometheus_client::{
 };
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 pub use sources::{SourceView, Sources};
 
@@ -34,12 +34,9 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until `stop`.
-    ///
-    /// # Errors
-    /// When the listener breaks.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+    /// Serves for as long as it is polled.
+    pub async fn serve(self, listener: TcpListener) -> Infallible {
+        port::serve(listener, self.router()).await
     }
 
     pub(crate) fn metrics(&self, now: Timestamp) -> Result<String, std::fmt::Error> {

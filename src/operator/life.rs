@@ -75,7 +75,7 @@ pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), 
     };
     tokio::select! {
         done = working => done,
-        _ = admin.serve(listener, CancellationToken::new()) => Err(OperatorError::Ended { part: "admin" }),
+        never = admin.serve(listener) => match never {},
     }
 }
 
