@@ -56,4 +56,30 @@ mod tests {
         assert!(second.at - first.at >= Duration::from_millis(20));
         assert!(second.slept_since(first) < Duration::from_millis(5), "{:?}", second.slept_since(first));
     }
+
+    /// In a time namespace the clock that counts sleep can be set ahead (`time_namespaces(7)`), which needs the right to make one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_clock_that_counts_sleep_is_ahead_is_what_was_slept() {
+        const ASKED: &str = "HEADGATE_TEST_PRINT_SLEPT";
+        if std::env::var_os(ASKED).is_some() {
+            println!("slept={}", slept().as_secs());
+            return;
+        }
+        let test = "clock::tests::what_the_clock_that_counts_sleep_is_ahead_is_what_was_slept";
+        let asked = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--time", "--fork", "--boottime", "7200"])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--exact", test, "--nocapture"])
+            .env(ASKED, "1")
+            .output();
+        let Ok(asked) = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()) else { return };
+        let told =
+            asked.lines().find_map(|line| line.split_once("slept=")).map(|(_, seconds)| seconds.trim().to_owned());
+        // A machine that lets nobody make one cannot be asked.
+        if let Some(seconds) = told {
+            let seconds: u64 = seconds.parse().expect("a number");
+            assert!(seconds + 1 >= 7_200 + slept().as_secs(), "{seconds}");
+        }
+    }
 }

@@ -77,6 +77,12 @@ impl Permit {
         self.attempt
     }
 
+    /// When the reservation was issued.
+    #[must_use]
+    pub fn issued(&self) -> Moment {
+        self.issued
+    }
+
     /// The first instant at which the request may start.
     #[must_use]
     pub fn opens(&self) -> Instant {

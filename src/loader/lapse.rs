@@ -11,11 +11,14 @@ use tokio::{
 };
 
 use super::context::{Context, IN_FLIGHT};
-use crate::permit::Permit;
+use crate::{clock::Moment, permit::Permit};
 
 /// How long before another replica may send a response is given up: a reset needs a moment to arrive, and two clocks do not
 /// run alike. What is left of D and of a Lease's duration is still long enough for two lost extensions or renewals.
 const AHEAD: Duration = Duration::from_millis(300);
+
+/// How soon after it woke up a machine looks whether it has slept too long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The in-flight deadline of one attempt, as this process knows it for certain.
 ///
@@ -32,16 +35,20 @@ const AHEAD: Duration = Duration::from_millis(300);
 /// What is left is a Lease that somebody deletes or edits by hand, until the watch shows it; a second process under the
 /// name of this one ([`Renewal`](crate::ownership::Renewal)); and a source that ignores a reset (R3).
 ///
+/// All of this goes by a clock that stands still while the machine is suspended. What it has slept since the grant is taken off: a
+/// little too much, where it was heard of since.
+///
 /// With a Lease that is known to be ours and fresh, a database that is away gives nothing up, however long (P5); and as long as the database answers,
 /// nor does an API server that is away.
 #[derive(Debug)]
 pub(super) struct Lapse {
     row_shut_until: Mutex<Instant>,
+    issued: Moment,
 }
 
 impl Lapse {
     pub(super) fn of(permit: &Permit) -> Self {
-        Self { row_shut_until: Mutex::new(permit.closes() + IN_FLIGHT) }
+        Self { row_shut_until: Mutex::new(permit.closes() + IN_FLIGHT), issued: permit.issued() }
     }
 
     /// An EXTEND that was issued at this instant was applied.
@@ -62,12 +69,14 @@ impl Lapse {
                 renewal.map(|renewal| renewal.alive_until)
             };
             let row_shut_until = *self.row_shut_until();
-            let until = alive_until.map_or(row_shut_until, |alive| alive.max(row_shut_until)) - AHEAD;
-            if until <= Instant::now() {
+            let now = Moment::now();
+            let left = time_left(row_shut_until, alive_until, now, self.issued);
+            if left.is_zero() {
                 return;
             }
             select! {
-                () = sleep_until(until) => {}
+                // No timer fires because the machine has slept.
+                () = sleep_until(now.at + left.min(LOOK_EVERY)) => {}
                 Ok(()) = renewals.changed() => {}
                 Ok(()) = lease.changed() => {}
             }
@@ -76,5 +85,37 @@ impl Lapse {
 
     fn row_shut_until(&self) -> MutexGuard<'_, Instant> {
         self.row_shut_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long others are still kept away for certain, of a request whose reservation was `issued`.
+fn time_left(row_shut_until: Instant, alive_until: Option<Instant>, now: Moment, issued: Moment) -> Duration {
+    let until = alive_until.map_or(row_shut_until, |alive| alive.max(row_shut_until));
+    until.saturating_duration_since(now.at).saturating_sub(AHEAD + now.slept_since(issued))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(issued: Instant, seconds: u64, slept: u64) -> Moment {
+        Moment { at: issued + Duration::from_secs(seconds), slept: Duration::from_secs(slept) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_row_or_the_lease_keeps_others_away_whichever_does_for_longer() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (row, lease) = (start + 3 * second, Some(start + 5 * second));
+        assert_eq!(time_left(row, None, after(start, 0, 7), after(start, 0, 7)) + AHEAD, 3 * second);
+        assert_eq!(time_left(row, lease, after(start, 4, 7), after(start, 0, 7)) + AHEAD, second);
+        assert_eq!(time_left(row, lease, after(start, 5, 7), after(start, 0, 7)), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_machine_has_slept_is_over_for_others_too() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (row, lease) = (start + 3 * second, Some(start + 5 * second));
+        assert_eq!(time_left(row, lease, after(start, 1, 9), after(start, 0, 7)) + AHEAD, 2 * second);
+        assert_eq!(time_left(row, lease, after(start, 1, 67), after(start, 0, 7)), Duration::ZERO);
     }
 }
