@@ -218,7 +218,7 @@ impl Poller {
                 return;
             }
         }
-        if failed {
+        if failed && !self.pace.keeps_expiring() {
             self.context.reporter.database_answers();
         }
     }
@@ -251,6 +251,10 @@ impl Poller {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.context.count_request(error.label());
+                // What keeps it from being asked is its source now.
+                if self.pace.keeps_expiring() {
+                    self.context.reporter.database_answers();
+                }
                 Err(self.fail(&error))
             }
         }

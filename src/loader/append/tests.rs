@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     api::{ReachableReason, StoredReason},
     event::Event,
+    fetch::FetchError,
     loader::{
         report::BlockedBy,
         testing::{Script, World, event},
@@ -112,9 +113,29 @@ async fn reservations_that_expire_in_a_row_are_repeated_less_and_less_often() {
     let verdict = |world: &World| world.report().stored.as_ref().map(|verdict| verdict.reason);
     assert_eq!(verdict(&world), Some(StoredReason::DatabaseUnavailable), "who is paged is told why nothing comes");
     assert_eq!(world.report().blocked_by, Some(BlockedBy::Database));
+
+    // The database is well again, whatever the source is.
     world.store.faults(|faults| faults.latency = Duration::ZERO);
+    world.source.next([Script::Fails(FetchError::ServerError { status: 503, retry_after: None })]);
     polling.poll().await;
-    assert_eq!((verdict(&world), world.report().blocked_by), (Some(StoredReason::AppendSucceeded), None));
+    assert_eq!(
+        (verdict(&world), world.report().blocked_by),
+        (Some(StoredReason::AppendSucceeded), Some(BlockedBy::Backoff))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_since_the_database_is_slow_is_not_blamed_on_the_database() {
+    let world = World::with_events(5);
+    world.store.faults(|faults| faults.latency = Duration::from_secs(8));
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..8 {
+        polling.pass().await;
+    }
+    assert_eq!(world.report().problem().map(|(reason, _)| reason), Some("DatabaseUnavailable"));
+    world.source.refuse_connections([FetchError::TlsFailed { detail: "expired".to_owned() }]);
+    polling.pass().await;
+    assert_eq!(world.report().problem().map(|(reason, _)| reason), Some("TLSFailed"));
 }
 
 #[tokio::test(start_paused = true)]

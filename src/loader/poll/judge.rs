@@ -26,7 +26,8 @@ impl Poller {
                 _ => {}
             }
         }
-        if self.pace.keeps_expiring() {
+        // Not what could not keep the row: the database may have gone away since.
+        if self.pace.keeps_expiring() && !matches!(outcome.end, End::Lapsed { .. } | End::Superseded(_)) {
             self.context.reporter.database_answers();
         }
         let moved = outcome.page.cursor() != self.cursor;
