@@ -155,6 +155,13 @@ fn credentials_reloaded(note: &str) -> Announcement {
 }
 
 fn reachability(before: Option<&Report>, report: &Report) -> Option<Announcement> {
+    let turned_into = |reason| {
+        let was = reason_of(before.and_then(|before| before.reachable.as_ref()));
+        report.reachable.as_ref().filter(|verdict| verdict.reason == reason && was != Some(reason))
+    };
+    if let Some(verdict) = turned_into(ReachableReason::InternalError) {
+        return Some(warning("InternalError", "Poll", verdict.message.clone()));
+    }
     let failures = report.consecutive_failures;
     let failures_before = before.map_or(0, |before| before.consecutive_failures);
     if failures == 0 {
@@ -165,8 +172,8 @@ fn reachability(before: Option<&Report>, report: &Report) -> Option<Announcement
     let verdict = report.reachable.as_ref().filter(|verdict| verdict.reason != ReachableReason::PollSucceeded)?;
     // Only a person can mend it, so it is told at once.
     if verdict.reason == ReachableReason::AuthenticationFailed {
-        let known = reason_of(before.and_then(|before| before.reachable.as_ref())) == Some(verdict.reason);
-        return (!known).then(|| warning("AuthenticationFailed", "Poll", verdict.message.clone()));
+        let told = turned_into(ReachableReason::AuthenticationFailed)?;
+        return Some(warning("AuthenticationFailed", "Poll", told.message.clone()));
     }
     (times_told(failures) > times_told(failures_before)).then(|| {
         warning(

@@ -90,6 +90,7 @@ impl Held {
         self.pen.write(|report| {
             report.reachable = Some(Verdict { reason: ReachableReason::InternalError, message });
             report.blocked_by = Some(BlockedBy::Backoff);
+            report.next_poll_in(wait);
             true
         });
         wait

@@ -106,6 +106,11 @@ impl Report {
         self.note = None;
     }
 
+    pub(super) fn next_poll_in(&mut self, wait: Duration) {
+        let wait = jiff::SignedDuration::try_from(wait).ok();
+        self.next_poll = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+    }
+
     /// Seconds since everything was known to be stored: 0 while it is caught up and well, `None` while it is suspended and when
     /// nobody knows that it ever was. What a source that fails has meanwhile, nobody knows.
     #[must_use]

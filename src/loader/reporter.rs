@@ -113,8 +113,7 @@ impl Reporter {
     }
 
     pub(super) fn next_poll_in(&self, wait: Duration) {
-        let next = jiff::SignedDuration::try_from(wait).ok().and_then(|wait| Timestamp::now().checked_add(wait).ok());
-        self.note(|report| report.next_poll = next);
+        self.note(|report| report.next_poll_in(wait));
     }
 
     pub(super) fn stored(&self) {

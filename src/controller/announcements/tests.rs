@@ -74,6 +74,8 @@ fn orders() -> Report {
     [orders().failing(2, ReachableReason::AuthenticationFailed), orders().failing(3, ReachableReason::AuthenticationFailed)],
     &[]
 )]
+#[case::task_panicked([orders(), orders().failing(0, ReachableReason::InternalError)], &["InternalError"])]
+#[case::task_panics_again([orders().failing(0, ReachableReason::InternalError), orders().failing(0, ReachableReason::InternalError)], &[])]
 #[case::database_gone([orders(), orders().stored(StoredReason::DatabaseUnavailable)], &["StorageUnavailable"])]
 #[case::database_back([orders().stored(StoredReason::DatabaseUnavailable), orders()], &[])]
 #[case::conflicting_event([orders(), orders().stored(StoredReason::ConflictingEvent)], &["ConflictingEvent"])]
