@@ -164,20 +164,14 @@ impl Replica {
         self.deletions.push(delete.boxed());
     }
 
-    /// Deletes this version of the Lease of a source, not too many at once: each call has a connection of its own, and a namespace
-    /// may go with thousands of objects.
+    /// Deletes this version of the Lease of a source, in calls that wait for their turn.
     pub(super) fn delete_in_turn(
         &self,
         stream: &StreamName,
         version: &Version,
     ) -> impl Future<Output = Deletion> + Send + 'static {
-        let (api, name, version) = (self.api.clone(), SourceLease::name_of(stream), version.clone());
-        let turns = self.deletion_turns.clone();
-        async move {
-            // It is never closed.
-            let _turn = turns.acquire_owned().await;
-            write::delete(api, name, version, OnDenial::End).await
-        }
+        let (api, turns) = (self.api.clone(), self.deletion_turns.clone());
+        write::delete(api, turns, SourceLease::name_of(stream), version.clone(), OnDenial::End)
     }
 
     pub(super) fn on_claimed(&mut self, claimed: Claimed) {

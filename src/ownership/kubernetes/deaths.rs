@@ -171,9 +171,9 @@ impl Replica {
 
     fn remove_certificate(&mut self, certificate: Arc<str>) {
         let Some(lease) = self.view.member(&certificate) else { return };
-        let (api, version) = (self.api.clone(), lease.version.clone());
+        let (api, turns, version) = (self.api.clone(), self.deletion_turns.clone(), lease.version.clone());
         let remove = async move {
-            let deletion = write::delete(api, certificate.to_string(), version, OnDenial::Repeat).await;
+            let deletion = write::delete(api, turns, certificate.to_string(), version, OnDenial::Repeat).await;
             Duty::Removed { certificate, deletion }
         };
         self.duties.push(remove.boxed());

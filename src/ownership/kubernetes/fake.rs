@@ -169,6 +169,8 @@ pub(super) struct Faults {
     swallowed: AtomicU32,
     /// So many of the next creations of a member Lease are carried out, and their answers lost.
     swallowed_joins: AtomicU32,
+    /// No deletion of a Lease with this in its name is answered.
+    unanswered_deletions: Mutex<Option<String>>,
     /// How many deletions were asked for.
     deletions: AtomicUsize,
     /// Each deletion under way has one.
@@ -195,6 +197,10 @@ impl Faults {
 
     pub(super) fn deny_deletions(&self, denied: bool) {
         self.kept.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave_deletions_unanswered_of(&self, part: &str) {
+        *self.unanswered_deletions.lock().unwrap() = Some(part.to_owned());
     }
 
     pub(super) fn deletions(&self) -> usize {
@@ -313,6 +319,10 @@ impl LeaseApi for FakeLeases {
         self.faults.deletions.fetch_add(1, Ordering::Relaxed);
         let _under_way = self.faults.deletion.clone();
         self.faults.most_deletions_at_once.fetch_max(Arc::strong_count(&self.faults.deletion) - 1, Ordering::Relaxed);
+        let unanswered = self.faults.unanswered_deletions.lock().unwrap().clone();
+        if unanswered.is_some_and(|part| name.contains(&part)) {
+            std::future::pending::<()>().await;
+        }
         self.call(|| if kept { Err(forbidden()) } else { self.api.delete(&self.writer, name, Some(version)) }).await
     }
 

@@ -186,6 +186,21 @@ async fn a_namespace_that_goes_with_all_its_sources_neither_floods_the_api_serve
 }
 
 #[tokio::test(start_paused = true)]
+async fn leases_whose_deletion_is_never_answered_keep_no_other_from_going() {
+    let mut cluster = cluster_of(&["a"], 4, 1).await;
+    let stuck: Vec<_> = (0..60).map(|nth| cluster.add_source(&format!("stuck-{nth}"))).collect();
+    let orders = cluster.add_source("orders");
+    cluster.settled().await;
+    cluster.pods["a"].faults.leave_deletions_unanswered_of("stuck");
+    for name in &stuck {
+        cluster.remove_source(name);
+    }
+    sleep(SECOND).await;
+    cluster.remove_source(&orders);
+    cluster.until(20 * SECOND, "gone", |cluster| cluster.lease(&orders).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_deleted_or_stripped_of_its_labels_by_hand_is_claimed_anew() {
     let mut cluster = cluster_of(&["a", "b"], 10, 1).await;
     let orders = cluster.add_source("orders");

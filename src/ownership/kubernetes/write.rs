@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
+use tokio::sync::Semaphore;
 
 use super::client::{LeaseApi, LeaseError, within};
 use crate::ownership::lease::Version;
@@ -81,9 +82,21 @@ pub(super) enum Deletion {
     Denied,
 }
 
-/// Deletes this version of the Lease.
-pub(super) async fn delete(api: Arc<dyn LeaseApi>, name: String, version: Version, on_denial: OnDenial) -> Deletion {
-    match until_answered(|| api.delete(&name, &version), on_denial).await {
+/// Deletes this version of the Lease. Each call waits for its turn: it has a connection of its own, and a namespace may go with
+/// thousands of objects. Between two calls others have theirs: some may be refused for as long as a policy is down.
+pub(super) async fn delete(
+    api: Arc<dyn LeaseApi>,
+    turns: Arc<Semaphore>,
+    name: String,
+    version: Version,
+    on_denial: OnDenial,
+) -> Deletion {
+    let call = async || {
+        // It is never closed.
+        let _turn = turns.acquire().await;
+        api.delete(&name, &version).await
+    };
+    match until_answered(call, on_denial).await {
         Err(LeaseError::Conflict) => until_answered(|| api.get(&name), OnDenial::Repeat)
             .await
             .map_or(Deletion::Done, |lease| Deletion::Changed(Box::new(lease))),
