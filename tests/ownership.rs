@@ -18,7 +18,7 @@ use headgate::{
         kubernetes::{
             Config, Installation, KubernetesLeases, KubernetesOwnership, LeaseError, Stage, Started, client::LeaseApi,
         },
-        lease::{MemberLease, SourceLease},
+        lease::{MemberLease, SourceLease, WATCHED},
     },
     store::{Abort, Adopt, Adopted, Answer, Extend, Forget, Gate, Holder, Reserve, Reserved, Reset, StoreError},
     telemetry::metrics::Metrics,
@@ -220,6 +220,21 @@ async fn a_member_that_joins_is_handed_its_share_by_those_that_hold_more() {
     assert_eq!(yielded, 4, "each moves once, by its holder");
     let transitions = cluster.leases.list(&ListParams::default().labels("headgate.dev/holder=b")).await.unwrap();
     assert!(transitions.iter().filter_map(SourceLease::read).all(|lease| lease.transitions == 1));
+    let written_over = cluster.leases.list(&ListParams::default().labels(WATCHED)).await.unwrap().items;
+    let written_over: Vec<_> = written_over
+        .iter()
+        .filter(|lease| {
+            MemberLease::read(lease).is_some() || {
+                SourceLease::read(lease).is_some_and(|lease| lease.transitions > 0)
+            }
+        })
+        .collect();
+    assert_eq!(written_over.len(), 2 + 4);
+    let record = |lease: &&Lease| lease.metadata.managed_fields.iter().flatten().count();
+    assert!(
+        written_over.iter().all(|lease| record(lease) == 0),
+        "the API server keeps no record of the fields of these"
+    );
 }
 
 #[tokio::test]

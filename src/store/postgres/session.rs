@@ -159,12 +159,13 @@ async fn lacks(claimed: &Claimed, connection: &mut sqlx::PgConnection) -> Result
 }
 
 impl Sessions {
-    async fn acquire(&self, action: &'static str) -> Result<Busy, StoreError> {
+    /// A connection that counts among these for as long as it is busy.
+    async fn acquire(&self, action: &'static str, busy: &Arc<AtomicU32>) -> Result<Busy, StoreError> {
         let began = Instant::now();
         match self.pool.acquire().await {
             Ok(connection) => {
-                self.busy.fetch_add(1, Ordering::Relaxed);
-                Ok(Busy { connection: Some(connection), busy: Arc::clone(&self.busy) })
+                busy.fetch_add(1, Ordering::Relaxed);
+                Ok(Busy { connection: Some(connection), busy: Arc::clone(busy) })
             }
             Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free(began))),
             Err(error) => Err(store_error(action, error)),
@@ -184,7 +185,7 @@ impl Sessions {
         }
     }
 
-    /// Whether a statement is under way on one of its connections.
+    /// Whether a statement is under way on one of its connections, other than a ping.
     pub(super) fn is_at_work(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
     }
@@ -248,7 +249,9 @@ pub(super) async fn rows_issued(
 
 /// Asks the server whether it answers, and takes writes.
 pub(super) async fn ping(pool: &Sessions) -> Result<(), StoreError> {
-    on_connection(pool, "reach the store", async |connection| {
+    // Not counted: two that ask at once must not take each other for work that is done.
+    let nothing = Arc::default();
+    on_counted_connection(pool, "reach the store", &nothing, async |connection| {
         let read_only: bool = sqlx::query_scalar(IS_READ_ONLY).fetch_one(connection).await?;
         if read_only { Err(sqlx::Error::AnyDriverError(Cause::ReadOnly.into())) } else { Ok(()) }
     })
@@ -261,7 +264,16 @@ pub(super) async fn on_connection<T>(
     action: &'static str,
     work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, StoreError> {
-    let mut busy = pool.acquire(action).await?;
+    on_counted_connection(pool, action, &pool.busy, work).await
+}
+
+async fn on_counted_connection<T>(
+    pool: &Sessions,
+    action: &'static str,
+    busy: &Arc<AtomicU32>,
+    work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, StoreError> {
+    let mut busy = pool.acquire(action, busy).await?;
     let connection = busy.connection.as_mut().expect("a busy connection is taken only by done and drop");
     match tokio::time::timeout(STATEMENT_LIMIT, work(connection)).await {
         Ok(Err(error)) if takes_no_writes(&error) => {
