@@ -14,7 +14,7 @@ use crate::{
     cli::{DatabaseArgs, RunArgs},
     store::{
         StoreError,
-        postgres::{InstallationError, MigrateError, PostgresStore, check_url, migrate as migrate_schema},
+        postgres::{Bound, InstallationError, MigrateError, PostgresStore, check_url, migrate as migrate_schema},
     },
     telemetry::{
         cause::in_one_line,
@@ -64,8 +64,12 @@ impl Admission<'_> {
         self.claim.send_replace(Claim::UnderWay("claim the installation"));
         until_it_works(Part::Installation, self.health, async || {
             let installation = self.cluster.installation().await?;
-            let (uid, bound) = (installation.uid(), installation.database());
-            let database = match self.store.claim_installation(uid, bound, self.args.take_over).await {
+            let bound = match installation.database() {
+                Some(database) => Bound::To(database),
+                None if self.cluster.has_database_in_use(&installation).await? => Bound::ToOneInUse,
+                None => Bound::ToNone,
+            };
+            let database = match self.store.claim_installation(installation.uid(), bound, self.args.take_over).await {
                 Err(InstallationError::Store(error)) if waiting_mends(&error) => Err(self.wait_for_database(&error)),
                 claimed => claimed.map_err(|error| Failed::GiveUp(error.into())),
             }?;

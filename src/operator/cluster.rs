@@ -62,6 +62,11 @@ impl Cluster {
         answered(Installation::of_namespace(self.client.clone(), &self.namespace)).await
     }
 
+    /// Whether a member of this installation says that its database answers, as a step of the start.
+    pub(super) async fn has_database_in_use(&self, installation: &Installation) -> Result<bool, Failed> {
+        answered(installation.has_database_in_use(self.client.clone())).await
+    }
+
     /// Binds the Leases of this installation to a database, as a step of the start.
     pub(super) async fn bind(&self, installation: &Installation, database: &str) -> Result<(), Failed> {
         answered(installation.bind(self.client.clone(), database)).await
@@ -73,6 +78,12 @@ async fn answered<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Res
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
             Err(Failed::GiveUp(OperatorError::Leases(Box::new(kube::Error::Api(status)))))
+        }
+        Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {
+            Err(Failed::Wait("another replica has written the Lease meanwhile".to_owned()))
+        }
+        Ok(Err(error @ kube::Error::Api(_))) => {
+            Err(Failed::Wait(format!("the API server refuses: {}", in_one_line(&error))))
         }
         Ok(Err(error)) => Err(Failed::Wait(format!("the API server does not answer: {}", in_one_line(&error)))),
         Err(_elapsed) => Err(Failed::Wait(format!("the API server does not answer within {ANSWERS_WITHIN:?}"))),

@@ -23,6 +23,8 @@ pub use source::SourceLease;
 pub const INSTALLATION_LEASE: &str = "headgate-installation";
 /// On that Lease: the database that the Leases of its namespace belong to.
 const DATABASE: &str = "headgate.dev/database";
+/// Selects the Leases of members.
+pub const OF_MEMBERS: &str = "headgate.dev/kind=Member";
 /// Selects the Leases that every replica watches.
 pub const WATCHED: &str = "headgate.dev/kind in (Member,EventSource)";
 
@@ -77,7 +79,7 @@ impl Version {
         metadata.resource_version = Some(self.resource_version.to_string());
         metadata.uid = Some(self.uid.to_string());
         // One empty entry ends the server's book-keeping of who set which field (Kubernetes, Server-Side Apply, "Clearing
-        // managedFields"). A Lease has one writer at a time, and the record is as large as the rest of it.
+        // managedFields"): a Lease has one writer at a time, and the record is as large as the rest of it. A creation keeps it.
         metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
     }
 }

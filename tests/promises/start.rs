@@ -17,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use rstest::rstest;
 use serde_json::json;
@@ -53,6 +53,16 @@ async fn member_leases(world: &World, namespace: &str) -> usize {
     let is_member =
         |lease: &&Lease| lease.metadata.name.as_ref().is_some_and(|name| name.starts_with("headgate-member-"));
     leases.items.iter().filter(is_member).count()
+}
+
+/// Leaves the Lease of the installation as a release has left it that named no databases.
+async fn forget_the_database(world: &World) {
+    let leases: Api<Lease> = Api::namespaced(world.stage.client.clone(), SYSTEM);
+    let unnamed = json!({"metadata": {"annotations": {"headgate.dev/database": null}}});
+    let lease = "headgate-installation";
+    let before = leases.get(lease).await.expect("the API server answers");
+    assert!(before.metadata.annotations.is_some_and(|named| named.contains_key("headgate.dev/database")));
+    leases.patch(lease, &PatchParams::default(), &Patch::Merge(unnamed)).await.expect("the API server answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +124,12 @@ async fn replicas_that_cannot_use_the_database_take_no_source_from_one_that_can(
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("belong to another database") && said.contains("scale to 0"), "{said}");
     assert_eq!(member_leases(&world, SYSTEM).await, 2, "it leaves in good order");
+
+    // Nor if no release has named a database yet: those whose Leases these are have another one.
+    forget_the_database(&world).await;
+    world.stage.fleet.start_with("headgate-elsewhere", &newer).expect("it starts");
+    let (code, said) = world.stage.fleet.failed("headgate-elsewhere", PATIENCE).await.expect("it ends by itself");
+    assert!(code == Some(1) && said.contains("belong to another database"), "{said}");
 
     // A wrong password is not mended by waiting.
     let port = world.stage.parts.postgres.port();

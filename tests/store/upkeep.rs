@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use headgate::store::{
     Gate as _,
-    postgres::{InstallationError, PostgresStore, Upkeep, migrate},
+    postgres::{Bound, InstallationError, PostgresStore, Upkeep, migrate},
 };
+
+use rstest::rstest;
 
 use crate::{
     database::Database,
@@ -132,8 +134,9 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
 async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
     let database = Database::migrated().await;
     let store = database.store();
-    let owner =
-        async |store: &PostgresStore, uid: &str, take_over| store.claim_installation(uid, None, take_over).await;
+    let owner = async |store: &PostgresStore, uid: &str, take_over| {
+        store.claim_installation(uid, Bound::ToNone, take_over).await
+    };
     owner(&store, "lease-1", false).await.unwrap();
     owner(&store, "lease-1", false).await.unwrap();
     let error = owner(&store, "lease-2", false).await.unwrap_err();
@@ -146,38 +149,62 @@ async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
 #[tokio::test]
 async fn an_installation_uses_no_other_database_than_the_one_that_its_leases_belong_to() {
     let (database, other) = (Database::migrated().await, Database::migrated().await);
-    let name = database.store().claim_installation("lease-1", None, false).await.unwrap();
-    assert_eq!(database.store().claim_installation("lease-1", Some(&name), false).await.unwrap(), name);
+    let claim =
+        async |of: &Database, bound, take_over| of.store().claim_installation("lease-1", bound, take_over).await;
+    let name = claim(&database, Bound::ToNone, false).await.unwrap();
+    assert_eq!(claim(&database, Bound::To(&name), false).await.unwrap(), name);
+    assert_eq!(claim(&database, Bound::ToOneInUse, false).await.unwrap(), name, "it knows this installation");
 
-    let error = other.store().claim_installation("lease-1", Some(&name), false).await.unwrap_err();
-    assert!(matches!(&error, InstallationError::Elsewhere { theirs } if *theirs == name), "{error}");
-    assert!(error.to_string().contains("scale to 0") && error.to_string().contains("--take-over"), "{error}");
-    assert_eq!(other.one::<i64>("SELECT count(*) FROM headgate.installation").await, 0, "it is left as it was");
+    for (bound, named) in [(Bound::To(&name), Some(&name)), (Bound::ToOneInUse, None)] {
+        let error = claim(&other, bound, false).await.unwrap_err();
+        assert!(matches!(&error, InstallationError::Elsewhere { theirs } if theirs.as_ref() == named), "{error}");
+        assert!(error.to_string().contains("scale to 0") && error.to_string().contains("--take-over"), "{error}");
+        assert_eq!(other.one::<i64>("SELECT count(*) FROM headgate.installation").await, 0, "it is left as it was");
+    }
 
-    let new = other.store().claim_installation("lease-1", Some(&name), true).await.unwrap();
+    let new = claim(&other, Bound::To(&name), true).await.unwrap();
     assert_ne!(new, name);
-    assert_eq!(other.store().claim_installation("lease-1", Some(&new), false).await.unwrap(), new);
+    assert_eq!(claim(&other, Bound::To(&new), false).await.unwrap(), new);
 }
 
 #[tokio::test]
-async fn a_session_with_another_database_than_the_claimed_one_is_not_used() {
+async fn a_backup_from_before_databases_had_names_gets_the_one_that_the_leases_know() {
+    let database = Database::migrated().await;
+    database
+        .run("INSERT INTO headgate.installation (lease_uid, claimed_at) VALUES ('lease-1', clock_timestamp())")
+        .await;
+    let store = database.store();
+    let name = "00000000-0000-4000-8000-00000000000a";
+    let error = store.claim_installation("lease-2", Bound::To(name), false).await.unwrap_err();
+    assert!(matches!(&error, InstallationError::Taken { owner } if owner == "lease-1"), "{error}");
+    assert_eq!(store.claim_installation("lease-1", Bound::To(name), false).await.unwrap(), name);
+    assert_eq!(database.one::<String>("SELECT database::text FROM headgate.installation").await, name);
+}
+
+#[rstest]
+#[case::another_name("UPDATE headgate.installation SET database = gen_random_uuid()")]
+#[case::another_installation("UPDATE headgate.installation SET lease_uid = 'lease-2'")]
+#[case::an_empty_one("TRUNCATE headgate.installation")]
+#[case::no_schema("DROP TABLE headgate.installation")]
+#[tokio::test]
+async fn a_session_with_another_database_than_the_claimed_one_is_not_used(#[case] leads_elsewhere: &'static str) {
     let database = Database::migrated().await;
     let store = database.store();
-    store.claim_installation("lease-1", None, false).await.unwrap();
+    store.claim_installation("lease-1", Bound::ToNone, false).await.unwrap();
     store.ping().await.unwrap();
-    // As if the name of the server had come to lead elsewhere.
-    database.run("UPDATE headgate.installation SET database = gen_random_uuid()").await;
+    let replica = Replica::adopting(&store, "a", "orders").await;
+    database.run(leads_elsewhere).await;
     database
         .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
         .await;
-    let error = loop {
-        // The first hears that its connection was lost.
-        match store.ping().await {
-            Err(error) if cause(&error).contains("not the database") => break error,
-            answer => answer.map_or_else(drop, |()| panic!("a session of another database answered")),
-        }
-    };
-    assert!(cause(&error).contains("restart the replica"), "{error:?}");
+    // The first hear that their connection was lost.
+    for _ in 0..20 {
+        let _ = store.reserve(replica.reservation()).await;
+    }
+    for error in [store.ping().await.unwrap_err(), store.reserve(replica.reservation()).await.unwrap_err()] {
+        let cause = cause(&error);
+        assert!(cause.contains("not the database") && cause.contains("restart the replica"), "{error:?}");
+    }
 }
 
 /// Notes in `seen` how many items set aside each statement deletes.

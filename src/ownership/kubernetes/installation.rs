@@ -1,7 +1,10 @@
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 
-use crate::ownership::lease::{self, INSTALLATION_LEASE};
+use crate::ownership::lease::{self, INSTALLATION_LEASE, MemberLease};
 
 /// The Lease `headgate-installation` of a namespace, in one version. Its UID names this installation: a database that carries
 /// another UID belongs to another one. And it names the database that the Leases beside it belong to: a replica with another
@@ -37,6 +40,15 @@ impl Installation {
         lease::database(&self.0)
     }
 
+    /// Whether a member of it says that its database answers.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or refuses.
+    pub async fn has_database_in_use(&self, client: Client) -> Result<bool, kube::Error> {
+        let members = self.leases(client).list(&ListParams::default().labels(lease::OF_MEMBERS)).await?;
+        Ok(members.iter().filter_map(MemberLease::read).any(|member| member.state.has_database()))
+    }
+
     /// Binds it to a database.
     ///
     /// # Errors
@@ -45,7 +57,11 @@ impl Installation {
         if self.database() == Some(database) {
             return Ok(());
         }
-        let api: Api<Lease> = Api::namespaced(client, self.0.metadata.namespace.as_deref().unwrap_or_default());
-        api.replace(INSTALLATION_LEASE, &PostParams::default(), &lease::bound_to(&self.0, database)).await.map(drop)
+        let bound = lease::bound_to(&self.0, database);
+        self.leases(client).replace(INSTALLATION_LEASE, &PostParams::default(), &bound).await.map(drop)
+    }
+
+    fn leases(&self, client: Client) -> Api<Lease> {
+        Api::namespaced(client, self.0.metadata.namespace.as_deref().unwrap_or_default())
     }
 }

@@ -109,6 +109,12 @@ pub(super) fn loses_statements(error: &sqlx::Error) -> bool {
     sqlstate.is_some_and(|sqlstate| FORGETS.contains(&&*sqlstate))
 }
 
+/// Whether there is no such schema, table or column, or none that this role may read.
+pub(super) fn is_of_another_schema(error: &sqlx::Error) -> bool {
+    let sqlstate = error.as_database_error().and_then(DatabaseError::code);
+    sqlstate.is_some_and(|sqlstate| matches!(&*sqlstate, "3F000" | "42P01" | "42703" | "42501"))
+}
+
 /// Whether the connection was lost with its answer: cut, or ended by the server (class 57P: shutdown, crash, start).
 pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     match error {

@@ -39,7 +39,7 @@ use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
 pub use self::{
     answer::Answers,
-    installation::InstallationError,
+    installation::{Bound, InstallationError},
     migrate::{MigrateError, check_url, migrate},
     partitions::Upkeep,
     session::InvalidUrl,

@@ -7,7 +7,7 @@ use headgate::{
     event::Cursor,
     store::{
         EventStore, Gate, StoreError,
-        postgres::{InstallationError, MigrateError, PostgresStore, migrate},
+        postgres::{Bound, InstallationError, MigrateError, PostgresStore, migrate},
     },
 };
 use sqlx::{
@@ -119,7 +119,7 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
 
 /// What a claim comes to in a database that has no name of its own yet.
 async fn unclaimed(store: &PostgresStore) -> StoreError {
-    match store.claim_installation("lease-1", None, false).await {
+    match store.claim_installation("lease-1", Bound::ToNone, false).await {
         Err(InstallationError::Store(error)) => error,
         claimed => panic!("{claimed:?}"),
     }
