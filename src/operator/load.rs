@@ -1,8 +1,8 @@
 //! The working life of a replica: watch, hold, load; after the order to end hand off, and write the last status.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -53,13 +53,17 @@ impl Load<'_> {
         let stop_controller = CancellationToken::new();
 
         let health = &self.boards.health;
-        let mut beside = JoinSet::new();
-        beside.spawn(tell_sources(health.clone(), watched));
-        beside.spawn(tell_membership(health.clone(), ownership.views()));
-        beside.spawn(keep_up(self.store.clone(), self.args.retention_days));
-
         let (leases_wait, waiting) = watch::channel(false);
-        beside.spawn(tell_whether_leases_wait(leases_wait, ownership.views()));
+        // Not spawned: a panic in one ends the replica, which begins anew, instead of a part that nobody misses.
+        let beside = async {
+            tokio::join!(
+                tell_sources(health.clone(), watched),
+                tell_membership(health.clone(), ownership.views()),
+                tell_whether_leases_wait(leases_wait, ownership.views()),
+                keep_up(self.store.clone(), self.args.retention_days),
+            );
+            std::future::pending::<Infallible>().await
+        };
 
         let controlling = self.control(waiting, watch_state, stop_controller.clone());
         let loading = async {
@@ -67,7 +71,10 @@ impl Load<'_> {
             stop_controller.cancel();
             Ok(())
         };
-        tokio::try_join!(loading, controlling)?;
+        tokio::select! {
+            worked = async { tokio::try_join!(loading, controlling) } => worked.map(drop)?,
+            never = beside => match never {},
+        }
         info!("ended");
         Ok(())
     }
