@@ -16,20 +16,26 @@ use headgate::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() -> ExitCode {
+    let Cli { log, command } = Cli::parse();
+    let started = logs::start(&log.filter, log.log_format);
+    let log = match started.context("--log is not a filter such as info or headgate=debug") {
+        Ok(log) => log,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "headgate: {}", in_one_line(error.as_ref()));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.last_line(&format!("headgate: {}", in_one_line(error.as_ref())));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(cli: Cli) -> Result<()> {
-    logs::start(&cli.log.filter, cli.log.log_format).context("--log is not a filter such as info or headgate=debug")?;
+fn run(command: Command) -> Result<()> {
     #[cfg(feature = "mutations")]
     if let Some(mutation) = headgate::mutation::choose()? {
         tracing::warn!(mutation = mutation.name(), "BREAKS ITS PROMISES: a rule is left out on purpose");
@@ -41,12 +47,18 @@ async fn run(cli: Cli) -> Result<()> {
         .install_default()
         .ok()
         .context("another TLS provider was installed before ours")?;
-    match cli.command {
-        Command::Run(args) => Ok(operator::run(*args).await?),
-        Command::Migrate(args) => Ok(operator::migrate(&args).await?),
-        Command::Crd => {
-            let mut out = std::io::stdout();
-            out.write_all(api::crd_yaml().as_bytes()).context("cannot print")
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Run(args) => Ok(operator::run(*args).await?),
+            Command::Migrate(args) => Ok(operator::migrate(&args).await?),
+            Command::Crd => {
+                let mut out = std::io::stdout();
+                out.write_all(api::crd_yaml().as_bytes()).context("cannot print")
+            }
         }
-    }
+    });
+    // A thread may still ask a DNS server that does not answer.
+    runtime.shutdown_background();
+    done
 }

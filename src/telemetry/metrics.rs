@@ -10,6 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::logs::LostLines;
 use crate::event::StreamName;
 
 /// The label of cheap per-source series: `<namespace>/<name>`, as in `status.stream` and in the store. Not two labels:
@@ -100,6 +101,7 @@ impl Metrics {
         metrics.register_events(registry);
         metrics.register_ownership(registry);
         metrics.register_controller(registry);
+        registry.register_collector(Box::new(LostLines));
         Arc::new(metrics)
     }
 

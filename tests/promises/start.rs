@@ -252,3 +252,13 @@ async fn no_cluster_at_all_ends_it_with_one_line_and_so_does_migrate_without_a_d
         assert!(said.contains(answer) && !said.contains("secret"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_changes_nothing() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a disk that is always full");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headgate"));
+    command.arg("run").env_clear().envs([DATABASE, ("KUBECONFIG", "/nowhere")]);
+    command.stdin(Stdio::null()).stderr(full).kill_on_drop(true);
+    let status = tokio::time::timeout(PATIENCE, command.status()).await.expect("it ends by itself");
+    assert_eq!(status.expect("it can be started").code(), Some(1), "as with a log, and not by a panic");
+}
