@@ -1,8 +1,8 @@
 //! The working life of a replica: watch, hold, load; after the order to end hand off, and write the last status.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{any::Any, convert::Infallible, future::pending, panic::resume_unwind, pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -46,7 +46,7 @@ impl Load<'_> {
     pub(super) async fn run(self, drain: &CancellationToken) -> Result<(), OperatorError> {
         let stop = CancellationToken::new();
         let _stop_all = stop.clone().drop_guard();
-        let Started { ownership, directives, .. } = self.start_ownership(&stop)?;
+        let Started { ownership, directives, task } = self.start_ownership(&stop)?;
         let supervisor = self.supervisor(ownership.clone())?;
         let (watch_state, watched) = watch::channel(WatchState::Listing);
         // After the loader: by then it is known what found no successor.
@@ -62,7 +62,7 @@ impl Load<'_> {
                 tell_whether_leases_wait(leases_wait, ownership.views()),
                 keep_up(self.store.clone(), self.args.retention_days),
             );
-            std::future::pending::<Infallible>().await
+            pending::<Infallible>().await
         };
 
         let controlling = self.control(waiting, watch_state, stop_controller.clone());
@@ -72,6 +72,9 @@ impl Load<'_> {
             Ok(())
         };
         tokio::select! {
+            biased;
+            // Without a drain: who renews no Lease any more is replaced, and must not look well meanwhile.
+            panicked = panic_of(task) => resume_unwind(panicked),
             worked = async { tokio::try_join!(loading, controlling) } => worked.map(drop)?,
             never = beside => match never {},
         }
@@ -148,5 +151,13 @@ impl Load<'_> {
         };
         self.boards.reports.left_to_nobody(&left_to_nobody);
         Ok(())
+    }
+}
+
+/// What a task panicked with; never, if it ends in another way.
+async fn panic_of(task: JoinHandle<()>) -> Box<dyn Any + Send> {
+    match task.await {
+        Err(error) if error.is_panic() => error.into_panic(),
+        _ => pending().await,
     }
 }

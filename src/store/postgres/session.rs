@@ -26,6 +26,9 @@ use crate::{clock::Moment, store::StoreError};
 /// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a process that ends waits for the server to take leave of it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// What the server is told: a little less, so that a slow statement normally ends with the server's own word, and no
 /// abandoned one works on behind our back.
 const SERVER_STATEMENT_LIMIT: &str = "4500";
@@ -195,9 +198,9 @@ impl Sessions {
         self.pool.begin().await
     }
 
-    /// Statements under way end first.
+    /// Statements under way end first, where that takes no longer than the end of a process may.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await;
     }
 }
 
