@@ -163,6 +163,11 @@ fn passes_by_itself(sqlstate: &str) -> bool {
     }
 }
 
+/// Whether the server lets nobody in: invalid authorization (a password that was changed), or no such database.
+pub(super) fn refuses_sessions(sqlstate: &str) -> bool {
+    matches!(sqlstate.get(..2), Some("28" | "3D"))
+}
+
 /// Whether the statement failed because of a value in it: data exceptions, and what exceeds a limit of the program.
 pub(super) fn refuses_a_value(error: &StoreError) -> bool {
     matches!(error, StoreError::Failed { sqlstate, .. } if sqlstate.starts_with("22") || sqlstate.starts_with("54"))

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     answer::Answers,
+    failure::refuses_sessions,
     queue::{Batch, Limits, Next, Queue, Request},
     session::CONNECT_LIMIT,
 };
@@ -137,6 +138,14 @@ async fn answer<Q: Request>(statement: &impl Statement<Q>, requests: Vec<Q>, rep
             let source = Shared(source.into());
             for reply in replies {
                 let _ = reply.send(Err(StoreError::Unavailable { action, source: Box::new(source.clone()) }));
+            }
+        }
+        // Asked alone, each would log in once more, as often as the server lets nobody in.
+        Err(StoreError::Failed { action, sqlstate, source }) if replies.len() > 1 && refuses_sessions(&sqlstate) => {
+            let source = Shared(source.into());
+            for reply in replies {
+                let (sqlstate, source) = (sqlstate.clone(), Box::new(source.clone()));
+                let _ = reply.send(Err(StoreError::Failed { action, sqlstate, source }));
             }
         }
         Err(error) if replies.len() == 1 => {

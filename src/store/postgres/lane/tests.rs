@@ -76,6 +76,8 @@ struct Server {
     /// Statements that never end, from the first one on.
     hanging: Arc<Mutex<usize>>,
     down: bool,
+    /// The password was changed.
+    refuses_logins: bool,
     /// What a statement takes, where it is not [`ROUND_TRIP`].
     takes: Option<Duration>,
     /// Each statement takes up to twice as long as a call waits for one.
@@ -112,6 +114,9 @@ impl Statement<Asked> for Server {
         sleep(self.round_trip()).await;
         if self.down {
             return Err(StoreError::Unavailable { action: "ask", source: "down".into() });
+        }
+        if self.refuses_logins {
+            return Err(StoreError::Failed { action: "ask", sqlstate: "28P01".to_owned(), source: "password".into() });
         }
         if requests.iter().any(|asked| asked.poison) {
             return Err(StoreError::Failed { action: "ask", sqlstate: "22P05".to_owned(), source: "poison".into() });

@@ -66,6 +66,19 @@ async fn a_database_that_is_away_is_told_to_all_with_its_cause_and_not_asked_aga
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_lets_nobody_in_is_not_asked_again_for_each() {
+    let mut world = World::new();
+    world.server.refuses_logins = true;
+    let calls = (0..5).map(|stream| world.asks(Asked::of(stream, stream)));
+    for call in join_all(calls).await {
+        let error = call.unwrap().0.unwrap_err();
+        assert!(matches!(&error, StoreError::Failed { sqlstate, .. } if sqlstate == "28P01"), "{error:?}");
+        assert_eq!(error.source().unwrap().to_string(), "password");
+    }
+    assert_eq!(world.server.sizes(), [1, 4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_takes_nobody_with_it() {
     let world = World::new();
     world.took(Asked::of(9, 9)).await;
