@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
     prefix::Batch,
+    row_lock::RowLock,
 };
 use crate::{
     api::StoredReason,
@@ -117,7 +118,7 @@ impl<'a> Appender<'a> {
         hold: &mut Hold<'_>,
     ) -> Result<Sent, NotAppended> {
         append.part = self.part;
-        let (mut retry, mut locked_retry) = (FIRST_RETRY, LOCKED_RETRY);
+        let (mut retry, mut locked_retry, mut lock) = (FIRST_RETRY, LOCKED_RETRY, RowLock::default());
         loop {
             append.then = then(next_start);
             let asked = Instant::now();
@@ -127,6 +128,7 @@ impl<'a> Appender<'a> {
                     return Ok(Sent::Stored { row_opens: opens(&append) });
                 }
                 Ok(Answer::Locked) => {
+                    lock.met(&self.context.reporter);
                     sleep(jittered(locked_retry)).await;
                     locked_retry = (locked_retry * 2).min(LAST_LOCKED_RETRY);
                 }
@@ -328,7 +330,7 @@ fn then(next_start: Option<Instant>) -> Then {
 }
 
 /// Between half of it and all: those who wait for the same moment do not come at the same one.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 

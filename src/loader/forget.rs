@@ -1,34 +1,41 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::context::LOCKED_RETRY;
+use super::{append::jittered, reporter::Reporter, row_lock::RowLock};
 use crate::{
     api::{Source, event_source::DeletionPolicy},
     store::{Answer, Forget, Store},
 };
 
-/// Between two tries to forget a stream while the database is away.
-const FORGET_RETRY: Duration = Duration::from_secs(1);
+/// Between two tries to forget a stream while the database is away, with jitter: a namespace may go with thousands of sources.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// Events and cursor go only when the user asked for it, and only while our finalizer keeps the object.
 pub(super) fn must_forget(source: &Source) -> bool {
     source.has_finalizer && source.spec.deletion_policy == DeletionPolicy::Delete
 }
 
-/// FORGET, until the row has answered. Refused means that the row belongs to another object: then nothing of ours is left.
-pub(super) async fn forget_stream(store: &dyn Store, forget: Forget) {
+/// FORGET, until the row has answered, and says what it waits for. Refused means that the row belongs to another object: then
+/// nothing of ours is left.
+pub(super) async fn forget_stream(store: &dyn Store, forget: Forget, reporter: &Reporter) {
+    let (mut retry, mut lock) = (FIRST_RETRY, RowLock::default());
     loop {
         match store.forget(forget.clone()).await {
             Ok(Answer::Applied(()) | Answer::Refused(_)) => {
                 info!(stream = %forget.stream, "events and cursor are deleted");
                 return;
             }
-            Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
+            Ok(Answer::Locked) => {
+                lock.met(reporter);
+                sleep(lock.retry_in()).await;
+            }
             Err(error) => {
-                warn!(stream = %forget.stream, %error, "cannot delete events and cursor yet");
-                sleep(FORGET_RETRY).await;
+                reporter.database_unavailable(&error);
+                sleep(jittered(retry)).await;
+                retry = (retry * 2).min(LAST_RETRY);
             }
         }
     }

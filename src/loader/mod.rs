@@ -8,6 +8,7 @@
 //! | `forget` | FORGET of a deleted object |
 //! | `poll` | one pass: connect, memory, reserve, exchange, pace |
 //! | `reserve` | RESERVE and ABORT, the waits of the row |
+//! | `row_lock` | a row that another session keeps locked |
 //! | `exchange` | SEND, read, EXTEND, append while reading |
 //! | `extend` | EXTEND, while a request runs and after it was given up |
 //! | `intake` | where the reader of a response and the committer of its prefixes meet |
@@ -35,6 +36,7 @@ mod prefix;
 pub mod report;
 mod reporter;
 mod reserve;
+mod row_lock;
 mod send_limit;
 mod settings;
 mod supervisor;

@@ -145,6 +145,14 @@ impl Reporter {
         self.not_stored(StoredReason::DatabaseUnavailable, &message);
     }
 
+    /// It answers, but this row is not to be had.
+    pub(super) fn row_stays_locked(&self) {
+        self.blocked_by(Some(BlockedBy::Database));
+        let message = "another session keeps the row of this source in headgate.source locked; look in pg_stat_activity for a \
+                       transaction that was left open";
+        self.not_stored(StoredReason::DatabaseUnavailable, message);
+    }
+
     /// The database has granted something: what it was blamed for is over.
     pub(super) fn database_answers(&self) {
         let report = self.pen.read();

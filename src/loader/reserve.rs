@@ -5,9 +5,10 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::{
-    context::{Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
+    context::{Context, IN_FLIGHT, LOCKED_RETRY},
     guard::Owed,
     poll::Pass,
+    row_lock::RowLock,
 };
 use crate::{
     event::Cursor,
@@ -31,6 +32,7 @@ pub(super) struct Reservations {
     fence: Fence,
     min_interval: Duration,
     failures: u32,
+    lock: RowLock,
     rng: StdRng,
 }
 
@@ -55,7 +57,7 @@ pub(super) fn check_guard(context: &Context) -> Result<(), Pass> {
 
 impl Reservations {
     pub(super) fn new(fence: Fence, min_interval: Duration, rng: StdRng) -> Self {
-        Self { fence, min_interval, failures: 0, rng }
+        Self { fence, min_interval, failures: 0, lock: RowLock::default(), rng }
     }
 
     /// Asks for the right to send one request, and closes the one before if that `ended` and is still open. `ahead` tells
@@ -71,7 +73,7 @@ impl Reservations {
         ahead: bool,
         mut patience: Patience,
     ) -> Result<Grant, Pass> {
-        for _ in 0..LOCKED_TRIES {
+        for _ in 0..self.lock.tries() {
             let send_within = context.shared.send_limit.current();
             let reserve = Reserve {
                 stream: context.stream.clone(),
@@ -92,7 +94,7 @@ impl Reservations {
             let answered = Instant::now();
             match answer {
                 Ok(Answer::Applied(Reserved { wait, issued })) => {
-                    self.failures = 0;
+                    self.answered();
                     context.shared.send_limit.observe(answered - issued.at);
                     let permit = Permit::new(attempt, issued, answered, wait, send_within);
                     let busy_until = permit.opens() + send_within + IN_FLIGHT;
@@ -111,12 +113,18 @@ impl Reservations {
                 }
             }
         }
-        Err(Pass::Again(Instant::now() + LOCKED_RETRY))
+        self.lock.met(&context.reporter);
+        Err(Pass::Again(Instant::now() + self.lock.retry_in()))
+    }
+
+    fn answered(&mut self) {
+        self.failures = 0;
+        self.lock.opened();
     }
 
     /// The row said no. What it shows tells why.
     fn refused(&mut self, context: &Context, cursor: &Cursor, row: Option<Row>) -> Pass {
-        self.failures = 0;
+        self.answered();
         let Some(row) = row else { return Pass::Readopt };
         if !self.is_mine(context, &row) {
             return Pass::FencedOff;
@@ -139,13 +147,13 @@ impl Reservations {
     /// owed outlives an adoption, which does not close an attempt either.
     pub(super) async fn settle(&mut self, context: &Context) -> bool {
         let Some(owed) = context.guard().owed() else { return true };
-        for _ in 0..LOCKED_TRIES {
+        for _ in 0..self.lock.tries() {
             let abort = Abort { stream: context.stream.clone(), attempt: owed.attempt, close: owed.close() };
             match context.store().abort(abort).await {
                 // Refused: the attempt is not the row's, so there is nothing to close.
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => {
                     context.guard().settled();
-                    self.failures = 0;
+                    self.answered();
                     return true;
                 }
                 Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,
@@ -156,13 +164,14 @@ impl Reservations {
                 }
             }
         }
+        self.lock.met(&context.reporter);
         false
     }
 
-    /// Between two tries while the database is away; with jitter, so that not all sources come back to it in step.
+    /// Between two tries while the row does not answer; while the database is away with jitter, so that not all sources come back to it in step.
     pub(super) fn retry_in(&mut self) -> Duration {
         match self.failures {
-            0 => LOCKED_RETRY,
+            0 => self.lock.retry_in(),
             failures => {
                 let longest = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY);
                 longest.mul_f64(self.rng.random_range(0.5..=1.0))

@@ -311,13 +311,11 @@ impl Supervisor {
         let Some(held) = self.held.get(stream) else { return };
         let stop = CancellationToken::new();
         let forget = Forget { stream: stream.clone(), uid: source.uid.clone() };
-        let (shared, pen, stopped) = (Arc::clone(&self.shared), held.pen.clone(), stop.clone());
+        let (shared, stopped) = (Arc::clone(&self.shared), stop.clone());
+        let reporter = Reporter::new(stream.clone(), held.pen.clone());
         let job = async move {
-            if stopped.run_until_cancelled(forget_stream(&*shared.store, forget)).await.is_some() {
-                pen.write(|report| {
-                    report.forgotten = true;
-                    true
-                });
+            if stopped.run_until_cancelled(forget_stream(&*shared.store, forget, &reporter)).await.is_some() {
+                reporter.tell(|report| report.forgotten = true);
             }
         };
         self.start(stream, Job { stop, work: Work::Forgetting }, job);

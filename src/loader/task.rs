@@ -13,6 +13,7 @@ use super::{
     context::{Context, LOCKED_RETRY},
     poll::{Pass, Poller},
     report::BlockedBy,
+    row_lock::RowLock,
     settings::Settings,
 };
 use crate::{
@@ -183,11 +184,14 @@ impl SourceTask {
     /// ADOPT, and RESET when the epoch grew.
     async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Wake> {
         self.be_confirmed().await?;
-        let mut failures = 0;
+        let (mut failures, mut lock) = (0, RowLock::default());
         let adopted = loop {
             match self.adopt_once(settings).await {
                 Ok(Answer::Applied(adopted)) => break adopted,
-                Ok(Answer::Locked) => self.pause(LOCKED_RETRY).await?,
+                Ok(Answer::Locked) => {
+                    lock.met(&self.context.reporter);
+                    self.pause(lock.retry_in()).await?;
+                }
                 Ok(Answer::Refused(_)) => self.be_sure_of_the_lease().await?,
                 Err(error) => {
                     self.context.reporter.database_unavailable(&error);

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use rstest::rstest;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -12,7 +13,7 @@ use crate::{
     api::{ReachableReason, event_source::DeletionPolicy},
     event::StreamName,
     fetch::{Fetcher, OpenError},
-    loader::testing::{Frost, Script, World, number},
+    loader::testing::{Faults, Frost, Script, World, number},
     store::Holder,
 };
 
@@ -189,6 +190,30 @@ async fn a_deleted_object_with_policy_delete_is_forgotten_after_its_last_poll_an
     assert!(replica.world.ownership.told().finished.is_empty(), "the finalizer is still there");
     replica.desired.remove(&stream);
     until("finished", || replica.world.ownership.told().finished == [stream.clone()]).await;
+}
+
+#[rstest]
+#[case::database_away(|faults: &mut Faults| faults.unavailable = true)]
+#[case::row_locked(|faults: &mut Faults| faults.lock = 1.0)]
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_waits_for_the_database_says_so(#[case] happens: fn(&mut Faults)) {
+    let replica = replica(World::with_events(3));
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    replica.loaded("3").await;
+    replica.world.store.faults(happens);
+    replica.wants(|source| {
+        source.deleting = true;
+        source.has_finalizer = true;
+        source.spec.deletion_policy = DeletionPolicy::Delete;
+    });
+    until("asked", || replica.world.store.asked("forget") > 0).await;
+    until("it says so", || replica.world.report().problem().is_some_and(|it| it.0 == "DatabaseUnavailable")).await;
+    let asked = replica.world.store.asked("forget");
+    sleep(Duration::from_mins(1)).await;
+    assert!(replica.world.store.asked("forget") - asked < 80);
+    replica.world.store.faults(|faults| *faults = Faults::default());
+    until("forgotten", || replica.world.report().forgotten).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -208,6 +208,56 @@ async fn a_locked_row_is_asked_again_and_never_read_as_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_that_another_session_keeps_locked_is_asked_for_less_and_less_often_and_its_source_says_so() {
+    let world = World::with_events(5);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    let verdict = |world: &World| world.report().stored.as_ref().map(|verdict| verdict.reason);
+
+    world.store.faults(|faults| faults.lock = 1.0);
+    let (began, mut minutes) = (Instant::now(), Vec::new());
+    while began.elapsed() < Duration::from_secs(4) {
+        polling.pass().await;
+    }
+    assert_eq!(verdict(&world), Some(StoredReason::AppendSucceeded), "it may be a statement of another replica");
+    for _ in 0..2 {
+        let (asked, minute) = (world.store.asked("reserve"), Instant::now());
+        while minute.elapsed() < Duration::from_mins(1) {
+            polling.pass().await;
+        }
+        minutes.push(world.store.asked("reserve") - asked);
+    }
+    assert!(minutes[1] < minutes[0] && (50..80).contains(&minutes[1]), "{minutes:?}");
+    assert_eq!(
+        (verdict(&world), world.report().blocked_by),
+        (Some(StoredReason::DatabaseUnavailable), Some(BlockedBy::Database))
+    );
+    let (_, message) =
+        world.report().problem().map(|(reason, message)| (reason, message.to_owned())).expect("a problem");
+    assert!(message.contains("pg_stat_activity"), "{message}");
+
+    world.store.faults(|faults| faults.lock = 0.0);
+    polling.poll().await;
+    assert_eq!((verdict(&world), world.report().blocked_by), (Some(StoredReason::AppendSucceeded), None));
+    assert_eq!(world.stored_ids(), ids(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_waits_for_a_row_that_another_session_keeps_locked_says_so() {
+    let world = World::with_events(2);
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Slow(1, Duration::from_millis(300))]);
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(250)).await;
+    world.store.faults(|faults| faults.lock = 1.0);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.report().problem().map(|(reason, _)| reason), Some("DatabaseUnavailable"));
+    world.store.faults(|faults| faults.lock = 0.0);
+    passing.await.expect("no panic");
+    assert_eq!((world.report().problem(), world.stored_ids()), (None, ids(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_whose_row_was_adopted_by_another_is_fenced_off_at_its_next_reservation() {
     let world = World::with_events(3);
     let mut polling = world.adopted_by("a").await;
