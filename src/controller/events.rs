@@ -41,8 +41,8 @@ pub(super) struct Herald {
 
 /// The end that publishes them.
 pub(super) struct Publisher {
-    /// One per process: it aggregates what repeats into series.
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
     news: mpsc::Receiver<News>,
     leases_first: LeasesFirst,
     metrics: Arc<Metrics>,
@@ -57,8 +57,7 @@ pub(super) fn herald(
 ) -> (Herald, Publisher) {
     let reporter = Reporter { controller: "headgate".to_owned(), instance: Some(instance.to_owned()) };
     let (sender, receiver) = mpsc::channel(WAITING_AT_MOST);
-    let recorder = Recorder::new(client, reporter);
-    let publisher = Publisher { recorder, news: receiver, leases_first, metrics: metrics.clone() };
+    let publisher = Publisher { client, reporter, news: receiver, leases_first, metrics: metrics.clone() };
     (Herald { news: sender, metrics }, publisher)
 }
 
@@ -108,7 +107,9 @@ impl Publisher {
             uid: Some(news.uid.clone()),
             ..ObjectReference::default()
         };
-        let result = match timeout(REQUEST_TIMEOUT, self.recorder.publish(&event, &reference)).await {
+        // A new one each time: one that knows the last Event of this reason counts it up, and leaves its note as it was.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let result = match timeout(REQUEST_TIMEOUT, recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => "ok",
             Ok(Err(error)) => {
                 debug!(source = %news.stream, reason = announcement.reason, %error, "an Event was not published");
@@ -126,4 +127,46 @@ fn cut(note: &str) -> &str {
 
 fn count(metrics: &Metrics, result: &'static str) {
     metrics.kubernetes_events.get_or_create(&ResultLabels { result }).inc();
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper::{Method, Request, Response, StatusCode};
+    use kube::{client::Body, runtime::events::EventType};
+    use prometheus_client::registry::Registry;
+    use serde_json::Value;
+    use tokio::sync::watch;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::controller::{announcements::Announcement, fixtures::stream};
+
+    #[tokio::test]
+    async fn what_has_another_cause_by_now_is_told_with_it() {
+        let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
+        let metrics = Metrics::register(&mut Registry::default());
+        let (_leases_wait, waiting) = watch::channel(false);
+        let client = Client::new(service, "default");
+        let (herald, publisher) = herald(client, "headgate-0", LeasesFirst::new(waiting), metrics);
+        let shutdown = CancellationToken::new();
+        let publishing = tokio::spawn(async move { publisher.run(&shutdown).await });
+        for note in ["3 polls failed in a row, Timeout", "6 polls failed in a row, ServerError"] {
+            let announcement = Announcement {
+                severity: EventType::Warning,
+                reason: "PollFailing",
+                action: "Poll",
+                note: note.to_owned(),
+            };
+            herald.tell(News { stream: stream("orders"), uid: "uid".to_owned(), announcement });
+            let (request, answer) = handle.next_request().await.expect("an Event");
+            assert_eq!(request.method(), Method::POST);
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let event: Value = serde_json::from_slice(&body).expect("JSON");
+            assert_eq!(event["note"], note);
+            let created = Response::builder().status(StatusCode::CREATED).body(Body::from(body.to_vec()));
+            answer.send_response(created.expect("a response"));
+        }
+        publishing.abort();
+    }
 }
