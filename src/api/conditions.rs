@@ -243,12 +243,13 @@ fn ready(facts: &Facts<'_>, dependents: [&Finding; 4], caught_up: &Finding) -> F
     Finding::new(Status::True, CaughtUpReason::Backfilling.as_str(), format!("{pace}; the source has more events"))
 }
 
-/// Set when only somebody's change helps, so that waiting tools fail at once instead of at their timeout.
+/// Set when only a change of the object or of the source's data helps, so that waiting tools fail at once instead of at their
+/// timeout. A Secret that is missing may be on its way, and is looked for again.
 fn stalled(facts: &Facts<'_>, accepted: &Finding, stored: &Finding) -> Option<Finding> {
-    let conflicting = stored.status == Status::False && stored.reason == StoredReason::ConflictingEvent.as_str();
-    let cause = if accepted.status == Status::False {
+    let is = |finding: &Finding, reason: &str| finding.status == Status::False && finding.reason == reason;
+    let cause = if is(accepted, AcceptedReason::InvalidSpec.as_str()) {
         accepted
-    } else if conflicting {
+    } else if is(stored, StoredReason::ConflictingEvent.as_str()) {
         stored
     } else {
         return None;

@@ -128,17 +128,24 @@ fn a_known_failure_outweighs_what_is_not_known_yet() {
     assert_eq!(find(&conditions, READY).expect("Ready").message, "the source answered 401; next try in 40s");
 }
 
+#[test]
+fn what_only_a_change_of_the_object_can_mend_is_stalled() {
+    let conditions = first(&Facts { accepted: Some((AcceptedReason::InvalidSpec, "say what to change")), ..fine() });
+    assert_eq!(says(&conditions, STALLED), Some(("True", "InvalidSpec")));
+    assert_eq!(find(&conditions, RECONCILING), None, "not both");
+    assert_eq!(find(&conditions, STALLED).expect("Stalled").message, "say what to change");
+}
+
 #[rstest]
-#[case(AcceptedReason::InvalidSpec)]
 #[case(AcceptedReason::SecretNotFound)]
 #[case(AcceptedReason::SecretKeyMissing)]
 #[case(AcceptedReason::CANotFound)]
 #[case(AcceptedReason::CredentialsForbidden)]
-fn what_only_a_change_can_mend_is_stalled(#[case] reason: AcceptedReason) {
-    let conditions = first(&Facts { accepted: Some((reason, "say what to change")), ..fine() });
-    assert_eq!(says(&conditions, STALLED), Some(("True", reason.as_str())));
-    assert_eq!(find(&conditions, RECONCILING), None, "not both");
-    assert_eq!(find(&conditions, STALLED).expect("Stalled").message, "say what to change");
+fn what_may_be_applied_a_moment_later_is_waited_for(#[case] reason: AcceptedReason) {
+    let conditions = first(&Facts { accepted: Some((reason, "say what is missing")), ..fine() });
+    assert_eq!(says(&conditions, READY), Some(("False", reason.as_str())));
+    assert_eq!(says(&conditions, RECONCILING), Some(("True", "ProgressingWithRetry")));
+    assert_eq!(find(&conditions, STALLED), None);
 }
 
 #[test]
