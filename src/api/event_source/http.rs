@@ -46,18 +46,18 @@ use crate::api::Duration;
     validation = Rule::new(
         "!has(self.query) || !has(self.cursor.afterID) || self.query.all(q, q.name != self.cursor.afterID.param)"
     )
-        .message("`query` must not name the cursor's `param`")
+        .message("`query` must not name the cursor's `param` (default afterId), which is added to each request")
         .field_path(".query"),
     validation = Rule::new("!has(self.query) || self.query.all(q, q.name != self.limitParam)")
-        .message("`query` must not name `limitParam`")
+        .message("`query` must not name `limitParam` (default limit): give its value in `poll.batchSize`")
         .field_path(".query"),
     validation = Rule::new(
         "!isURL(self.url) || !has(self.cursor.afterID) || !(self.cursor.afterID.param in url(self.url).getQuery())"
     )
-        .message("`url` must not name the cursor's `param` in its query")
+        .message("`url` must not name the cursor's `param` (default afterId) in its query: it is added to each request")
         .field_path(".url"),
     validation = Rule::new("!isURL(self.url) || !(self.limitParam in url(self.url).getQuery())")
-        .message("`url` must not name `limitParam` in its query")
+        .message("`url` must not name `limitParam` (default limit) in its query: give its value in `poll.batchSize`")
         .field_path(".url"),
     validation = Rule::new("!has(self.cursor.afterID) || self.limitParam != self.cursor.afterID.param")
         .message("`limitParam` must not be the cursor's `param`")

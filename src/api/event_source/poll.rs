@@ -20,13 +20,13 @@ pub const LEAST_MIN_INTERVAL: time::Duration = time::Duration::from_millis(200);
         .message("`minInterval` must be greater than or equal to 200ms")
         .field_path(".minInterval"),
     validation = Rule::new("duration(self.maxIdleInterval) >= duration(self.minInterval)")
-        .message("`maxIdleInterval` must be greater than or equal to `minInterval`")
+        .message("`maxIdleInterval` must be greater than or equal to `minInterval`; where it is not given it is 5s")
         .field_path(".maxIdleInterval"),
     validation = Rule::new("duration(self.maxIdleInterval) <= duration('24h')")
         .message("`maxIdleInterval` must be no more than 24h")
         .field_path(".maxIdleInterval"),
     validation = Rule::new("duration(self.maxErrorInterval) >= duration(self.minInterval)")
-        .message("`maxErrorInterval` must be greater than or equal to `minInterval`")
+        .message("`maxErrorInterval` must be greater than or equal to `minInterval`; where it is not given it is 5m")
         .field_path(".maxErrorInterval"),
     validation = Rule::new("duration(self.maxErrorInterval) <= duration('24h')")
         .message("`maxErrorInterval` must be no more than 24h")
