@@ -248,7 +248,7 @@ async fn a_server_that_is_full_for_what_polls_does_not_count_as_answering() {
     let store = PostgresStore::new(&url, "headgate-test", 8).unwrap();
     // The only connection is taken for what is urgent.
     let error = store.ping().await.unwrap_err();
-    assert!(cause(&error).contains("no connection"), "{error:?}");
+    assert!(cause(&error).contains("no connection was made within 3s: too many connections for role"), "{error:?}");
     database.execute(format!("ALTER ROLE {role} CONNECTION LIMIT 2")).await;
     store.ping().await.unwrap();
     store.close().await;

@@ -11,8 +11,8 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     #[error("no answer within {0:?}; the connection was dropped")]
     Silent(Duration),
-    #[error("no connection was made within {0:?}")]
-    NoConnection(Duration),
+    #[error("no connection was made within {within:?}{}", .said.as_ref().map_or_else(String::new, |said| format!(": {said}")))]
+    NoConnection { within: Duration, said: Option<String> },
     #[error(
         "all {connections} connections were busy for {waited:?}: the database answers too slowly for what is asked of it, or \
          --database-connections is too low"

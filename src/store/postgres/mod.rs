@@ -13,7 +13,8 @@
 //! | `partitions` | the days: made ahead, dropped after the retention |
 //! | `migrate`, `installation` | the schema, and whose it is |
 //! | `mutant` | statements with a rule left out, for the check of the chaos run |
-//! | `session`, `answer`, `column`, `failure` | connections, rows to answers, values to columns, errors |
+//! | `session`, `refusal` | connections, and why there is none |
+//! | `answer`, `column`, `failure` | rows to answers, values to columns, errors |
 
 mod answer;
 mod append;
@@ -29,6 +30,7 @@ mod migrate;
 mod mutant;
 mod partitions;
 mod queue;
+mod refusal;
 mod refused;
 mod session;
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{
     failure::{Cause, LOSES_STATEMENTS, is_broken, loses_statements, store_error, takes_no_writes},
     installation::{self, Claimed},
+    refusal::Refusal,
 };
 use crate::{clock::Moment, store::StoreError};
 
@@ -64,6 +65,7 @@ pub(super) struct Sessions {
     busy: Arc<AtomicU32>,
     unfit: Arc<Mutex<Option<Unfit>>>,
     broke: Broke,
+    refusal: Refusal,
 }
 
 /// When a connection broke last. The others were most likely lost with it: a server that ended has ended them all. Found one
@@ -140,7 +142,7 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
             })
         })
         .connect_lazy_with(options);
-    Sessions { pool, busy: Arc::default(), unfit, broke }
+    Sessions { pool, busy: Arc::default(), unfit, broke, refusal: Refusal::default() }
 }
 
 const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
@@ -170,13 +172,13 @@ impl Sessions {
                 busy.fetch_add(1, Ordering::Relaxed);
                 Ok(Busy { connection: Some(connection), busy: Arc::clone(busy) })
             }
-            Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free(began))),
+            Err(sqlx::Error::PoolTimedOut) => Err(unavailable(action, self.why_none_was_free(began).await)),
             Err(error) => Err(store_error(action, error)),
         }
     }
 
     /// To one who has waited since `began`.
-    fn why_none_was_free(&self, began: Instant) -> Cause {
+    async fn why_none_was_free(&self, began: Instant) -> Cause {
         let connections = self.pool.options().get_max_connections();
         let unfit = *self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unfit) = unfit.filter(|unfit| unfit.seen >= began) {
@@ -184,7 +186,8 @@ impl Sessions {
         } else if self.busy.load(Ordering::Relaxed) >= connections {
             Cause::AllBusy { connections, waited: CONNECT_LIMIT }
         } else {
-            Cause::NoConnection(CONNECT_LIMIT)
+            let said = self.refusal.of(&self.pool.connect_options()).await;
+            Cause::NoConnection { within: CONNECT_LIMIT, said }
         }
     }
 
