@@ -96,3 +96,50 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
         other => failed(sqlx::Error::Migrate(Box::new(other))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    /// The checksum of each migration, as the databases that have applied it have written it down.
+    const APPLIED: [(i64, &str); 5] = [
+        (
+            1,
+            "8536f59fb8818ed1195bbebd268c89fc7c9de004fcbf4dc23abcf358301407c7\
+             86ac5a72c5e54b3249f98d212309e485",
+        ),
+        (
+            2,
+            "14de2402b913d4c4e11b86b917359e878f0d615ba387ba004ef40d41cf5493c9\
+             2b53ee3efeadd3392629721f814301f4",
+        ),
+        (
+            3,
+            "50e868c985a1b9ef18668c5e3a8ddab749bb3810ddfeb7bb96285dead770d4ac\
+             b3e88179fbdba0514da1d96d423fe946",
+        ),
+        (
+            4,
+            "938ceee6b2b42e7708ef2acfc68a5e82607894b29f31614fa4cb68a9e5e2019e\
+             c49c5a48b01603e8fa7c07f0b528476f",
+        ),
+        (
+            5,
+            "70aef9cda40ac8e87a1bd7bca0604b52324ff1c0683be9a76e181d5db0aa7c30\
+             35e2650f1fa82155b4d1c394a1cad4da",
+        ),
+    ];
+
+    #[test]
+    fn a_migration_that_a_database_has_applied_never_changes() {
+        let carried: Vec<(i64, String)> = sqlx::migrate!()
+            .iter()
+            .map(|migration| {
+                (migration.version, format!("{:02x?}", migration.checksum).replace([' ', ',', '[', ']'], ""))
+            })
+            .collect();
+        let applied = APPLIED.map(|(version, checksum)| (version, checksum.to_owned()));
+        assert_eq!(
+            carried, applied,
+            "databases that have applied a migration refuse one that has changed: add a new migration instead, and its line here"
+        );
+    }
+}
