@@ -1,5 +1,6 @@
 use jiff::Timestamp;
 use rstest::rstest;
+use serde_json::json;
 
 use super::*;
 use crate::event::StreamName;
@@ -101,4 +102,131 @@ fn versions_compare_as_numbers_and_an_opaque_one_is_never_older() {
     assert!(version("9").is_older_than(&version("10")));
     assert!(!version("10").is_older_than(&version("10")));
     assert!(!version("abc").is_older_than(&version("10")));
+}
+
+/// What this release puts on the wire, and reads from one that runs beside it in a rolling update or a rollback: fields may be
+/// added, and none of these may change its name, its place or its form.
+#[test]
+fn leases_look_as_the_releases_beside_this_one_read_them() {
+    let wire = |lease: &Lease| serde_json::to_value(lease).unwrap();
+    let source = |previous: Option<&SourceLease>, holder: &str, pod: &str| {
+        SourceLease::give(&StreamName::new("shop", "orders.v2"), previous, &Holder::new(holder), pod, at())
+    };
+    let first = source(None, "headgate-0_1a2b3c4d", "headgate-0");
+    assert_eq!(
+        wire(&first),
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": "shop.orders.v2",
+                "labels": {
+                    "app.kubernetes.io/managed-by": "headgate",
+                    "headgate.dev/kind": "EventSource",
+                    "headgate.dev/namespace": "shop",
+                    "headgate.dev/name": "orders.v2",
+                    "headgate.dev/holder": "headgate-0",
+                },
+            },
+            "spec": {
+                "holderIdentity": "headgate-0_1a2b3c4d",
+                "leaseDurationSeconds": 315_360_000,
+                "leaseTransitions": 0,
+                "acquireTime": "2026-11-22T10:00:00.000000Z",
+                "renewTime": "2026-11-22T10:00:00.000000Z",
+            },
+        })
+    );
+    let moved = wire(&source(SourceLease::read(&stored(first, "7")).as_ref(), "headgate-1_00000002", "headgate-1"));
+    assert_eq!(moved["metadata"]["resourceVersion"], "7");
+    assert_eq!(moved["metadata"]["uid"], "the-first");
+    assert_eq!(moved["metadata"]["labels"]["headgate.dev/holder"], "headgate-1");
+    assert_eq!(moved["spec"]["holderIdentity"], "headgate-1_00000002");
+    assert_eq!(moved["spec"]["leaseTransitions"], 1);
+
+    let installation = installation();
+    assert_eq!(
+        wire(&bound_to(&installation, "00000000-0000-4000-8000-00000000000a")),
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": "headgate-installation",
+                "labels": {"app.kubernetes.io/managed-by": "headgate", "headgate.dev/kind": "Installation"},
+                "annotations": {"headgate.dev/database": "00000000-0000-4000-8000-00000000000a"},
+            },
+        })
+    );
+}
+
+/// As above, for what a member says of itself, and what is said of a dead one.
+#[test]
+fn member_leases_look_as_the_releases_beside_this_one_read_them() {
+    let wire = |member: &MemberLease| serde_json::to_value(member.write(at())).unwrap();
+    let mut member = MemberLease::begin("headgate-0", 0x1a2b, "7d9c6b5f4", Duration::from_secs(5));
+    let expected = |annotations, holder, rest| {
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": "headgate-member-headgate-0-00001a2b",
+                "labels": {
+                    "app.kubernetes.io/managed-by": "headgate",
+                    "headgate.dev/kind": "Member",
+                    "headgate.dev/holder": "headgate-0",
+                },
+                "annotations": annotations,
+            },
+            "spec": {
+                "holderIdentity": holder,
+                "leaseDurationSeconds": 5,
+                "renewTime": "2026-11-22T10:00:00.000000Z",
+            },
+        });
+        merge(&mut lease, rest);
+        lease
+    };
+    let (pod, template) = ("headgate-0", "7d9c6b5f4");
+    let joins = json!({"headgate.dev/pod": pod, "headgate.dev/pod-template": template});
+    assert_eq!(wire(&member), expected(joins, "headgate-0_00001a2b", json!({})));
+
+    member.version = version("41");
+    member.created = Some("2026-11-22T09:00:00.5Z".parse().unwrap());
+    let silent = Some(Duration::from_millis(11_250));
+    member.state = MemberState { draining: true, database_lost: true, database_silent: silent };
+    let leaves = json!({
+        "headgate.dev/pod": pod,
+        "headgate.dev/pod-template": template,
+        "headgate.dev/draining": "true",
+        "headgate.dev/database-lost": "true",
+        "headgate.dev/database-silent-ms": "11250",
+    });
+    let later = json!({
+        "metadata": {"resourceVersion": "41", "uid": "the-first", "managedFields": [{}]},
+        "spec": {"acquireTime": "2026-11-22T09:00:00.500000Z"},
+    });
+    assert_eq!(wire(&member), expected(leaves.clone(), "headgate-0_00001a2b", later.clone()));
+
+    let dead = member.declared_dead(&Holder::new("headgate-1_00000002")).unwrap();
+    let mut certificate = leaves;
+    merge(
+        &mut certificate,
+        json!({
+            "headgate.dev/dead-holder": "headgate-0_00001a2b",
+            "headgate.dev/declared-dead-by": "headgate-1_00000002",
+        }),
+    );
+    assert_eq!(wire(&dead), expected(certificate, "", later));
+}
+
+/// Puts the members of `added` into `object`, at any depth.
+fn merge(object: &mut serde_json::Value, added: serde_json::Value) {
+    match (object.as_object_mut(), added) {
+        (Some(object), serde_json::Value::Object(added)) => {
+            for (key, value) in added {
+                merge(object.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (_, added) => *object = added,
+    }
 }
