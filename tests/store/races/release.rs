@@ -6,7 +6,7 @@ use std::time::Duration;
 use headgate::{
     event::Cursor,
     store::{
-        EventStore, Gate, StoreError,
+        EventStore, Forget, Gate, StoreError,
         postgres::{Bound, InstallationError, MigrateError, PostgresStore, migrate},
     },
 };
@@ -17,12 +17,17 @@ use sqlx::{
 
 use crate::{
     database::Database,
-    replica::{Replica, after, events},
+    replica::{GAP, Replica, after, applied, events},
 };
 
-/// What the next release may do to the schema: each table gets columns, an index of its own, and there is a new table.
+/// What the next release may do to the schema: each table gets columns, and there is a new table. Some of the columns have names
+/// that statements of this release give to what they compute.
 const NEXT_RELEASE: [&str; 5] = [
-    "ALTER TABLE headgate.source ADD COLUMN next_a text, ADD COLUMN next_b integer NOT NULL DEFAULT 7",
+    "ALTER TABLE headgate.source ADD COLUMN next_a text, ADD COLUMN next_b integer NOT NULL DEFAULT 7, \
+     ADD COLUMN now timestamptz, ADD COLUMN starts_at timestamptz, ADD COLUMN ends_at timestamptz, ADD COLUMN slot_at timestamptz, \
+     ADD COLUMN starts_in interval, ADD COLUMN in_flight_for interval, ADD COLUMN start text, ADD COLUMN repeated boolean, \
+     ADD COLUMN grows boolean, ADD COLUMN epoch_after bigint, ADD COLUMN ordinal bigint, ADD COLUMN request bigint, \
+     ADD COLUMN position integer",
     "ALTER TABLE headgate.commits ADD COLUMN next_a bytea",
     "ALTER TABLE headgate.event ADD COLUMN next_a timestamptz",
     "ALTER TABLE headgate.set_aside ADD COLUMN next_a json",
@@ -50,6 +55,11 @@ async fn polls_of_this_release_go_on_while_the_next_one_migrates() {
     replica.reset(1).await;
     assert_eq!(replica.poll(events(1..=12)).await.repeated, 11);
     assert_eq!(replica.adopt().await.cursor, after("12"));
+    replica.reserve().await;
+    applied(replica.extend(replica.in_flight).await);
+    applied(replica.abort(GAP).await);
+    let forget = Forget { stream: replica.stream.clone(), uid: replica.uid.clone() };
+    applied(replica.store.forget(forget).await.unwrap());
 }
 
 #[tokio::test]

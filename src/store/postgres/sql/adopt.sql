@@ -19,7 +19,7 @@ made AS (
         AND NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = request.stream)
     ORDER BY stream
     ON CONFLICT (stream) DO NOTHING
-    RETURNING *
+    RETURNING stream, fence, epoch, cursor, id_kind, progressive, events_stored, start_ignored
 ),
 adopted AS (
     UPDATE headgate.source AS g
@@ -44,7 +44,7 @@ adopted AS (
         g.stream = s.stream
         -- Who does not know whether the Lease is still its own goes on as long as nobody else has adopted.
         AND (NOT r.in_doubt OR s.holder = r.holder)
-    RETURNING g.*
+    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind, g.progressive, g.events_stored, g.start_ignored
 ),
 result AS (
     SELECT * FROM made

@@ -23,8 +23,8 @@ judged AS MATERIALIZED (
         s.ends_at,
         s.highest_sequence,
         -- Of the two marks, the one for the kind of these ids: ids of the other kind cannot be among them.
-        CASE WHEN k.other_kind THEN s.reread_other ELSE s.reread_to END AS reread_to,
-        CASE WHEN k.other_kind THEN s.reread_to ELSE s.reread_other END AS reread_other,
+        CASE WHEN k.other_kind THEN l.reread_other ELSE s.reread_to END AS reread_to,
+        CASE WHEN k.other_kind THEN s.reread_to ELSE l.reread_other END AS reread_other,
         CASE WHEN r.n = 0 THEN s.sequence_is_id ELSE coalesce(s.sequence_is_id, true) AND r.ids_fit END AS sequence_is_id,
         s.sequence_is_id IS FALSE AS was_counted,
         coalesce(s.highest_sequence, 0) AS counted,
@@ -43,6 +43,7 @@ judged AS MATERIALIZED (
         ((s.attempt = r.attempt OR s.closed_attempt = r.attempt) AND s.parts > r.part) IS TRUE AS done_before
     FROM request AS r
     JOIN standing AS s USING (stream)
+    JOIN locked AS l USING (stream)
     CROSS JOIN LATERAL (
         SELECT ((s.reread_to ~ '^[0-9]+$') <> (coalesce(s.id_kind, r.id_kind) = 'number')) IS TRUE AS other_kind
     ) AS k

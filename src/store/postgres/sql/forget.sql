@@ -7,11 +7,12 @@ request AS MATERIALIZED (
 -- As in reset.sql.
 marks AS MATERIALIZED (
     SELECT
-        stream,
-        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], true) AS numbers_to,
-        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], false) AS opaque_to
-    FROM standing
-    WHERE highest_sequence IS NOT NULL
+        s.stream,
+        headgate.first_of_kind(ARRAY[s.reread_to, l.reread_other, s.cursor], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[s.reread_to, l.reread_other, s.cursor], false) AS opaque_to
+    FROM standing AS s
+    JOIN locked AS l USING (stream)
+    WHERE s.highest_sequence IS NOT NULL
 ),
 begun AS (
     UPDATE headgate.source AS g

@@ -5,11 +5,18 @@
 -- newest version; SKIP LOCKED never waits, so statements over many rows cannot deadlock, and one slow row delays no other.
 -- `timed` reads each row out of that materialised result, so its clock is later than the row's lock; now() would be the
 -- time at which the statement began.
+--
+-- From `timed` on columns are named: a newer release may add some while this one runs, and call them as a verb calls what it
+-- computes. `locked` has them all, for the verbs that need one which not every schema of an older release has.
 WITH locked AS MATERIALIZED (
     SELECT * FROM headgate.source WHERE stream = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED
 ),
 timed AS MATERIALIZED (
-    SELECT locked.*, clock_timestamp() AS now FROM locked
+    SELECT
+        stream, uid, holder, fence, epoch, cursor, attempt, closed_attempt, parts, slot, deadline, longest_flight, not_before,
+        longest_wait, id_kind, sequence_is_id, highest_sequence, reread_to, events_stored, progressive, start_ignored,
+        clock_timestamp() AS now
+    FROM locked
 ),
 -- The rows as they stand, with what is left of their waits: no timestamp leaves the database. A wait longer than the one
 -- that was written means that the clock jumped back: it is cut to what was written.

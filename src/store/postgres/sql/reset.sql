@@ -20,12 +20,13 @@ judged AS MATERIALIZED (
 -- kind: that has not passed it yet.
 marks AS MATERIALIZED (
     SELECT
-        stream,
-        start,
-        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], true) AS numbers_to,
-        headgate.first_of_kind(ARRAY[reread_to, reread_other, cursor], false) AS opaque_to
-    FROM judged
-    WHERE highest_sequence IS NOT NULL
+        j.stream,
+        j.start,
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, j.cursor], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, j.cursor], false) AS opaque_to
+    FROM judged AS j
+    JOIN locked AS l USING (stream)
+    WHERE j.highest_sequence IS NOT NULL
 ),
 -- Nothing comes again where the new start lies at the mark, or, for numbers, beyond it. An opaque id elsewhere proves nothing:
 -- it may lie before the mark or behind it. Its mark ends only when the event at the mark comes by.
@@ -54,7 +55,7 @@ reset AS (
     FROM judged AS j
     LEFT JOIN ahead AS m USING (stream)
     WHERE g.stream = j.stream AND j.grows
-    RETURNING g.*
+    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind
 )
 SELECT
     r.ordinal,
