@@ -25,7 +25,7 @@ pub struct Cli {
 pub enum Command {
     /// Run one replica of the operator.
     Run(Box<RunArgs>),
-    /// Bring the database schema to this release, and exit. `run` does the same at its start.
+    /// Bring the database schema to this release, and exit. `run` does the same at its start, but gives up after five minutes.
     Migrate(DatabaseArgs),
     /// Print the CustomResourceDefinition as YAML.
     Crd,

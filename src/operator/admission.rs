@@ -1,6 +1,8 @@
 //! What has to be done before the store may be used: bring the schema to this release, and claim the database for this
 //! installation. All else starts beside it, so that a replica whose database is down takes part and says so.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
@@ -24,6 +26,10 @@ use crate::{
 
 /// How the claim stands before the first try.
 pub(super) const AT_FIRST: Claim = Claim::UnderWay("migrate the schema");
+
+/// How long the migrations of one try may take, with the wait for another replica that is at it. A connection that fell silent is
+/// given up then.
+const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
 
 /// One replica on its way to the store.
 pub(super) struct Admission<'a> {
@@ -49,11 +55,13 @@ impl Admission<'_> {
     }
 
     async fn migrated(&self) -> Result<(), OperatorError> {
-        until_it_works(Part::Database, self.health, async || match migrated(&self.args.database).await {
-            Err(OperatorError::Schema(MigrateError::Store(error))) if waiting_mends(&error) => {
-                Err(self.wait_for_database(&error))
+        until_it_works(Part::Database, self.health, async || {
+            match migrated(&self.args.database, Some(MIGRATION_LIMIT)).await {
+                Err(OperatorError::Schema(MigrateError::Store(error))) if waiting_mends(&error) => {
+                    Err(self.wait_for_database(&error))
+                }
+                migrated => migrated.map_err(Failed::GiveUp),
             }
-            migrated => migrated.map_err(Failed::GiveUp),
         })
         .await
     }
@@ -87,13 +95,13 @@ impl Admission<'_> {
     }
 }
 
-/// Brings the schema to this release, over the direct connection if one was given.
+/// Brings the schema to this release, over the direct connection if one was given, within `limit`.
 ///
 /// # Errors
 /// When the database cannot be reached, or the schema not be changed.
-pub(super) async fn migrated(args: &DatabaseArgs) -> Result<(), OperatorError> {
+pub(super) async fn migrated(args: &DatabaseArgs, limit: Option<Duration>) -> Result<(), OperatorError> {
     let (flag, url) = direct_url(args);
-    migrate_schema(url).await.map_err(|error| match error {
+    migrate_schema(url, limit).await.map_err(|error| match error {
         MigrateError::Url(source) => OperatorError::DatabaseUrl { flag, source },
         error => error.into(),
     })

@@ -72,12 +72,12 @@ pub enum OperatorError {
     Aborted,
 }
 
-/// `headgate migrate`.
+/// `headgate migrate`, however long it takes.
 ///
 /// # Errors
 /// When the database cannot be reached, or the schema not be changed.
 pub async fn migrate(args: &DatabaseArgs) -> Result<(), OperatorError> {
-    admission::migrated(args).await?;
+    admission::migrated(args, None).await?;
     info!("the schema is that of this release");
     Ok(())
 }

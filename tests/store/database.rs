@@ -50,7 +50,7 @@ impl Database {
     }
 
     async fn migrate(self) -> Self {
-        migrate(&self.url).await.expect("an empty database migrates");
+        migrate(&self.url, None).await.expect("an empty database migrates");
         self
     }
 

@@ -23,7 +23,7 @@ async fn replicas_that_start_together_migrate_once() {
     let database = Database::empty().await;
     let starting = (0..4).map(|_| {
         let url = database.url.clone();
-        tokio::spawn(async move { migrate(&url).await })
+        tokio::spawn(async move { migrate(&url, None).await })
     });
     for migrated in futures::future::join_all(starting).await {
         migrated.unwrap().unwrap();

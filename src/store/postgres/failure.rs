@@ -11,6 +11,8 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     #[error("no answer within {0:?}; the connection was dropped")]
     Silent(Duration),
+    #[error("not done within {0:?}; another replica is at it, or a step takes longer: `headgate migrate` waits for it")]
+    TakesLong(Duration),
     #[error("no connection was made within {within:?}{}", .said.as_ref().map_or_else(String::new, |said| format!(": {said}")))]
     NoConnection { within: Duration, said: Option<String> },
     #[error(

@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use super::{
-    failure::store_error,
+    failure::{Cause, store_error},
     session::{self, InvalidUrl},
 };
 use crate::store::StoreError;
@@ -26,9 +26,10 @@ const WAIT_FOR_TABLES: &str = "SET lock_timeout = '1s'";
 /// does another replica that is at it.
 const WITHOUT_LIMITS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
-/// How long migrations may take, with the wait for another replica that is at it. A connection that fell silent is given
-/// up then.
-const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
+/// A server at work on a step, or waiting for a lock, does not notice that its client is gone, and the migrator's lock would stay
+/// with it: so it looks. One that cannot (on Windows, or before 14) goes without.
+const ENDS_WITH_ITS_CLIENT: &str = "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '1s', false); \
+                                    EXCEPTION WHEN invalid_parameter_value OR undefined_object THEN NULL; END $$";
 
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -45,12 +46,13 @@ pub enum MigrateError {
 }
 
 /// Brings the schema up to date. It needs a direct connection: the migrator's lock belongs to a session, which a pooler in
-/// transaction mode does not keep.
+/// transaction mode does not keep. Within `limit`, with the wait for another replica that is at it, if there is one. Given up or
+/// dropped, the step that is under way is undone by the server.
 ///
 /// # Errors
-/// [`MigrateError::Store`] with [`StoreError::Unavailable`] while the database is down: ask again later.
-pub async fn migrate(url: &str) -> Result<(), MigrateError> {
-    run(&session::options(url, APPLICATION)?).await
+/// [`MigrateError::Store`] with [`StoreError::Unavailable`] while the database is down, and at the limit: ask again later.
+pub async fn migrate(url: &str, limit: Option<Duration>) -> Result<(), MigrateError> {
+    run(&session::options(url, APPLICATION)?, limit.unwrap_or(Duration::MAX)).await
 }
 
 /// Whether a URL can be read, so that a wrong one is found before anything is started.
@@ -61,7 +63,7 @@ pub fn check_url(url: &str) -> Result<(), InvalidUrl> {
     session::options(url, APPLICATION).map(drop)
 }
 
-async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
+async fn run(options: &PgConnectOptions, limit: Duration) -> Result<(), MigrateError> {
     let action = "migrate the schema";
     let failed = |error| MigrateError::Store(store_error(action, error));
     let mut connection = session::within_limit(action, PgConnection::connect_with(options)).await?;
@@ -77,8 +79,9 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     migrator.set_ignore_missing(true);
     // Taken here, because the limit for tables is not one for the migrator's own lock: another replica may need longer.
     migrator.set_locking(false);
-    let migrated = tokio::time::timeout(MIGRATION_LIMIT, async {
+    let migrated = tokio::time::timeout(limit, async {
         sqlx::raw_sql(WITHOUT_LIMITS).execute(&mut connection).await?;
+        sqlx::raw_sql(ENDS_WITH_ITS_CLIENT).execute(&mut connection).await?;
         connection.lock().await?;
         sqlx::query(WAIT_FOR_TABLES).execute(&mut connection).await?;
         migrator.run_direct(None, &mut connection, false).await
@@ -86,7 +89,7 @@ async fn run(options: &PgConnectOptions) -> Result<(), MigrateError> {
     .await;
     // Closing gives the advisory lock back, whatever happened.
     drop(connection);
-    let migrated = migrated.map_err(|_elapsed| session::silent(action, MIGRATION_LIMIT))?;
+    let migrated = migrated.map_err(|_elapsed| session::unavailable(action, Cause::TakesLong(limit)))?;
     migrated.map_err(|error| match error {
         sqlx::migrate::MigrateError::VersionMismatch(version) => MigrateError::Changed { version },
         sqlx::migrate::MigrateError::Dirty(version) => MigrateError::Interrupted { version },

@@ -312,10 +312,10 @@ pub(super) async fn within_limit<T>(
     }
 }
 
-pub(super) fn silent(action: &'static str, limit: Duration) -> StoreError {
+fn silent(action: &'static str, limit: Duration) -> StoreError {
     unavailable(action, Cause::Silent(limit))
 }
 
-fn unavailable(action: &'static str, cause: Cause) -> StoreError {
+pub(super) fn unavailable(action: &'static str, cause: Cause) -> StoreError {
     StoreError::Unavailable { action, source: Box::new(cause) }
 }

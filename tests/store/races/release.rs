@@ -10,6 +10,7 @@ use headgate::{
         postgres::{Bound, InstallationError, MigrateError, PostgresStore, migrate},
     },
 };
+use rstest::rstest;
 use sqlx::{
     Connection, PgConnection,
     migrate::{Migrate as _, Migrator},
@@ -17,6 +18,7 @@ use sqlx::{
 
 use crate::{
     database::Database,
+    faults::cause,
     replica::{GAP, Replica, after, applied, events},
 };
 
@@ -68,7 +70,7 @@ async fn a_replica_of_this_release_starts_on_the_schema_of_the_next_one() {
     for change in NEXT_RELEASE.into_iter().chain([APPLIED]) {
         database.run(change).await;
     }
-    migrate(&database.url).await.unwrap();
+    migrate(&database.url, None).await.unwrap();
     let store = database.store();
     let mut old = Replica::adopting(&store, "a", "orders").await;
     old.poll(events([1, 2])).await;
@@ -119,7 +121,7 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
         );
 
         // Brought up to date, it goes on with what the older release knew: the request in flight is still its own.
-        migrate(&database.url).await.unwrap();
+        migrate(&database.url, None).await.unwrap();
         assert_eq!(replica.append(&page).await.stored, 1, "at {version}");
         assert_eq!(replica.poll(events([2])).await.events_stored, 2);
         replica.reset(1).await;
@@ -139,12 +141,12 @@ async fn unclaimed(store: &PostgresStore) -> StoreError {
 async fn a_schema_that_another_history_wrote_is_refused_with_the_number_of_the_migration() {
     let database = Database::migrated().await;
     database.run("UPDATE headgate.migration SET checksum = '\\x00' WHERE version = 2").await;
-    let error = migrate(&database.url).await.unwrap_err();
+    let error = migrate(&database.url, None).await.unwrap_err();
     assert!(matches!(error, MigrateError::Changed { version: 2 }), "{error:?}");
 
     let database = Database::migrated().await;
     database.run("UPDATE headgate.migration SET success = false WHERE version = 3").await;
-    let error = migrate(&database.url).await.unwrap_err();
+    let error = migrate(&database.url, None).await.unwrap_err();
     assert!(matches!(error, MigrateError::Interrupted { version: 3 }), "{error:?}");
 }
 
@@ -184,7 +186,7 @@ async fn a_migration_waits_for_another_replica_that_is_at_it_longer_than_stateme
     let mut other = PgConnection::connect(&database.url).await.unwrap();
     other.lock().await.unwrap();
     let url = database.url.clone();
-    let migrating = tokio::spawn(async move { migrate(&url).await });
+    let migrating = tokio::spawn(async move { migrate(&url, None).await });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND now() - query_start > interval '300 ms'";
     while database.one::<i64>(waits).await == 0 {
         assert!(!migrating.is_finished(), "{:?}", migrating.await);
@@ -200,11 +202,49 @@ async fn a_start_that_finds_a_long_reader_in_its_way_lets_polls_go_on_and_migrat
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     let mut backup = database.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM headgate.source").execute(&mut *backup).await.unwrap();
-    let started = tokio::time::timeout(Duration::from_secs(20), migrate(&database.url)).await.expect("it gives up");
+    let started =
+        tokio::time::timeout(Duration::from_secs(20), migrate(&database.url, None)).await.expect("it gives up");
     assert!(matches!(started, Err(MigrateError::Store(StoreError::Unavailable { .. }))), "{started:?}");
     assert_eq!(replica.poll(events([1])).await.stored, 1);
     backup.rollback().await.unwrap();
-    migrate(&database.url).await.unwrap();
+    migrate(&database.url, None).await.unwrap();
     replica.reset(1).await;
     assert_eq!(replica.poll(events([1])).await.repeated, 1);
+}
+
+/// Every command on a table takes a minute.
+const SLOW_STEPS: &str = "CREATE FUNCTION be_slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); END'; \
+                          CREATE EVENT TRIGGER be_slow ON ddl_command_start EXECUTE FUNCTION be_slow()";
+
+const MIGRATING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'headgate-migrate'";
+
+#[rstest]
+#[case::at_its_limit_in_a_slow_step(true, Some(Duration::from_millis(300)))]
+#[case::at_its_limit_behind_another(false, Some(Duration::from_millis(300)))]
+#[case::dropped_in_a_slow_step(true, None)]
+#[case::dropped_behind_another(false, None)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_is_given_up_ends_on_the_server_too(#[case] in_a_step: bool, #[case] limit: Option<Duration>) {
+    let database = at_version(3).await;
+    let mut other = PgConnection::connect(&database.url).await.unwrap();
+    if in_a_step {
+        database.run(SLOW_STEPS).await;
+    } else {
+        other.lock().await.unwrap();
+    }
+    let given_up = tokio::time::timeout(Duration::from_secs(1), migrate(&database.url, limit)).await;
+    match given_up {
+        Ok(migrated) => {
+            let Err(MigrateError::Store(error @ StoreError::Unavailable { .. })) = migrated else {
+                panic!("{migrated:?}")
+            };
+            assert!(limit.is_some() && cause(&error).contains("headgate migrate"), "{error:?}");
+        }
+        Err(_dropped) => assert_eq!(limit, None, "without a limit it goes on for as long as somebody waits for it"),
+    }
+    let began = tokio::time::Instant::now();
+    while database.one::<i64>(MIGRATING).await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it holds the lock of all migrations");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
