@@ -43,6 +43,7 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
             .is_err_and(|error| format!("{error:#}").contains("database.existingSecret must name a Secret")),
         "a release without a database was not refused with the value to set"
     );
+    users_of_the_namespace(suite, &chart).await?;
     for (values, present, absent) in VARIANTS {
         variant(suite, &chart, values, present, absent).await.with_context(|| format!("the chart with '{values}'"))?;
     }
@@ -57,6 +58,15 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
 /// The chart of this clone.
 pub(super) fn chart() -> String {
     crate::repository().join("charts/headgate").display().to_string()
+}
+
+/// As on OpenShift, whose namespaces have users of their own.
+async fn users_of_the_namespace(suite: &Suite, chart: &str) -> Result<()> {
+    let any = "--set podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null";
+    let rendered = suite.terminal.helm(&format!("template headgate {chart} {DATABASE} {any}")).await?;
+    ensure!(!rendered.contains("runAsUser") && !rendered.contains("runAsGroup"), "null leaves a user or a group");
+    ensure!(rendered.contains("runAsNonRoot: true"), "null takes more than the user and the group");
+    Ok(())
 }
 
 async fn variant(suite: &Suite, chart: &str, values: &str, present: &[&str], absent: &[&str]) -> Result<()> {
@@ -157,6 +167,17 @@ mod tests {
         let (chart, base) = (file("charts/headgate/templates/rbac.yaml"), file("config/rbac/role.yaml"));
         assert_eq!(rules(&chart).len(), 2, "one role for sources and one for Leases");
         assert_eq!(rules(&chart), rules(&base));
+    }
+
+    #[test]
+    fn pods_of_chart_and_kustomize_base_are_confined_alike() {
+        let values: Value = serde_saphyr::from_str(&file("charts/headgate/values.yaml")).expect("YAML");
+        let base: Value = serde_saphyr::from_str(&file("config/manager/deployment.yaml")).expect("YAML");
+        let pod = &base["spec"]["template"]["spec"];
+        assert_eq!(values["podSecurityContext"]["runAsNonRoot"], true);
+        assert_eq!(values["podSecurityContext"], pod["securityContext"]);
+        assert_eq!(values["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(values["securityContext"], pod["containers"][0]["securityContext"]);
     }
 
     #[test]
