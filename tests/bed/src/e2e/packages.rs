@@ -12,7 +12,7 @@ use super::{RESTRICTED, SYSTEM, Suite};
 pub(super) const DATABASE: &str = "--set database.existingSecret=headgate-database";
 
 /// Values that change what is rendered, with the kinds that must and must not come out.
-const VARIANTS: [(&str, &[&str], &[&str]); 9] = [
+const VARIANTS: [(&str, &[&str], &[&str]); 10] = [
     ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace"]),
     ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
     ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
@@ -26,6 +26,17 @@ const VARIANTS: [(&str, &[&str], &[&str]); 9] = [
         &["Deployment"],
         &["ServiceAccount"],
     ),
+    // As a parent chart with a condition gives it.
+    ("--set enabled=true", &["Deployment"], &[]),
+];
+
+/// Values that the API server would refuse, or nobody would read, with what Helm says before it sends anything.
+const REFUSED: [(&str, &str); 5] = [
+    ("--set podAnnotations.port=8080", "/podAnnotations/port"),
+    ("--set podLabels.loader=true", "/podLabels/loader"),
+    ("--set nodeSelector.ssd=true", "/nodeSelector/ssd"),
+    ("--set serviceAccount.annotations.role=1", "/serviceAccount/annotations/role"),
+    ("--set podAnnotation.port=a", "'podAnnotation'"),
 ];
 
 pub(super) async fn check(suite: &Suite) -> Result<()> {
@@ -43,6 +54,13 @@ pub(super) async fn check(suite: &Suite) -> Result<()> {
             .is_err_and(|error| format!("{error:#}").contains("database.existingSecret must name a Secret")),
         "a release without a database was not refused with the value to set"
     );
+    for (values, place) in REFUSED {
+        let rendered = terminal.helm(&format!("template headgate {chart} {DATABASE} {values}")).await;
+        ensure!(
+            rendered.is_err_and(|error| format!("{error:#}").contains(place)),
+            "the chart with '{values}' was not refused for {place}"
+        );
+    }
     users_of_the_namespace(suite, &chart).await?;
     for (values, present, absent) in VARIANTS {
         variant(suite, &chart, values, present, absent).await.with_context(|| format!("the chart with '{values}'"))?;
