@@ -11,6 +11,9 @@ use secrecy::SecretString;
 
 use crate::{fetch::http::Egress, mutation, telemetry::logs::LogFormat};
 
+/// Of a shorter one, the second that a Lease counts in would be most.
+const SHORTEST_LEASE: Duration = Duration::from_secs(2);
+
 /// Collects immutable events from remote, rate-limited sources into PostgreSQL, each transported once.
 #[derive(Debug, Parser)]
 #[command(name = "headgate", version = mutation::VERSION, max_term_width = 120)]
@@ -91,8 +94,9 @@ pub struct RunArgs {
     /// How often the counters of a source's status are written at most (units: ms, s, m, h).
     #[arg(long, env = "HEADGATE_STATUS_INTERVAL", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub status_interval: Duration,
-    /// A replica that is silent for this long is declared dead (units: ms, s).
-    #[arg(long, env = "HEADGATE_LEASE_DURATION", default_value = "5s", value_name = "DURATION", value_parser = parse_duration)]
+    /// A replica that is silent for this long is declared dead: whole seconds, as a Lease has them, and at least 2s.
+    #[arg(long, env = "HEADGATE_LEASE_DURATION", default_value = "5s", value_name = "DURATION",
+          value_parser = parse_lease_duration)]
     pub lease_duration: Duration,
     /// How often a replica renews its member Lease (units: ms, s).
     #[arg(long, env = "HEADGATE_LEASE_RENEW_INTERVAL", default_value = "1500ms", value_name = "DURATION", value_parser = parse_duration)]
@@ -144,6 +148,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(format!("'{text}' must be longer than zero"));
     }
     Ok(parsed.into())
+}
+
+/// A Lease says its duration in whole seconds, and peers go by what it says: a replica that counted with a fraction would
+/// renew by another duration than it is judged by.
+fn parse_lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration.subsec_nanos() > 0 || duration < SHORTEST_LEASE {
+        let fitting = Duration::from_secs(duration.as_secs() + u64::from(duration.subsec_nanos() > 0));
+        let fitting = crate::api::Duration::from(fitting.max(SHORTEST_LEASE));
+        return Err(format!("a Lease lasts whole seconds, and at least 2s; write {fitting}"));
+    }
+    Ok(duration)
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -223,6 +239,16 @@ mod tests {
         assert!(run(&["--lease-duration", "soon"]).unwrap_err().contains("write it like"));
         assert!(run(&["--lease-duration", "2s"]).unwrap_err().contains("at most half"));
         assert!(run(&["--retention-days", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_lease_lasts_as_long_as_it_can_say() {
+        for (refused, fix) in [("2500ms", "write 3s"), ("1s", "write 2s"), ("999ms", "write 2s")] {
+            let said = run(&["--lease-duration", refused, "--lease-renew-interval", "100ms"]).unwrap_err();
+            assert!(said.contains("--lease-duration") && said.contains(fix), "{said}");
+        }
+        let args = run(&["--lease-duration", "2000ms", "--lease-renew-interval", "500ms"]).unwrap();
+        assert_eq!(args.lease_duration, Duration::from_secs(2));
     }
 
     #[test]
