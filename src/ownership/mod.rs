@@ -15,6 +15,8 @@
 //! | [`view`], [`lease`] | what the Leases say |
 //! | [`gone`] | which Leases belong to nothing any more |
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
@@ -88,6 +90,29 @@ pub struct Renewal {
     /// process under the name of a pod that runs: it takes the first one for its own predecessor, whose container has ended,
     /// and declares it dead at once.
     pub alive_until: Instant,
+}
+
+/// The other members that live, as far as this replica knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Their incarnations; none as long as the Leases have not been listed.
+    pub holders: Option<BTreeSet<Holder>>,
+    /// Whether one of them has another pod template than this replica: an update is under way, perhaps to another release.
+    pub of_another_template: bool,
+}
+
+impl Peers {
+    /// Whether the incarnation of this name may be another one that lives.
+    #[must_use]
+    pub fn may_include(&self, identity: &str) -> bool {
+        self.holders.as_ref().is_none_or(|holders| holders.contains(&Holder::new(identity)))
+    }
+
+    /// Whether a replica of another release may live.
+    #[must_use]
+    pub fn may_differ(&self) -> bool {
+        self.holders.is_none() || self.of_another_template
+    }
 }
 
 /// The supervisor's side of ownership. The directives come on a channel that the adapter hands out once.

@@ -8,7 +8,10 @@ use std::{
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::lease::{self, MemberLease, Seen, SourceLease, Version};
+use super::{
+    Peers,
+    lease::{self, MemberLease, Seen, SourceLease, Version},
+};
 use crate::{event::StreamName, store::Holder};
 
 /// All member Leases and source Leases.
@@ -150,6 +153,16 @@ impl View {
             .or_else(|| live().find(|(lease, _)| stays(lease)))
             .or_else(|| live().next())
             .map(|(_, holder)| holder)
+    }
+
+    /// The members beside `me`, a replica of this pod template.
+    #[must_use]
+    pub fn peers(&self, me: Option<&Holder>, template: &str) -> Peers {
+        let others = || self.members.values().filter(|lease| lease.holder.is_some() && lease.holder.as_ref() != me);
+        Peers {
+            holders: self.synced.then(|| others().filter_map(|lease| lease.holder.clone()).collect()),
+            of_another_template: others().any(|lease| *lease.template != *template),
+        }
     }
 
     fn apply_source(&mut self, lease: SourceLease) -> Option<Change> {

@@ -11,6 +11,7 @@
 //! | `balance` | who takes what, now |
 //! | `database` | whether the database answers this replica |
 //! | `deaths` | declaring a silent member dead, fencing its rows off |
+//! | `published` | what the rest of the process is told |
 //! | `installation` | the Lease whose UID names the installation |
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,7 @@ use self::{
     member::{Member, Wish},
     replica::{Command, Replica},
 };
-use super::{Directives, Ownership, Renewal};
+use super::{Directives, Ownership, Peers, Renewal};
 use crate::{desired::Desired, event::StreamName, store::Gate, store::Holder, telemetry::metrics::Metrics};
 
 mod balance;
@@ -39,6 +40,7 @@ mod deaths;
 mod installation;
 mod life;
 mod member;
+mod published;
 mod replica;
 mod write;
 
@@ -110,6 +112,8 @@ pub struct OwnershipView {
     pub leases_wait: bool,
     /// My database fails while another replica's works.
     pub database_lost: bool,
+    /// The other members.
+    pub peers: Peers,
     /// Once I have ended: the sources that I let go and nobody took.
     pub left_to_nobody: Vec<StreamName>,
 }

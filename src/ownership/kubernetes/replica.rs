@@ -48,10 +48,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// Leases without an object are looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
-/// Room is made for Leases that wait for no longer than this. Ten thousand sources on two cores that the API server shares are
-/// taken in less (docs/benchmarks.md).
-const ROOM_FOR_LEASES: Duration = Duration::from_secs(30);
-
 /// What the supervisor says.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -98,7 +94,7 @@ pub(super) struct Replica {
     /// Leases that name me without an object, and are being deleted.
     pub(super) sweeping: HashSet<StreamName>,
     /// Since when more sources are without a holder than all members claim at once.
-    leases_wait_since: Option<Instant>,
+    pub(super) leases_wait_since: Option<Instant>,
     /// Claims that came to nothing: the watch has a moment to show why.
     pub(super) refused: HashMap<StreamName, Refusal>,
     /// Leases that name me and whose object I do not know yet, and since when.
@@ -335,41 +331,6 @@ impl Replica {
     fn watch_is_stale(&self) -> bool {
         let now = Instant::now();
         self.me.is_some() && self.membership.is_well(now) && now - self.last_event > self.config.lease_duration
-    }
-
-    /// Sources may wait for ever, for members that can take none; what makes room for their Leases does not.
-    fn leases_wait(&mut self, now: Instant) -> bool {
-        let at_once = self.config.writes_in_flight * self.roster.seats.len().max(1);
-        let is_denied = |stream: &&StreamName| self.refused.get(*stream).is_some_and(Refusal::was_denied);
-        let denied = if self.refused.is_empty() { 0 } else { self.roster.orphans.iter().filter(is_denied).count() };
-        let since = (self.roster.orphans.len() - denied > at_once).then(|| self.leases_wait_since.unwrap_or(now));
-        self.leases_wait_since = since;
-        since.is_some_and(|since| now - since < ROOM_FOR_LEASES)
-    }
-
-    fn publish(&mut self, now: Instant) {
-        let leases_wait = self.leases_wait(now);
-        let view = OwnershipView {
-            stage: match (self.draining_since, self.view.is_synced()) {
-                (Some(_), _) => Stage::Draining,
-                (None, true) => Stage::TakingPart,
-                (None, false) => Stage::Listing,
-            },
-            holder: self.me.clone(),
-            members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
-            held: self.holdings.held(),
-            orphans: self.roster.orphans.len() + self.roster.denied,
-            leases_wait,
-            database_lost: self.database.is_lost(),
-            left_to_nobody: Vec::new(),
-        };
-        self.metrics.leases_held.set(i64::try_from(view.held).unwrap_or(i64::MAX));
-        self.metrics.orphans.set(i64::try_from(view.orphans).unwrap_or(i64::MAX));
-        self.outlets.publish.send_if_modified(|published| {
-            let changed = *published != view;
-            *published = view;
-            changed
-        });
     }
 
     /// Brings a source in line with its Lease.

@@ -100,3 +100,23 @@ fn a_deleted_member_lease_ends_its_incarnation() {
     assert!(matches!(ended, Some(Change::Ended { certificate: None, .. })));
     assert!(!view.is_live(lease.holder.as_ref().unwrap()));
 }
+
+#[test]
+fn peers_are_the_others_that_live_and_nobody_knows_them_before_the_first_list() {
+    let mut view = View::default();
+    let me = member();
+    let newer = MemberLease::begin("headgate-1", 2, "v2", Duration::from_secs(5));
+    view.begin_list();
+    view.apply(&versioned(me.write(Timestamp::UNIX_EPOCH), 1));
+    assert!(view.peers(me.holder.as_ref(), "").may_include("headgate-1_00000002"));
+    view.end_list();
+    let alone = view.peers(me.holder.as_ref(), "");
+    assert!(!alone.may_differ() && !alone.may_include("headgate-0_00000001"), "I am not my own peer");
+
+    view.apply(&versioned(newer.write(Timestamp::UNIX_EPOCH), 2));
+    let peers = view.peers(me.holder.as_ref(), "");
+    assert!(peers.may_differ() && peers.may_include("headgate-1_00000002"));
+    let certificate = newer.declared_dead(me.holder.as_ref().unwrap()).unwrap();
+    view.apply(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 3));
+    assert_eq!(view.peers(me.holder.as_ref(), ""), alone);
+}
