@@ -114,6 +114,7 @@ async fn every_promise_has_a_series() {
         "headgate_lease_takeover_duration_seconds_count 0",
         "headgate_lease_transitions_total 0",
         "headgate_orphans 0",
+        "headgate_unreadable_sources 0",
         "headgate_sources{status=\"CaughtUp\"} 0",
     ] {
         assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");

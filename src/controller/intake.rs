@@ -1,13 +1,11 @@
-//! Makes [`Desired`] match what the watch says. No IO: events in, changes and findings out.
+//! Makes [`Desired`], and the set of what this release cannot read, match what the watch says. No IO: events in, changes and
+//! findings out.
 //!
 //! The predicate that keeps status-only updates out is equality of [`Source`], the value of all that decides what runs:
 //! it lets through exactly the changes somebody acts on, and cannot drop a finalizer or a deletion as a comparison of
 //! generations would.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -15,8 +13,12 @@ use kube::{
     core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::watcher::Event,
 };
+use tokio::time::Instant;
 
-use super::endpoints::Endpoints;
+use super::{
+    endpoints::Endpoints,
+    unreadable::{InvalidSource, Unreadable},
+};
 use crate::{
     api::{EventSource, Source},
     desired::Desired,
@@ -43,29 +45,18 @@ pub(super) enum Outcome {
     },
 }
 
-/// An object that this version cannot read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct InvalidSource {
-    pub(super) stream: StreamName,
-    pub(super) uid: String,
-    pub(super) generation: i64,
-    /// Says what is wrong, without any value of the object.
-    pub(super) message: String,
-}
-
 /// The way from the watch to the desired set.
 pub(super) struct Intake {
     desired: Desired,
     endpoints: Endpoints,
-    /// Objects that were called invalid, with UID and generation.
-    invalid: HashMap<StreamName, (String, i64)>,
+    unreadable: Unreadable,
     /// What the list that is under way has named so far.
     listed: HashSet<StreamName>,
 }
 
 impl Intake {
-    pub(super) fn new(desired: Desired) -> Self {
-        Self { desired, endpoints: Endpoints::default(), invalid: HashMap::new(), listed: HashSet::new() }
+    pub(super) fn new(desired: Desired, unreadable: Unreadable) -> Self {
+        Self { desired, endpoints: Endpoints::default(), unreadable, listed: HashSet::new() }
     }
 
     pub(super) fn take(&mut self, event: WatchEvent) -> Outcome {
@@ -96,7 +87,7 @@ impl Intake {
         for stream in &gone {
             self.remove(stream);
         }
-        self.invalid.retain(|stream, _| listed.contains(stream));
+        self.unreadable.keep_only(&listed);
         // Last, so that nobody sees a set called complete with sources in it that are gone.
         self.desired.mark_complete();
         Outcome::Listed { gone: gone.len() }
@@ -111,7 +102,7 @@ impl Intake {
             Ok(source) => source,
             Err(error) => return self.reject(&object.metadata, error.to_string()),
         };
-        self.invalid.remove(&source.stream);
+        self.unreadable.leave(&source.stream);
         if source.deleting && !source.has_finalizer {
             // Only other people's finalizers keep it; for us it is gone.
             return self.remove(&source.stream);
@@ -136,7 +127,7 @@ impl Intake {
     }
 
     fn remove(&mut self, stream: &StreamName) -> Outcome {
-        self.invalid.remove(stream);
+        self.unreadable.leave(stream);
         let known = self.desired.get(stream).is_some();
         self.drop_source(stream);
         if known { Outcome::Removed } else { Outcome::Unchanged }
@@ -153,11 +144,12 @@ impl Intake {
         let (Some(stream), Some(uid)) = (stream_of(metadata), metadata.uid.clone()) else { return Outcome::Unchanged };
         let generation = metadata.generation.unwrap_or_default();
         self.drop_source(&stream);
-        let known = self.invalid.insert(stream.clone(), (uid.clone(), generation));
-        if known.is_some_and(|(known_uid, known_generation)| known_uid == uid && known_generation == generation) {
-            return Outcome::Unchanged;
+        let source = InvalidSource { stream, uid, generation, message };
+        if self.unreadable.enter(source.clone(), Instant::now()) {
+            Outcome::Invalid(source)
+        } else {
+            Outcome::Unchanged
         }
-        Outcome::Invalid(InvalidSource { stream, uid, generation, message })
     }
 
     fn tell_neighbours(&self, moved: Vec<StreamName>) {

@@ -1,7 +1,7 @@
 //! Tells the owner of an object that this version cannot read: Accepted=False, InvalidSpec.
 //!
-//! Nobody holds such an object, so every replica may write it; the resourceVersion lets one of them, and an object that
-//! already says so, or that some replica runs (a newer one, which can read it), is left alone.
+//! No replica of this release holds such an object, so each may write it; the resourceVersion lets one of them. An object that
+//! already says so, or that a replica of another release runs, which can read it, is left alone.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,21 +12,22 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    sync::mpsc,
+    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
-use tracing::debug;
+use tracing::warn;
 
 use super::{
     budget::Budget,
-    intake::InvalidSource,
     patch::{FIELD_MANAGER, REQUEST_TIMEOUT},
+    unreadable::{InvalidSource, Next, Unreadable},
 };
 use crate::{
     api::{
         AcceptedReason, AssignedReason, EventSource,
         conditions::{ACCEPTED, Facts, conditions},
     },
+    ownership::Peers,
     telemetry::metrics::{Metrics, StatusWriteLabels},
 };
 
@@ -34,37 +35,81 @@ use crate::{
 const MARKS_PER_SECOND: u32 = 1;
 const MARKS_AT_ONCE: u32 = 10;
 
-/// Marks each object that comes in, until the watch ends.
-pub(super) async fn mark_all(client: Client, mut invalid: mpsc::UnboundedReceiver<InvalidSource>, metrics: &Metrics) {
-    let mut budget = Budget::new(MARKS_PER_SECOND, MARKS_AT_ONCE);
-    while let Some(source) = invalid.recv().await {
-        while let Err(next) = budget.take(Instant::now()) {
-            sleep_until(next).await;
-        }
-        let result = match timeout(REQUEST_TIMEOUT, mark(&client, &source)).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(error)) => {
-                debug!(source = %source.stream, %error, "could not mark an invalid EventSource");
-                "failed"
+/// What marks the objects that this release cannot read.
+pub(super) struct Marks<'a> {
+    pub(super) client: Client,
+    pub(super) unreadable: Unreadable,
+    pub(super) peers: watch::Receiver<Peers>,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl Marks<'_> {
+    /// Marks what is due, until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut budget = Budget::new(MARKS_PER_SECOND, MARKS_AT_ONCE);
+        let mut entered = self.unreadable.changes();
+        loop {
+            let now = Instant::now();
+            let peers = self.peers.borrow_and_update().clone();
+            let wake = match self.unreadable.next(peers.may_differ(), now) {
+                Next::Mark(source) => match budget.take(now) {
+                    Ok(()) => {
+                        self.tell(&source, &peers).await;
+                        continue;
+                    }
+                    Err(next) => Some(next),
+                },
+                Next::At(at) => Some(at),
+                Next::Nothing => None,
+            };
+            tokio::select! {
+                Ok(()) = entered.changed() => {}
+                Ok(()) = self.peers.changed() => self.unreadable.others_changed(Instant::now()),
+                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+                // Nothing can become due any more.
+                else => return,
             }
-            Err(_) => "timeout",
+        }
+    }
+
+    async fn tell(&self, source: &InvalidSource, peers: &Peers) {
+        let (result, settled) = match timeout(REQUEST_TIMEOUT, mark(&self.client, source, peers)).await {
+            Ok(Ok(Marked::Settled(result))) => (result, true),
+            Ok(Ok(Marked::Conflict)) => ("conflict", false),
+            Ok(Err(kube::Error::Api(_))) => ("refused", false),
+            Ok(Err(_)) => ("unavailable", false),
+            Err(_) => ("timeout", false),
         };
-        metrics.status_writes.get_or_create(&StatusWriteLabels { trigger: "invalid", result }).inc();
+        if settled {
+            self.unreadable.settle(source, Instant::now());
+        } else if self.unreadable.fail(source, Instant::now()) && result != "conflict" {
+            warn!(source = %source.stream, result, "could not tell the owner of an invalid EventSource; trying again");
+        }
+        self.metrics.status_writes.get_or_create(&StatusWriteLabels { trigger: "invalid", result }).inc();
     }
 }
 
-async fn mark(client: &Client, source: &InvalidSource) -> kube::Result<&'static str> {
+/// What came of one look at an object.
+#[derive(Debug, PartialEq, Eq)]
+enum Marked {
+    /// Nothing is left to say for now.
+    Settled(&'static str),
+    /// Somebody wrote it meanwhile.
+    Conflict,
+}
+
+async fn mark(client: &Client, source: &InvalidSource, peers: &Peers) -> kube::Result<Marked> {
     let resource = ApiResource::erase::<EventSource>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), source.stream.namespace(), &resource);
     let object = match api.get(source.stream.name()).await {
         Ok(object) => object,
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok("gone"),
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Marked::Settled("gone")),
         Err(error) => return Err(error),
     };
     let metadata = &object.metadata;
     let same = metadata.uid.as_deref() == Some(&source.uid) && metadata.generation == Some(source.generation);
-    if !same || is_judged(&object.data, source.generation) {
-        return Ok("unchanged");
+    if !same || is_judged(&object.data, source.generation, peers) {
+        return Ok(Marked::Settled("unchanged"));
     }
     let facts = Facts {
         accepted: Some((AcceptedReason::InvalidSpec, &source.message)),
@@ -87,19 +132,21 @@ async fn mark(client: &Client, source: &InvalidSource) -> kube::Result<&'static 
         .patch_status(source.stream.name(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
         .await
     {
-        Ok(_) => Ok("ok"),
-        Err(kube::Error::Api(status)) if status.is_conflict() => Ok("conflict"),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok("gone"),
+        Ok(_) => Ok(Marked::Settled("ok")),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Marked::Conflict),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Marked::Settled("gone")),
         Err(error) => Err(error),
     }
 }
 
-/// Somebody said so before, or runs it.
-fn is_judged(object: &Value, generation: i64) -> bool {
+/// Somebody said so before, or holds it and has read this generation of it. What was said by a holder that has ended since is
+/// said of an object that nobody runs.
+fn is_judged(object: &Value, generation: i64, peers: &Peers) -> bool {
+    let is_held = object["status"]["holder"]["identity"].as_str().is_some_and(|identity| peers.may_include(identity));
     standing_conditions(object).iter().any(|condition| {
         condition.type_ == ACCEPTED
             && condition.observed_generation == Some(generation)
-            && (condition.status == "True" || condition.reason == AcceptedReason::InvalidSpec.as_str())
+            && (condition.reason == AcceptedReason::InvalidSpec.as_str() || is_held)
     })
 }
 
@@ -107,3 +154,6 @@ fn is_judged(object: &Value, generation: i64) -> bool {
 fn standing_conditions(object: &Value) -> Vec<Condition> {
     Vec::deserialize(&object["status"]["conditions"]).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

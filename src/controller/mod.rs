@@ -6,14 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::{
-    mpsc,
-    watch::{Receiver, Sender},
-};
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use self::leases_first::LeasesFirst;
-use crate::{desired::Desired, loader::report::Reports, telemetry::metrics::Metrics};
+use crate::{desired::Desired, loader::report::Reports, ownership::Peers, telemetry::metrics::Metrics};
 
 mod announcements;
 mod board;
@@ -31,6 +28,7 @@ mod patch;
 mod sample;
 mod status;
 mod steady;
+mod unreadable;
 mod watch;
 mod writer;
 
@@ -58,6 +56,8 @@ pub struct Inputs {
     /// Whether more sources wait for a holder than Leases are written at once. Statuses and Events wait meanwhile; the few
     /// marks of invalid objects do not.
     pub leases_wait: Receiver<bool>,
+    /// Who else lives. One of another release may read what this one cannot.
+    pub peers: Receiver<Peers>,
 }
 
 /// Why the controller cannot work.
@@ -89,24 +89,21 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let leases_first = LeasesFirst::new(inputs.leases_wait.clone());
     let (herald, publisher) = events::herald(client.clone(), &config.pod_name, leases_first, metrics.clone());
-    let (invalid_sender, invalid_receiver) = mpsc::unbounded_channel();
+    let unreadable = unreadable::Unreadable::default();
     let watch = watch::Watch {
         client: client.clone(),
         namespace: config.namespace,
-        intake: intake::Intake::new(inputs.desired.clone()),
+        intake: intake::Intake::new(inputs.desired.clone(), unreadable.clone()),
         state,
-        invalid: invalid_sender,
+        unreadable: unreadable.clone(),
         metrics: &metrics,
     };
+    let marks = invalid::Marks { client: client.clone(), unreadable, peers: inputs.peers.clone(), metrics: &metrics };
     let board = board::Board::new(config.status_interval, rand::random());
-    let writer = writer::StatusWriter::new(client.clone(), board, inputs, herald, metrics.clone());
+    let writer = writer::StatusWriter::new(client, board, inputs, herald, metrics.clone());
     let watching = watch.run(&shutdown);
     let telling = async {
-        tokio::join!(
-            writer.run(&shutdown),
-            publisher.run(&shutdown),
-            shutdown.run_until_cancelled(invalid::mark_all(client, invalid_receiver, &metrics)),
-        );
+        tokio::join!(writer.run(&shutdown), publisher.run(&shutdown), shutdown.run_until_cancelled(marks.run()),);
         Ok(())
     };
     // A watch that may not begin ends the others as well: they are dropped.

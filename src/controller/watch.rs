@@ -13,16 +13,14 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use rand::RngExt;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
     ControllerError,
-    intake::{Intake, InvalidSource, Outcome, WatchEvent},
+    intake::{Intake, Outcome, WatchEvent},
+    unreadable::Unreadable,
 };
 use crate::{
     api::EventSource,
@@ -81,7 +79,7 @@ pub(super) struct Watch<'a> {
     pub(super) namespace: Option<String>,
     pub(super) intake: Intake,
     pub(super) state: watch::Sender<WatchState>,
-    pub(super) invalid: mpsc::UnboundedSender<InvalidSource>,
+    pub(super) unreadable: Unreadable,
     pub(super) metrics: &'a Metrics,
 }
 
@@ -128,6 +126,7 @@ impl Watch<'_> {
         let started = Instant::now();
         let outcome = self.intake.take(event);
         self.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
+        self.metrics.unreadable_sources.set(i64::try_from(self.unreadable.len()).unwrap_or(i64::MAX));
         let result = match outcome {
             Outcome::Applied => "applied",
             Outcome::Unchanged => "unchanged",
@@ -135,8 +134,6 @@ impl Watch<'_> {
             Outcome::Invalid(invalid) => {
                 warn!(source = %invalid.stream, generation = invalid.generation, reason = %invalid.message,
                     "an EventSource is not run because it is invalid");
-                // The receiver ends with the controller; then nobody is left to tell.
-                let _ = self.invalid.send(invalid);
                 "invalid"
             }
             Outcome::Listing => return,

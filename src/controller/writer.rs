@@ -56,7 +56,7 @@ impl StatusWriter {
     pub(super) fn new(
         client: Client,
         board: Board,
-        Inputs { desired, reports, leases_wait }: Inputs,
+        Inputs { desired, reports, leases_wait, .. }: Inputs,
         herald: Herald,
         metrics: Arc<Metrics>,
     ) -> Self {

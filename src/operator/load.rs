@@ -11,7 +11,7 @@ use super::{
     claimed_store::ClaimedStore,
     cluster::Cluster,
     life::Boards,
-    readiness::{tell_membership, tell_sources, tell_whether_leases_wait},
+    readiness::{tell_membership, tell_of_peers, tell_sources, tell_whether_leases_wait},
     upkeep::keep_up,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     fetch::http::HttpTransports,
     loader::{Ports, Supervisor, buffer::Buffer},
     ownership::{
-        Directives,
+        Directives, Peers,
         kubernetes::{self, KubernetesOwnership, Started},
     },
     store::postgres::PostgresStore,
@@ -65,7 +65,16 @@ impl Load<'_> {
             pending::<Infallible>().await
         };
 
-        let controlling = self.control(waiting, watch_state, stop_controller.clone());
+        let (peers, others) = watch::channel(Peers::default());
+        beside.spawn(tell_of_peers(peers, ownership.views()));
+        let inputs = Inputs {
+            desired: self.boards.desired.clone(),
+            reports: self.boards.reports.clone(),
+            leases_wait: waiting,
+            peers: others,
+        };
+
+        let controlling = self.control(inputs, watch_state, stop_controller.clone());
         let loading = async {
             self.load(supervisor, directives, &ownership, &stop, drain).await?;
             stop_controller.cancel();
@@ -115,7 +124,7 @@ impl Load<'_> {
 
     async fn control(
         &self,
-        leases_wait: watch::Receiver<bool>,
+        inputs: Inputs,
         state: watch::Sender<WatchState>,
         shutdown: CancellationToken,
     ) -> Result<(), OperatorError> {
@@ -124,9 +133,8 @@ impl Load<'_> {
             status_interval: self.args.status_interval,
             namespace: self.args.watch_namespace.clone(),
         };
-        let (client, boards) = (self.cluster.client.clone(), self.boards);
-        let inputs = Inputs { desired: boards.desired.clone(), reports: boards.reports.clone(), leases_wait };
-        Ok(controller::run(config, client, inputs, boards.metrics.clone(), state, shutdown).await?)
+        let (client, metrics) = (self.cluster.client.clone(), self.boards.metrics.clone());
+        Ok(controller::run(config, client, inputs, metrics, state, shutdown).await?)
     }
 
     /// Runs what ownership directs; after `drain` until the last source is handed off, or until that takes too long.

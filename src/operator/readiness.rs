@@ -1,11 +1,14 @@
 //! What other parts are told of the watch of EventSources and of the membership, as they change: `/readyz` of both, the
-//! controller of Leases that wait.
+//! controller of Leases that wait and of the other members.
 
 use tokio::sync::watch;
 
 use crate::{
     controller::WatchState,
-    ownership::kubernetes::{OwnershipView, Stage},
+    ownership::{
+        Peers,
+        kubernetes::{OwnershipView, Stage},
+    },
     telemetry::health::{Health, Part},
 };
 
@@ -35,6 +38,21 @@ pub(super) async fn tell_membership(health: Health, mut views: watch::Receiver<O
             Stage::TakingPart => health.waits(Part::Membership, "the member Lease of this replica is not written yet"),
             Stage::Draining | Stage::Ended => health.waits(Part::Membership, "this replica is ending"),
         }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says who else lives.
+pub(super) async fn tell_of_peers(peers: watch::Sender<Peers>, mut views: watch::Receiver<OwnershipView>) {
+    loop {
+        let others = views.borrow_and_update().peers.clone();
+        peers.send_if_modified(|told| {
+            let changed = *told != others;
+            *told = others;
+            changed
+        });
         if views.changed().await.is_err() {
             return;
         }

@@ -86,6 +86,7 @@ pub struct Metrics {
     /// Events of the watch of EventSources by what they came to.
     pub reconcile: Family<ResultLabels, Counter>,
     pub reconcile_duration: Histogram,
+    pub unreadable_sources: Gauge,
     /// The write budget as a series: every patch of an EventSource by this replica.
     pub status_writes: Family<StatusWriteLabels, Counter>,
     pub kubernetes_events: Family<ResultLabels, Counter>,
@@ -122,6 +123,7 @@ impl Metrics {
             lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
             reconcile: Family::default(),
             reconcile_duration: Histogram::new([0.000_01, 0.000_1, 0.001, 0.01, 0.1]),
+            unreadable_sources: Gauge::default(),
             status_writes: Family::default(),
             kubernetes_events: Family::default(),
         }
@@ -208,6 +210,11 @@ impl Metrics {
             "Time to bring the desired set in line with one watch event",
             Unit::Seconds,
             self.reconcile_duration.clone(),
+        );
+        registry.register(
+            "unreadable_sources",
+            "EventSources that this replica cannot read and does not run: the same on each of one release, so take the max",
+            self.unreadable_sources.clone(),
         );
         registry.register("status_writes", "Patches of EventSources by trigger and result", self.status_writes.clone());
         registry.register("kubernetes_events", "Kubernetes Events by result", self.kubernetes_events.clone());

@@ -1,6 +1,6 @@
 //! One replica's controller against the API server under test. What the loader would report, the test reports.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use headgate::{
     api::{AcceptedReason, EventSource, ReachableReason, StoredReason},
@@ -8,7 +8,7 @@ use headgate::{
     desired::Desired,
     event::{Cursor, EventId, StreamName},
     loader::report::{Report, Reports, Verdict},
-    ownership::Holding,
+    ownership::{Holding, Peers},
     store::{Epoch, Holder},
     telemetry::metrics::{Metrics, StatusWriteLabels},
 };
@@ -42,12 +42,14 @@ impl Replica {
         let metrics = Metrics::register(&mut Registry::default());
         let (state_sender, state) = watch::channel(WatchState::Listing);
         let (leases_wait, waiting) = watch::channel(false);
+        let holders = Some(BTreeSet::new());
+        let (_, peers) = watch::channel(Peers { holders, of_another_template: false });
         let config =
             ControllerConfig { pod_name: name.to_owned(), status_interval: Duration::from_secs(30), namespace: None };
         let running = tokio::spawn(controller::run(
             config,
             client,
-            Inputs { desired: desired.clone(), reports: reports.clone(), leases_wait: waiting },
+            Inputs { desired: desired.clone(), reports: reports.clone(), leases_wait: waiting, peers },
             metrics.clone(),
             state_sender,
             shutdown.clone(),

@@ -37,7 +37,7 @@ fn unreadable(name: &str, generation: i64) -> WatchEvent {
 #[test]
 fn absence_says_nothing_before_the_first_list_is_complete() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     intake.take(Event::Init);
     intake.take(Event::InitApply(guard(object("orders"))));
     assert!(!desired.is_complete());
@@ -49,7 +49,7 @@ fn absence_says_nothing_before_the_first_list_is_complete() {
 #[test]
 fn what_a_later_list_does_not_name_is_gone() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     listed(&mut intake, [object("orders"), object("stock")]);
     assert_eq!(listed(&mut intake, [object("stock")]), Outcome::Listed { gone: 1 });
     assert_eq!(desired.streams(), [stream("stock")]);
@@ -58,7 +58,7 @@ fn what_a_later_list_does_not_name_is_gone() {
 #[test]
 fn a_list_that_broke_off_removes_nothing() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     listed(&mut intake, [object("orders"), object("stock")]);
     intake.take(Event::Init);
     intake.take(Event::InitApply(guard(object("stock"))));
@@ -69,7 +69,7 @@ fn a_list_that_broke_off_removes_nothing() {
 #[test]
 fn a_status_write_changes_nothing() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     intake.take(applied(object("orders")));
     let before = desired.changes();
     let mut written = object("orders");
@@ -92,7 +92,7 @@ fn what_somebody_acts_on_is_let_through() {
         },
     ];
     for (number, change) in changes.into_iter().enumerate() {
-        let mut intake = Intake::new(Desired::default());
+        let mut intake = Intake::new(Desired::default(), Unreadable::default());
         intake.take(applied(object("orders")));
         let mut changed = object("orders");
         change(&mut changed);
@@ -103,7 +103,7 @@ fn what_somebody_acts_on_is_let_through() {
 #[test]
 fn a_deleted_object_is_removed_when_only_others_hold_it_back() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     intake.take(applied(object("orders")));
     let mut deleted = object("orders");
     deleted.metadata.deletion_timestamp = Some(Time(noon()));
@@ -116,7 +116,7 @@ fn a_deleted_object_is_removed_when_only_others_hold_it_back() {
 #[test]
 fn an_object_that_nobody_here_can_read_is_not_run_and_said_once() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     intake.take(applied(object("orders")));
     let Outcome::Invalid(invalid) = intake.take(unreadable("orders", 2)) else { panic!("it is invalid") };
     assert_eq!((invalid.stream, invalid.generation), (stream("orders"), 2));
@@ -127,9 +127,27 @@ fn an_object_that_nobody_here_can_read_is_not_run_and_said_once() {
 }
 
 #[test]
+fn what_is_corrected_deleted_or_not_listed_any_more_is_not_unreadable() {
+    let unreadable_now = Unreadable::default();
+    let mut intake = Intake::new(Desired::default(), unreadable_now.clone());
+    for name in ["corrected", "deleted", "unlisted", "broken"] {
+        intake.take(unreadable(name, 1));
+    }
+    assert_eq!(unreadable_now.len(), 4);
+    intake.take(applied(object("corrected")));
+    intake.take(Event::Delete(guard(object("deleted"))));
+    assert_eq!(unreadable_now.len(), 2);
+    let Event::Apply(broken) = unreadable("broken", 1) else { unreachable!() };
+    intake.take(Event::Init);
+    intake.take(Event::InitApply(broken));
+    intake.take(Event::InitDone);
+    assert_eq!(unreadable_now.len(), 1, "and a list that breaks off takes nothing out");
+}
+
+#[test]
 fn an_invalid_object_does_not_stop_the_list() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     intake.take(Event::Init);
     let Event::Apply(broken) = unreadable("broken", 1) else { unreachable!() };
     intake.take(Event::InitApply(broken));
@@ -141,7 +159,7 @@ fn an_invalid_object_does_not_stop_the_list() {
 
 #[test]
 fn what_is_said_of_an_invalid_object_quotes_none_of_its_values() {
-    let mut intake = Intake::new(Desired::default());
+    let mut intake = Intake::new(Desired::default(), Unreadable::default());
     let Outcome::Invalid(invalid) = intake.take(unreadable("orders", 1)) else { panic!("it is invalid") };
     assert!(!invalid.message.contains("hunter2"), "{}", invalid.message);
     for (error, said) in [
@@ -163,7 +181,7 @@ fn the_younger_of_two_with_one_url_knows_the_older_whatever_came_first() {
         object
     };
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     let elder = |name: &str| desired.get(&stream(name)).expect("known").shares_endpoint_with.clone();
     intake.take(applied(sharing("young", 1)));
     assert_eq!(elder("young"), None);
@@ -176,7 +194,7 @@ fn the_younger_of_two_with_one_url_knows_the_older_whatever_came_first() {
 #[test]
 fn every_watch_event_of_a_shared_endpoint_leaves_the_other_alone_unless_its_elder_changed() {
     let desired = Desired::default();
-    let mut intake = Intake::new(desired.clone());
+    let mut intake = Intake::new(desired.clone(), Unreadable::default());
     let sharing = |name: &str, generation| {
         let mut object = object(name);
         object.spec.http.as_mut().expect("http").url = "https://orders.test/events".to_owned();
