@@ -14,6 +14,8 @@ use crate::{api::Source, event::StreamName};
 #[derive(Clone)]
 pub struct Desired {
     sources: Arc<RwLock<HashMap<StreamName, Arc<Source>>>>,
+    /// Objects that are there and cannot be read by this release.
+    unreadable: Arc<Mutex<HashSet<StreamName>>>,
     /// What was put or removed since the supervisor looked.
     touched: Arc<Mutex<HashSet<StreamName>>>,
     version: Arc<watch::Sender<u64>>,
@@ -24,6 +26,7 @@ impl Default for Desired {
     fn default() -> Self {
         Self {
             sources: Arc::default(),
+            unreadable: Arc::default(),
             touched: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
             complete: Arc::new(watch::Sender::new(false)),
@@ -35,6 +38,7 @@ impl Desired {
     /// Notes a new or changed source.
     pub fn put(&self, source: Arc<Source>) {
         let stream = source.stream.clone();
+        locked(&self.unreadable).remove(&stream);
         self.write().insert(stream.clone(), source);
         self.touched().insert(stream);
         self.version.send_modify(|version| *version += 1);
@@ -42,6 +46,23 @@ impl Desired {
 
     /// Notes that a source is gone for good.
     pub fn remove(&self, stream: &StreamName) {
+        locked(&self.unreadable).remove(stream);
+        self.drop_source(stream);
+    }
+
+    /// Notes that the object of a source is there, and that this release cannot read it.
+    pub fn refuse(&self, stream: &StreamName) {
+        locked(&self.unreadable).insert(stream.clone());
+        self.drop_source(stream);
+    }
+
+    /// Whether nobody need wait here for the object of a source: it is there and cannot be read.
+    #[must_use]
+    pub fn is_unreadable(&self, stream: &StreamName) -> bool {
+        locked(&self.unreadable).contains(stream)
+    }
+
+    fn drop_source(&self, stream: &StreamName) {
         if self.write().remove(stream).is_some() {
             self.touched().insert(stream.clone());
             self.version.send_modify(|version| *version += 1);
@@ -104,7 +125,7 @@ impl Desired {
     }
 
     fn touched(&self) -> MutexGuard<'_, HashSet<StreamName>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.touched)
     }
 
     // A writer that panicked inside these one-line sections is not possible; going on is right either way.
@@ -115,4 +136,8 @@ impl Desired {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamName, Arc<Source>>> {
         self.sources.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -87,7 +87,9 @@ impl Intake {
         for stream in &gone {
             self.remove(stream);
         }
-        self.unreadable.keep_only(&listed);
+        for stream in self.unreadable.keep_only(&listed) {
+            self.desired.remove(&stream);
+        }
         // Last, so that nobody sees a set called complete with sources in it that are gone.
         self.desired.mark_complete();
         Outcome::Listed { gone: gone.len() }
@@ -129,12 +131,12 @@ impl Intake {
     fn remove(&mut self, stream: &StreamName) -> Outcome {
         self.unreadable.leave(stream);
         let known = self.desired.get(stream).is_some();
-        self.drop_source(stream);
+        self.desired.remove(stream);
+        self.leave_endpoint(stream);
         if known { Outcome::Removed } else { Outcome::Unchanged }
     }
 
-    fn drop_source(&mut self, stream: &StreamName) {
-        self.desired.remove(stream);
+    fn leave_endpoint(&mut self, stream: &StreamName) {
         let moved = self.endpoints.leave(stream);
         self.tell_neighbours(moved);
     }
@@ -143,7 +145,8 @@ impl Intake {
     fn reject(&mut self, metadata: &ObjectMeta, message: String) -> Outcome {
         let (Some(stream), Some(uid)) = (stream_of(metadata), metadata.uid.clone()) else { return Outcome::Unchanged };
         let generation = metadata.generation.unwrap_or_default();
-        self.drop_source(&stream);
+        self.desired.refuse(&stream);
+        self.leave_endpoint(&stream);
         let source = InvalidSource { stream, uid, generation, message };
         if self.unreadable.enter(source.clone(), Instant::now()) {
             Outcome::Invalid(source)

@@ -92,9 +92,9 @@ impl Unreadable {
         self.locked().remove(stream);
     }
 
-    /// A list was complete: what it does not name is gone.
-    pub(super) fn keep_only(&self, listed: &HashSet<StreamName>) {
-        self.locked().retain(|stream, _| listed.contains(stream));
+    /// A list was complete: what it does not name is gone. Returns what that is.
+    pub(super) fn keep_only(&self, listed: &HashSet<StreamName>) -> Vec<StreamName> {
+        self.locked().extract_if(|stream, _| !listed.contains(stream)).map(|(stream, _)| stream).collect()
     }
 
     pub(super) fn len(&self) -> usize {

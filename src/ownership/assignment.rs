@@ -42,13 +42,22 @@ pub fn choose(stream: Key, seats: &[Seat], bound: usize, may: impl Fn(usize) -> 
 ///
 /// Dealing again while some of them are already claimed gives the rest the same seats: a seat's count at an orphan's
 /// turn can only be what it was, or more by orphans that were that seat's anyway.
-pub fn deal(orphans: &[StreamName], seats: &mut [Seat], bound: usize) -> Vec<Option<usize>> {
+///
+/// A seat that has `declined` an orphan is dealt it only when all have.
+pub fn deal(
+    orphans: &[StreamName],
+    seats: &mut [Seat],
+    bound: usize,
+    declined: impl Fn(&StreamName, usize) -> bool,
+) -> Vec<Option<usize>> {
     debug_assert!(orphans.is_sorted(), "every replica deals in the same order");
     let all_stuck = seats.iter().all(|seat| seat.stuck);
     orphans
         .iter()
         .map(|stream| {
-            let at = choose(Key::of(stream.as_str()), seats, bound, |at| all_stuck || !seats[at].stuck)?;
+            let (key, claims) = (Key::of(stream.as_str()), |at: usize| all_stuck || !seats[at].stuck);
+            let at = choose(key, seats, bound, |at| claims(at) && !declined(stream, at))
+                .or_else(|| choose(key, seats, bound, claims))?;
             seats[at].held += 1;
             Some(at)
         })

@@ -9,6 +9,7 @@
 //! | [`assignment`], [`roster`] | who holds what: orphans, surplus, handoffs |
 //! | [`pacing`] | when surplus moves |
 //! | [`turns`] | who is passed over because it does not claim |
+//! | [`declined`] | who cannot run what |
 //! | [`membership`] | who is suspect |
 //! | [`database`] | whose database is lost |
 //! | [`holdings`] | what each held source is at, and the directives that follow |
@@ -25,6 +26,7 @@ use tokio::{
 
 pub mod assignment;
 pub mod database;
+pub mod declined;
 pub mod gone;
 pub mod holdings;
 pub mod kubernetes;

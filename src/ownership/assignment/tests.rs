@@ -48,7 +48,7 @@ impl Cluster {
     fn claim_orphans(&mut self) {
         let (orphans, mut seats) = (self.orphans(), self.seats());
         let limit = bound(self.streams.len(), seats.len());
-        for (stream, at) in orphans.iter().zip(deal(&orphans, &mut seats, limit)) {
+        for (stream, at) in orphans.iter().zip(deal(&orphans, &mut seats, limit, by_nobody)) {
             self.holders.insert(stream.clone(), self.members[at.unwrap()].clone());
             self.moves += 1;
         }
@@ -181,7 +181,8 @@ fn replicas_with_the_same_view_claim_disjoint_sets_even_halfway_through() {
         let mut cluster = Cluster::of(rng.random_range(2..9), rng.random_range(10..200));
         let (orphans, mut seats) = (cluster.orphans(), cluster.seats());
         let limit = bound(cluster.streams.len(), seats.len());
-        let planned: HashMap<_, _> = orphans.iter().cloned().zip(deal(&orphans, &mut seats, limit)).collect();
+        let planned: HashMap<_, _> =
+            orphans.iter().cloned().zip(deal(&orphans, &mut seats, limit, by_nobody)).collect();
         // Any part of the plan carried out, in any order: the rest is dealt as before.
         let mut order = orphans.clone();
         order.shuffle(&mut rng);
@@ -189,7 +190,7 @@ fn replicas_with_the_same_view_claim_disjoint_sets_even_halfway_through() {
             cluster.holders.insert(stream.clone(), cluster.members[planned[stream].unwrap()].clone());
         }
         let (rest, mut seats) = (cluster.orphans(), cluster.seats());
-        for (stream, at) in rest.iter().zip(deal(&rest, &mut seats, limit)) {
+        for (stream, at) in rest.iter().zip(deal(&rest, &mut seats, limit, by_nobody)) {
             assert_eq!(at, planned[stream], "seed {seed}");
         }
     }
@@ -200,12 +201,12 @@ fn the_next_in_rank_claims_what_a_stuck_member_leaves() {
     let cluster = Cluster::of(4, 100);
     let (orphans, mut seats) = (cluster.orphans(), cluster.seats());
     seats[2].stuck = true;
-    let dealt: HashSet<_> = deal(&orphans, &mut seats, 100).into_iter().flatten().collect();
+    let dealt: HashSet<_> = deal(&orphans, &mut seats, 100, by_nobody).into_iter().flatten().collect();
     assert_eq!(dealt, HashSet::from([0, 1, 3]));
     for seat in &mut seats {
         seat.stuck = true;
     }
-    assert!(deal(&orphans, &mut seats, 400).iter().all(Option::is_some), "when all are stuck, nobody is");
+    assert!(deal(&orphans, &mut seats, 400, by_nobody).iter().all(Option::is_some), "when all are stuck, nobody is");
 }
 
 /// A rolling update with one pod more than wanted: a new pod joins, an old one drains, and so on.
@@ -238,4 +239,17 @@ fn while_two_templates_live_only_the_older_gives_and_only_the_newest_takes() {
     let seat = |pod: &str, held, newest| Seat { member: Key::of(pod), held, newest, stuck: false };
     let seats = [seat("old-0", 0, false), seat("old-1", 60, false), seat("new-0", 0, true), seat("new-1", 60, true)];
     assert_eq!(flows(120, &seats), [Flow { from: 1, to: 2, count: 30 }]);
+}
+
+fn by_nobody(_: &StreamName, _: usize) -> bool {
+    false
+}
+
+#[test]
+fn an_orphan_that_a_seat_has_declined_is_dealt_to_another_unless_all_have() {
+    let cluster = Cluster::of(3, 40);
+    let orphans = cluster.orphans();
+    let dealt = deal(&orphans, &mut cluster.seats(), 40, |_, at| at == 0);
+    assert!(dealt.iter().all(|at| at.is_some_and(|at| at != 0)), "{dealt:?}");
+    assert!(deal(&orphans, &mut cluster.seats(), 40, |_, _| true).iter().all(Option::is_some));
 }

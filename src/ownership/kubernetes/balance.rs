@@ -8,7 +8,7 @@ use super::replica::Replica;
 use crate::{
     event::StreamName,
     ownership::{
-        assignment::{Seat, deal, flows, hand, out_of_band, pick},
+        assignment::{Flow, Seat, deal, flows, hand, out_of_band, pick},
         roster::Roster,
     },
     store::Holder,
@@ -45,6 +45,9 @@ impl Replica {
         self.align_early();
         self.count(now);
         self.turns.retain(|holder| self.roster.seat_of(holder).is_some());
+        let matters =
+            |stream: &StreamName, holder: &Holder| self.view.is_live(holder) && self.desired.get(stream).is_some();
+        self.declined.retain(now, matters);
         let seats = self.deal_orphans(&me, now);
         if self.is_leaving() {
             self.hand_all_off(now);
@@ -77,7 +80,8 @@ impl Replica {
     /// Queues the orphans that are mine to claim. Returns the seats as they will be when all orphans are claimed.
     fn deal_orphans(&mut self, me: &Holder, now: Instant) -> Vec<Seat> {
         let mut seats = self.roster.seats.clone();
-        let dealt = deal(&self.roster.orphans, &mut seats, self.roster.bound());
+        let declined = |stream: &StreamName, at: usize| self.has_declined(stream, &self.roster.holders[at]);
+        let dealt = deal(&self.roster.orphans, &mut seats, self.roster.bound(), declined);
         for (at, holder) in self.roster.holders.iter().enumerate() {
             self.turns.dealt(holder, seats[at].held > self.roster.seats[at].held, now);
         }
@@ -96,7 +100,11 @@ impl Replica {
             return;
         }
         let Some(mine) = self.roster.seat_of(me) else { return };
-        let flows: Vec<_> = flows(self.roster.total, seats).into_iter().filter(|flow| flow.from == mine).collect();
+        let flows: Vec<_> = flows(self.roster.total, seats)
+            .into_iter()
+            .filter(|flow| flow.from == mine)
+            .map(|flow| Flow { count: flow.count.min(self.most_for(flow.to)), ..flow })
+            .collect();
         let surplus = flows.iter().map(|flow| flow.count).sum();
         let out_of_band = out_of_band(self.roster.total, seats);
         let mut due = self.pacing.due(now, out_of_band, surplus, self.holdings.moving());
@@ -106,13 +114,38 @@ impl Replica {
             if count == 0 {
                 continue;
             }
-            let movable = self.holdings.movable(false).collect();
+            let movable = self.movable_to(&target).collect();
             let picked: Vec<StreamName> = pick(movable, seats[flow.to].member, count).into_iter().cloned().collect();
             due -= count;
             for stream in picked {
                 self.tell_to_yield(&stream, Some(target.clone()), now);
             }
         }
+    }
+
+    /// The sources that could move to `target` now.
+    fn movable_to(&self, target: &Holder) -> impl Iterator<Item = &StreamName> {
+        self.holdings.movable(false).filter(|stream| !self.has_declined(stream, target))
+    }
+
+    /// How many may move to a seat: a round that waits for what cannot move would never end.
+    fn most_for(&self, seat: usize) -> usize {
+        let target = &self.roster.holders[seat];
+        let all_may = self.declined.is_empty();
+        if all_may { usize::MAX } else { self.holdings.moving_to(target) + self.movable_to(target).count() }
+    }
+
+    /// A member has deleted the Lease of a source. If it lives, and the object is there, it cannot run it.
+    pub(super) fn note_declined(&mut self, stream: &StreamName, holder: &Holder, now: Instant) {
+        let of_another = self.me.as_ref() != Some(holder) && self.view.is_live(holder);
+        if let Some(source) = self.desired.get(stream).filter(|_| of_another) {
+            self.declined.note(stream, source.generation, holder, now);
+        }
+    }
+
+    fn has_declined(&self, stream: &StreamName, holder: &Holder) -> bool {
+        !self.declined.is_empty()
+            && self.desired.get(stream).is_some_and(|source| self.declined.has(stream, source.generation, holder))
     }
 
     /// Hands off as fast as the API server takes it; each source runs until its own turn. When nobody is there to take
@@ -136,8 +169,9 @@ impl Replica {
     pub(super) fn place(&mut self, stream: &StreamName, intended: Option<Holder>) {
         let Some(me) = self.me.clone() else { return };
         let now = Instant::now();
-        let may: Vec<bool> =
-            self.roster.holders.iter().map(|holder| *holder != me && self.takes_handoffs(holder, now)).collect();
+        let may_take =
+            |holder: &Holder| *holder != me && self.takes_handoffs(holder, now) && !self.has_declined(stream, holder);
+        let may: Vec<bool> = self.roster.holders.iter().map(may_take).collect();
         let intended = intended.and_then(|holder| self.roster.seat_of(&holder)).filter(|at| may[*at]);
         let bound = self.roster.bound();
         let target = if self.is_leaving() || intended.is_some() {

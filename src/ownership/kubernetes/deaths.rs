@@ -25,8 +25,9 @@ const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
 const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_FENCE_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_FENCE_RETRY: Duration = Duration::from_secs(5);
-/// A Lease that names me without an object that I know is given up after this: controllers are seldom so far apart.
-const EARLY_FOR: Duration = Duration::from_secs(10);
+/// A Lease that names me without an object that I know is given up after this: controllers are seldom so far apart. One whose
+/// object I know that I cannot read is given up at once.
+pub(super) const EARLY_FOR: Duration = Duration::from_secs(10);
 /// For how long the last sign of an ended member is remembered; only a metric wants it.
 const REMEMBER_LAST_SIGN: Duration = Duration::from_mins(10);
 
@@ -207,15 +208,14 @@ impl Replica {
             return;
         }
         let sweeping = &self.sweeping;
-        let due =
-            |(stream, since): &(&StreamName, &mut Instant)| now - **since >= EARLY_FOR && !sweeping.contains(*stream);
+        let due = |(stream, until): &(&StreamName, &mut Instant)| **until <= now && !sweeping.contains(*stream);
         let early: Vec<_> = self
             .early
             .iter_mut()
             .filter(due)
-            .map(|(stream, since)| {
+            .map(|(stream, until)| {
                 // Until the watch shows that it went: the deletion may be denied.
-                *since = now;
+                *until = now + EARLY_FOR;
                 stream.clone()
             })
             .collect();

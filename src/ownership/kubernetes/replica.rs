@@ -21,7 +21,7 @@ use super::{
     claims::{Claimed, Refusal},
     client::{LeaseApi, LeaseError},
     database::{DatabaseClock, Ping},
-    deaths::Duty,
+    deaths::{Duty, EARLY_FOR},
     member::{Part, Sign, Wish},
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     ownership::{
         Directive,
         database::DatabaseWatch,
+        declined::Declined,
         gone::Gone,
         holdings::Holdings,
         lease::MemberLease,
@@ -80,6 +81,7 @@ pub(super) struct Replica {
     pub(super) view: View,
     pub(super) membership: Membership,
     pub(super) turns: Turns,
+    pub(super) declined: Declined,
     pub(super) pacing: Pacing,
     pub(super) holdings: Holdings,
     pub(super) roster: Roster,
@@ -97,7 +99,7 @@ pub(super) struct Replica {
     pub(super) leases_wait_since: Option<Instant>,
     /// Claims that came to nothing: the watch has a moment to show why.
     pub(super) refused: HashMap<StreamName, Refusal>,
-    /// Leases that name me and whose object I do not know yet, and since when.
+    /// Leases that name me and whose object I do not know yet, and until when it is waited for.
     pub(super) early: HashMap<StreamName, Instant>,
     /// Writes of this incarnation; they end with it.
     pub(super) writes: FuturesUnordered<BoxFuture<'static, Claimed>>,
@@ -147,6 +149,7 @@ impl Replica {
             me: None,
             view: View::default(),
             turns: Turns::default(),
+            declined: Declined::default(),
             pacing: Pacing::default(),
             holdings: Holdings::default(),
             roster: Roster::default(),
@@ -255,6 +258,9 @@ impl Replica {
         let now = Instant::now();
         match change {
             Change::Source { stream, from, to } => {
+                if let (Some(from), None) = (&from, &to) {
+                    self.note_declined(&stream, from, now);
+                }
                 if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
                     self.turns.progressed(&to, now);
                 }
@@ -341,7 +347,8 @@ impl Replica {
         let directive = self.holdings.align(stream, lease, me, wanted);
         let names_me = lease.is_some_and(|lease| lease.holder.as_ref() == Some(me));
         if names_me && !wanted && !self.holdings.has(stream) {
-            self.early.entry(stream.clone()).or_insert_with(Instant::now);
+            let patience = if self.desired.is_unreadable(stream) { Duration::ZERO } else { EARLY_FOR };
+            self.early.entry(stream.clone()).or_insert_with(|| Instant::now() + patience);
         } else {
             self.early.remove(stream);
         }

@@ -15,6 +15,7 @@ mod gate;
 mod leaving;
 mod outages;
 mod supervisor;
+mod versions;
 
 use cluster::Cluster;
 

@@ -172,6 +172,19 @@ impl Cluster {
         }
     }
 
+    /// One controller cannot read the object, as it stands now.
+    pub(super) fn cannot_read(&self, pod: &str, stream: &StreamName) {
+        let pod = &self.pods[pod];
+        pod.desired.refuse(stream);
+        if pod.running.tasks.lock().unwrap().remove(stream).is_some() {
+            pod.ownership.finished(stream);
+        }
+    }
+
+    pub(super) fn sources(&self) -> &[StreamName] {
+        &self.streams
+    }
+
     pub(super) fn lease(&self, stream: &StreamName) -> Option<SourceLease> {
         let name = SourceLease::name_of(stream);
         self.api.leases().iter().filter(|lease| lease.metadata.name.as_ref() == Some(&name)).find_map(SourceLease::read)
