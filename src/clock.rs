@@ -23,6 +23,12 @@ impl Moment {
         Self { at: Instant::now(), slept }
     }
 
+    /// The time since `earlier`, with what was slept through: it goes on in a suspended machine, and nobody can set it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.at.saturating_duration_since(earlier.at) + self.slept_since(earlier)
+    }
+
     /// How much of the time since `earlier` the monotonic clock does not show.
     #[must_use]
     pub fn slept_since(self, earlier: Self) -> Duration {
@@ -55,6 +61,15 @@ mod tests {
         let second = Moment::now();
         assert!(second.at - first.at >= Duration::from_millis(20));
         assert!(second.slept_since(first) < Duration::from_millis(5), "{:?}", second.slept_since(first));
+    }
+
+    #[test]
+    fn the_time_since_a_moment_goes_on_while_the_machine_sleeps() {
+        let first = Moment::now();
+        let hour = Duration::from_hours(1);
+        let woken = Moment { at: first.at + Duration::from_secs(1), slept: first.slept + hour };
+        assert_eq!(woken.since(first), hour + Duration::from_secs(1));
+        assert_eq!(first.since(woken), Duration::ZERO);
     }
 
     /// In a time namespace the clock that counts sleep can be set ahead (`time_namespaces(7)`), which needs the right to make one.

@@ -1,7 +1,6 @@
 //! What `/metrics` says of the sources that this replica holds, read from their reports at each scrape: a source that went
 //! to another replica leaves no series behind.
 
-use jiff::Timestamp;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
@@ -9,6 +8,7 @@ use prometheus_client::{
 
 use crate::{
     api::{AssignedReason, CaughtUpReason, conditions::CAUGHT_UP},
+    clock::Moment,
     loader::report::Report,
     telemetry::metrics::{OutcomeLabels, SourceLabels, StatusLabels},
 };
@@ -17,7 +17,7 @@ use crate::{
 const PENDING: &str = "Pending";
 
 /// The series of these reports. Counters count from when this replica won the Lease.
-pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Timestamp) -> Registry {
+pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment) -> Registry {
     let sources = Family::<StatusLabels, Gauge>::default();
     let requests = Family::<OutcomeLabels, Counter>::default();
     let events_appended = Family::<SourceLabels, Counter>::default();

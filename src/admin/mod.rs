@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use jiff::Timestamp;
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
     registry::Registry,
@@ -23,7 +22,7 @@ use tokio::net::TcpListener;
 
 pub use sources::{SourceView, Sources};
 
-use crate::telemetry::health::Health;
+use crate::{clock::Moment, telemetry::health::Health};
 
 /// What the endpoints read.
 #[derive(Clone)]
@@ -39,7 +38,7 @@ impl Admin {
         port::serve(listener, self.router()).await
     }
 
-    pub(crate) fn metrics(&self, now: Timestamp) -> Result<String, std::fmt::Error> {
+    pub(crate) fn metrics(&self, now: Moment) -> Result<String, std::fmt::Error> {
         let reports = self.sources.reports.all();
         let held = held::series(reports.iter().map(|report| &**report), now);
         let mut text = String::new();
@@ -72,7 +71,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.metrics(Timestamp::now()) {
+    match admin.metrics(Moment::now()) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

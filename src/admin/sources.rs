@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::{
     api::Source,
+    clock::Moment,
     desired::Desired,
     loader::report::{BlockedBy, Report, Reports},
 };
@@ -65,11 +66,11 @@ impl Sources {
     pub fn list(&self, held: bool) -> Vec<SourceView> {
         let mut sources = self.desired.sources();
         sources.sort_by(|a, b| a.stream.cmp(&b.stream));
-        let views = sources.iter().map(|source| self.view(source, Timestamp::now()));
+        let views = sources.iter().map(|source| self.view(source, Moment::now()));
         views.filter(|view| view.held || !held).collect()
     }
 
-    fn view(&self, source: &Source, now: Timestamp) -> SourceView {
+    fn view(&self, source: &Source, now: Moment) -> SourceView {
         let view = SourceView {
             namespace: source.stream.namespace().to_owned(),
             name: source.stream.name().to_owned(),
@@ -83,7 +84,7 @@ impl Sources {
 }
 
 impl SourceView {
-    fn exact(self, report: &Report, now: Timestamp) -> Self {
+    fn exact(self, report: &Report, now: Moment) -> Self {
         Self {
             holder: Some(report.holding.holder.to_string()),
             held: true,

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
+use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tower::Service;
@@ -8,7 +11,7 @@ use crate::{
     api::{EventSource, EventSourceSpec, ReachableReason, Source, event_source::Http},
     desired::Desired,
     event::StreamName,
-    loader::report::{BlockedBy, Report, Reports, Verdict},
+    loader::report::{BlockedBy, LastCaughtUp, Report, Reports, Verdict},
     ownership::Holding,
     store::Holder,
     telemetry::{
@@ -147,11 +150,16 @@ async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when
 #[test]
 fn lag_is_told_per_source_once_it_is_known() {
     let replica = Replica::knowing(&["orders", "bills", "new"]);
-    let noon: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a timestamp");
-    replica.holds("orders", |report| (report.caught_up, report.last_caught_up) = (Some(true), Some(noon)));
-    replica.holds("bills", |report| (report.caught_up, report.last_caught_up) = (Some(false), Some(noon)));
+    let then = Moment::now();
+    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_secs(60) };
+    replica.holds("orders", |report| {
+        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)))
+    });
+    replica.holds("bills", |report| {
+        (report.caught_up, report.last_caught_up) = (Some(false), Some(LastCaughtUp::before(then, Duration::ZERO)))
+    });
     replica.holds("new", |report| report.caught_up = Some(false));
-    let text = replica.admin.metrics(noon + jiff::SignedDuration::from_secs(90)).expect("a text");
+    let text = replica.admin.metrics(later).expect("a text");
     let lag = |name: &str| {
         let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
@@ -162,21 +170,24 @@ fn lag_is_told_per_source_once_it_is_known() {
 #[test]
 fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
     let replica = Replica::knowing(&["down", "suspended", "moved"]);
-    let noon: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a timestamp");
+    let then = Moment::now();
+    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_secs(60) };
     replica.holds("down", |report| {
         unreachable(report);
-        (report.caught_up, report.last_caught_up) = (Some(true), Some(noon));
+        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
-    replica.holds("suspended", |report| (report.suspended, report.last_caught_up) = (true, Some(noon)));
+    replica.holds("suspended", |report| {
+        (report.suspended, report.last_caught_up) = (true, Some(LastCaughtUp::before(then, Duration::ZERO)))
+    });
     replica.holds("moved", |report| report.caught_up = Some(false));
     // As the status has it from the holder before.
-    replica.admin.sources.reports.was_caught_up(&StreamName::new("shop", "moved"), noon);
-    let text = replica.admin.metrics(noon + jiff::SignedDuration::from_secs(90)).expect("a text");
+    replica.admin.sources.reports.was_caught_up(&StreamName::new("shop", "moved"), Duration::from_secs(10));
+    let text = replica.admin.metrics(later).expect("a text");
     let lag = |name: &str| {
         let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
     };
-    assert_eq!([lag("down"), lag("suspended"), lag("moved")], [Some(90), None, Some(90)], "{text}");
+    assert_eq!([lag("down"), lag("suspended"), lag("moved")], [Some(90), None, Some(99)], "{text}");
 }
 
 #[tokio::test]

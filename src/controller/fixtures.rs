@@ -1,5 +1,7 @@
 //! Sources and reports as tests tell of them.
 
+use std::{sync::OnceLock, time::Duration};
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -7,8 +9,9 @@ use crate::{
         AcceptedReason, EventSource, EventSourceSpec, ReachableReason, Source, StoredReason,
         event_source::{DeletionPolicy, Http},
     },
+    clock::Moment,
     event::{Cursor, EventId, StreamName},
-    loader::report::{Report, Verdict},
+    loader::report::{LastCaughtUp, Report, Verdict},
     ownership::Holding,
     store::{Epoch, Holder},
 };
@@ -24,6 +27,14 @@ pub(super) fn noon() -> Timestamp {
 
 pub(super) fn noon_plus(seconds: i64) -> Timestamp {
     noon() + SignedDuration::from_secs(seconds)
+}
+
+/// The same on the clock that nobody sets.
+pub(super) fn moment_of(time: Timestamp) -> Moment {
+    static NOON: OnceLock<Moment> = OnceLock::new();
+    let noon = *NOON.get_or_init(Moment::now);
+    let since = time.duration_since(self::noon()).try_into().expect("a time after noon");
+    Moment { at: noon.at + since, ..noon }
 }
 
 /// An object as an API server would store it, a minute old.
@@ -90,7 +101,7 @@ impl Story for Report {
 
     fn caught_up(mut self) -> Self {
         self.caught_up = Some(true);
-        self.last_caught_up = self.last_success;
+        self.last_caught_up = self.last_success.map(|at| LastCaughtUp::before(moment_of(at), Duration::ZERO));
         self
     }
 

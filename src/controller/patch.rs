@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     api::{EventSource, FINALIZER},
+    clock::Moment,
     event::StreamName,
 };
 
@@ -70,7 +71,7 @@ async fn write_status(
         // Another replica runs it by now and has said so.
         return Ok(Performed { done: Done::Settled(base), result: "superseded" });
     }
-    let status = compose(view, &base.status, Timestamp::now());
+    let status = compose(view, &base.status, Timestamp::now(), Moment::now());
     if says_the_same(&status, &base.status) {
         return Ok(Performed { done: Done::Settled(base), result: "unchanged" });
     }

@@ -1,5 +1,7 @@
 //! The status of an EventSource, from what its holder saw and what stood there before. Pure.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -10,6 +12,7 @@ use crate::{
         conditions::{CAUGHT_UP, Facts, READY, conditions},
         event_source::HolderStatus,
     },
+    clock::Moment,
     loader::report::Verdict,
 };
 
@@ -26,7 +29,9 @@ const LEFT: &str = "its replica stopped and no other took it over; it runs again
 ///
 /// What the holder does not know yet it keeps: a source that moved to another replica does not lose its cursor, its times
 /// and its conditions until the new holder has adopted the row and asked.
-pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp) -> EventSourceStatus {
+///
+/// `now` is for people; the lag of what this replica saw itself goes by `moment`.
+pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp, moment: Moment) -> EventSourceStatus {
     let report = &view.report;
     let adopted = report.epoch.is_some();
     let conditions = conditions(&facts(view), &previous.conditions, now);
@@ -52,7 +57,7 @@ pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp)
             .next_poll
             .filter(|next| !view.leaving && next.duration_since(now) > NEXT_POLL_WORTH_TELLING)
             .map(to_second),
-        lag_seconds: lag_seconds(view, &conditions, previous, now),
+        lag_seconds: lag(view, &conditions, previous, now, moment).and_then(|lag| lag.as_secs().try_into().ok()),
         consecutive_failures: Some(i32::try_from(report.consecutive_failures).unwrap_or(i32::MAX)),
         sample_time: Some(to_second(now)),
         last_handled_poll_request: report
@@ -91,16 +96,25 @@ pub(super) fn says_the_same(new: &EventSourceStatus, old: &EventSourceStatus) ->
 
 /// How long ago the source was last known to hold nothing more; the holder before may have been the one who knew. What a
 /// source that fails has meanwhile, nobody knows, and a suspended one is left behind on purpose.
-fn lag_seconds(view: &View, conditions: &[Condition], previous: &EventSourceStatus, now: Timestamp) -> Option<i64> {
+fn lag(
+    view: &View,
+    conditions: &[Condition],
+    previous: &EventSourceStatus,
+    now: Timestamp,
+    moment: Moment,
+) -> Option<Duration> {
     if view.report.suspended {
         return None;
     }
     if conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP) {
-        return Some(0);
+        return Some(Duration::ZERO);
     }
-    let until_it_moved = || well_until(previous, view.report.holding.acquired_at);
-    let caught_up_at = view.report.last_caught_up.or_else(|| behind_since(previous)).or_else(until_it_moved)?;
-    Some(now.duration_since(caught_up_at).as_secs().max(0))
+    let until_it_moved = || {
+        let well_until = well_until(previous, view.report.holding.acquired_at)?;
+        Some(between(well_until, now))
+    };
+    let seen = view.report.last_caught_up.map(|caught_up| caught_up.elapsed(moment));
+    seen.or_else(|| behind_for(previous, now)).or_else(until_it_moved)
 }
 
 /// A source that is well is written seldom, and its holder knew that it was until it gave it away. Unless nobody had it meanwhile:
@@ -110,10 +124,16 @@ fn well_until(previous: &EventSourceStatus, moved: Timestamp) -> Option<Timestam
     Some(if moved.duration_since(sampled) <= WRITTEN_WITHIN { moved } else { sampled })
 }
 
-/// When the source of this status, which is behind, was last known to hold nothing more.
-pub(super) fn behind_since(status: &EventSourceStatus) -> Option<Timestamp> {
-    let lag = status.lag_seconds.filter(|lag| *lag > 0)?;
-    status.sample_time.as_ref()?.0.checked_sub(SignedDuration::from_secs(lag)).ok()
+/// How long ago the source of this status, which is behind, was last known to hold nothing more: another replica wrote it by its
+/// own clock, so it is asked once, and counted on by ours.
+pub(super) fn behind_for(status: &EventSourceStatus, now: Timestamp) -> Option<Duration> {
+    let lag = status.lag_seconds.and_then(|lag| u64::try_from(lag).ok()).filter(|lag| *lag > 0)?;
+    Some(Duration::from_secs(lag) + between(status.sample_time.as_ref()?.0, now))
+}
+
+/// Nothing, when the clocks of two machines, or of one that was set, put it the other way round.
+fn between(earlier: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(earlier).try_into().unwrap_or_default()
 }
 
 /// Kubernetes shows times in seconds; so two that look equal are equal.

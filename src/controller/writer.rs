@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kube::Client;
 use tokio::{
     task::JoinSet,
@@ -15,7 +16,7 @@ use super::{
     events::Herald,
     leases_first::LeasesFirst,
     patch::{Performed, perform},
-    status::behind_since,
+    status::behind_for,
 };
 use crate::{
     desired::Desired,
@@ -129,9 +130,9 @@ impl StatusWriter {
             Ok(Finished { stream, serial, done }) => {
                 // The gauge of the lag goes on where the holder before was.
                 if let Done::Settled(base) = &done
-                    && let Some(at) = behind_since(&base.status)
+                    && let Some(ago) = behind_for(&base.status, Timestamp::now())
                 {
-                    self.reports.was_caught_up(&stream, at);
+                    self.reports.was_caught_up(&stream, ago);
                 }
                 self.board.done(&stream, serial, done, Instant::now());
             }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{AcceptedReason, AssignedReason, ReachableReason, StoredReason},
+    clock::Moment,
     event::{Cursor, StreamName},
     ownership::Holding,
     store::Epoch,
@@ -40,7 +41,7 @@ pub struct Report {
     /// `None` before the first poll; `Some(true)` when the last answer brought nothing more.
     pub caught_up: Option<bool>,
     /// When an answer last brought everything there was.
-    pub last_caught_up: Option<Timestamp>,
+    pub last_caught_up: Option<LastCaughtUp>,
     pub suspended: bool,
     pub blocked_by: Option<BlockedBy>,
     /// Between the starts of the last two requests of this process to the source.
@@ -111,13 +112,19 @@ impl Report {
         self.next_poll = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
     }
 
-    /// Seconds since everything was known to be stored: 0 while it is caught up and well, `None` while it is suspended and when
+    /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended and when
     /// nobody knows that it ever was. What a source that fails has meanwhile, nobody knows.
     #[must_use]
-    pub fn lag_seconds(&self, now: Timestamp) -> Option<i64> {
-        let caught_up_at = self.last_caught_up.filter(|_| !self.suspended)?;
+    pub fn lag(&self, now: Moment) -> Option<Duration> {
+        let caught_up = self.last_caught_up.filter(|_| !self.suspended)?;
         let is_current = self.caught_up == Some(true) && self.problem().is_none();
-        Some(if is_current { 0 } else { now.duration_since(caught_up_at).as_secs().max(0) })
+        Some(if is_current { Duration::ZERO } else { caught_up.elapsed(now) })
+    }
+
+    /// [`Report::lag`] as people and metrics are told of it.
+    #[must_use]
+    pub fn lag_seconds(&self, now: Moment) -> Option<i64> {
+        self.lag(now).and_then(|lag| lag.as_secs().try_into().ok())
     }
 
     /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
@@ -132,6 +139,28 @@ impl Report {
             .or_else(|| assigned.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
             .or_else(|| stored.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
             .or_else(|| reachable.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
+    }
+}
+
+/// When everything of a source was last known to be stored. By a clock that nobody sets: the lag that counts from here pages
+/// people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastCaughtUp {
+    noted: Moment,
+    /// How long it was over by then.
+    ago: Duration,
+}
+
+impl LastCaughtUp {
+    /// It was `ago` before this moment.
+    #[must_use]
+    pub fn before(noted: Moment, ago: Duration) -> Self {
+        Self { noted, ago }
+    }
+
+    #[must_use]
+    pub fn elapsed(self, now: Moment) -> Duration {
+        self.ago + now.since(self.noted)
     }
 }
 
@@ -249,13 +278,14 @@ impl Reports {
         self.bump();
     }
 
-    /// When a holder before this one last knew that everything was stored, as the status has it. What this replica has seen
-    /// itself stands.
-    pub fn was_caught_up(&self, stream: &StreamName, at: Timestamp) {
+    /// How long ago a holder before this one last knew that everything was stored, as the status has it. What this replica has
+    /// seen itself stands.
+    pub fn was_caught_up(&self, stream: &StreamName, ago: Duration) {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let Some(mut leaf) = slots.get(stream).map(|slot| locked(slot)) else { return };
         if leaf.report.last_caught_up.is_none() {
-            Arc::make_mut(&mut leaf.report).last_caught_up = Some(at);
+            let last_caught_up = LastCaughtUp::before(Moment::now(), ago);
+            Arc::make_mut(&mut leaf.report).last_caught_up = Some(last_caught_up);
         }
     }
 

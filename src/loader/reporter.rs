@@ -3,9 +3,10 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::report::{BlockedBy, Pen, Report, Verdict};
+use super::report::{BlockedBy, LastCaughtUp, Pen, Report, Verdict};
 use crate::{
     api::{AcceptedReason, ReachableReason, StoredReason},
+    clock::Moment,
     event::StreamName,
     fetch::{FetchError, OpenError},
     store::StoreError,
@@ -88,7 +89,7 @@ impl Reporter {
             let turned = report.caught_up != Some(caught_up);
             report.caught_up = Some(caught_up);
             if caught_up {
-                report.last_caught_up = Some(Timestamp::now());
+                report.last_caught_up = Some(LastCaughtUp::before(Moment::now(), Duration::ZERO));
             }
             turn(&mut report.reachable, ReachableReason::PollSucceeded, "the last poll succeeded".to_owned()) || turned
         });

@@ -107,7 +107,7 @@ async fn a_status_that_says_the_same_is_not_written() {
     let report = held("orders").polled_at(1).after_id(7);
     let JobKind::Status { view, .. } = status_of(report.clone()) else { unreachable!() };
     let mut unchanged = object("orders");
-    unchanged.status = Some(compose(&view, &crate::api::EventSourceStatus::default(), Timestamp::now()));
+    unchanged.status = Some(compose(&view, &crate::api::EventSourceStatus::default(), Timestamp::now(), Moment::now()));
     let (client, played) = ApiServer::plays(|mut server| async move {
         server.answers(StatusCode::OK, &stored(&unchanged)).await;
     });
@@ -124,7 +124,8 @@ async fn a_lost_lease_is_not_written_over_the_status_of_the_next_holder() {
         next.holding.holder = crate::store::Holder::new(holder);
         let JobKind::Status { view, .. } = status_of(next) else { unreachable!() };
         let mut object = object("orders");
-        object.status = Some(compose(&view, &crate::api::EventSourceStatus::default(), Timestamp::now()));
+        object.status =
+            Some(compose(&view, &crate::api::EventSourceStatus::default(), Timestamp::now(), Moment::now()));
         let (client, played) = ApiServer::plays(move |mut server| async move {
             server.answers(StatusCode::OK, &stored(&object)).await;
             if expected == "ok" {

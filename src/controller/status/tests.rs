@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::{AcceptedReason, ReachableReason, StoredReason},
     controller::{
-        fixtures::{Story, held, noon_plus, source},
+        fixtures::{Story, held, moment_of, noon_plus, source},
         sample::Sample,
     },
     loader::report::Report,
@@ -29,6 +29,11 @@ fn view_held_from(second: i64) -> View {
     let mut report = held("orders").polled_at(second).after_id(7).backfilling();
     report.holding.acquired_at = noon_plus(second);
     view(report)
+}
+
+/// By two clocks that go alike.
+fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp) -> EventSourceStatus {
+    super::compose(view, previous, now, moment_of(now))
 }
 
 fn nothing() -> EventSourceStatus {
@@ -85,6 +90,22 @@ fn the_lag_counts_from_when_the_source_last_held_nothing_more() {
     assert_eq!(caught_up.lag_seconds, Some(0));
     let behind = compose(&view(orders().backfilling()), &caught_up, noon_plus(50));
     assert_eq!(behind.lag_seconds, Some(40), "it last held nothing more at second 10");
+}
+
+#[test]
+fn a_wall_clock_that_is_set_moves_no_lag() {
+    let failing = view(orders().failing(3, ReachableReason::Timeout));
+    for set_to in [noon_plus(-3_600), noon_plus(86_400)] {
+        let behind = super::compose(&failing, &nothing(), set_to, moment_of(noon_plus(50)));
+        assert_eq!(behind.lag_seconds, Some(40), "it last held nothing more at second 10");
+        let next = view(held("orders").polled_at(10).after_id(7).backfilling());
+        let earlier = super::compose(&next, &behind, noon_plus(-7_200), moment_of(noon_plus(50)));
+        assert_eq!(
+            earlier.lag_seconds,
+            Some(40),
+            "nor does a replica whose clock is behind take off what another knew"
+        );
+    }
 }
 
 #[test]

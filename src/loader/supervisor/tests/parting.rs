@@ -1,16 +1,17 @@
 //! What is left of sources that went.
 
-use jiff::Timestamp;
-
 use super::*;
-use crate::admin::{Admin, Sources};
+use crate::{
+    admin::{Admin, Sources},
+    clock::Moment,
+};
 
 impl Replica {
     /// All that a scrape finds.
     fn exposition(&self) -> String {
         let sources = Sources { desired: self.desired.clone(), reports: self.world.reports.clone() };
         let admin = Admin { health: Health::starting(), registry: Arc::clone(&self.world.registry), sources };
-        admin.metrics(Timestamp::now()).expect("a text")
+        admin.metrics(Moment::now()).expect("a text")
     }
 
     /// The series of the source.
