@@ -151,12 +151,12 @@ async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when
 fn lag_is_told_per_source_once_it_is_known() {
     let replica = Replica::knowing(&["orders", "bills", "new"]);
     let then = Moment::now();
-    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_secs(60) };
+    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_mins(1) };
     replica.holds("orders", |report| {
-        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)))
+        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
     replica.holds("bills", |report| {
-        (report.caught_up, report.last_caught_up) = (Some(false), Some(LastCaughtUp::before(then, Duration::ZERO)))
+        (report.caught_up, report.last_caught_up) = (Some(false), Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
     replica.holds("new", |report| report.caught_up = Some(false));
     let text = replica.admin.metrics(later).expect("a text");
@@ -171,13 +171,13 @@ fn lag_is_told_per_source_once_it_is_known() {
 fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
     let replica = Replica::knowing(&["down", "suspended", "moved"]);
     let then = Moment::now();
-    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_secs(60) };
+    let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_mins(1) };
     replica.holds("down", |report| {
         unreachable(report);
         (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
     replica.holds("suspended", |report| {
-        (report.suspended, report.last_caught_up) = (true, Some(LastCaughtUp::before(then, Duration::ZERO)))
+        (report.suspended, report.last_caught_up) = (true, Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
     replica.holds("moved", |report| report.caught_up = Some(false));
     // As the status has it from the holder before.

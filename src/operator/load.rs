@@ -54,19 +54,19 @@ impl Load<'_> {
 
         let health = &self.boards.health;
         let (leases_wait, waiting) = watch::channel(false);
+        let (peers, others) = watch::channel(Peers::default());
         // Not spawned: a panic in one ends the replica, which begins anew, instead of a part that nobody misses.
         let beside = async {
             tokio::join!(
                 tell_sources(health.clone(), watched),
                 tell_membership(health.clone(), ownership.views()),
                 tell_whether_leases_wait(leases_wait, ownership.views()),
+                tell_of_peers(peers, ownership.views()),
                 keep_up(self.store.clone(), self.args.retention_days),
             );
             pending::<Infallible>().await
         };
 
-        let (peers, others) = watch::channel(Peers::default());
-        beside.spawn(tell_of_peers(peers, ownership.views()));
         let inputs = Inputs {
             desired: self.boards.desired.clone(),
             reports: self.boards.reports.clone(),
