@@ -203,7 +203,11 @@ impl SourceTask {
         };
         let reporter = &self.context.reporter;
         let message = if adopted.start_ignored {
-            format!("goes on from cursor {}: the stream has a row already, so `start` was not applied", adopted.cursor)
+            format!(
+                "goes on from cursor {} of an earlier object of this name: `start` was not applied; if this one reads its ids from \
+                 elsewhere, increase `epoch`",
+                adopted.cursor
+            )
         } else {
             "accepted".to_owned()
         };
