@@ -39,6 +39,9 @@ const RETRY_UP_TO: Duration = Duration::from_secs(5);
 /// So many failures in a row are more than a watch that ended.
 const FAILURES_OF_AN_OUTAGE: u32 = 3;
 
+/// An outage is said again after so many further failures: every four minutes or so.
+const SAID_AGAIN_AFTER: u32 = 60;
+
 /// How far the watch has come; `/readyz` names it while it is not [`WatchState::Watching`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchState {
@@ -149,10 +152,13 @@ impl Watch<'_> {
     fn failed(&self, error: &watcher::Error, failures: u32) -> Result<(), ControllerError> {
         if *self.state.borrow() == WatchState::Watching {
             // A closed connection and 410 are how watches end; the next list or watch says whether it is more.
-            if failures == FAILURES_OF_AN_OUTAGE {
-                warn!(%error, "the watch of EventSources fails; what runs goes on, changes are seen later");
-            } else {
+            if failures < FAILURES_OF_AN_OUTAGE {
                 debug!(%error, "the watch of EventSources ended and begins again");
+                return Ok(());
+            }
+            self.metrics.watch_failures.inc();
+            if (failures - FAILURES_OF_AN_OUTAGE).is_multiple_of(SAID_AGAIN_AFTER) {
+                warn!(%error, failures, "the watch of EventSources fails; what runs goes on, also what was deleted; changes are seen later");
             }
             return Ok(());
         }

@@ -86,6 +86,8 @@ pub struct Metrics {
     /// Events of the watch of EventSources by what they came to.
     pub reconcile: Family<ResultLabels, Counter>,
     pub reconcile_duration: Histogram,
+    /// Of the watch of EventSources, from the third in a row on.
+    pub watch_failures: Counter,
     pub unreadable_sources: Gauge,
     /// The write budget as a series: every patch of an EventSource by this replica.
     pub status_writes: Family<StatusWriteLabels, Counter>,
@@ -123,6 +125,7 @@ impl Metrics {
             lease_takeover_duration: Histogram::new([1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 30.0]),
             reconcile: Family::default(),
             reconcile_duration: Histogram::new([0.000_01, 0.000_1, 0.001, 0.01, 0.1]),
+            watch_failures: Counter::default(),
             unreadable_sources: Gauge::default(),
             status_writes: Family::default(),
             kubernetes_events: Family::default(),
@@ -210,6 +213,11 @@ impl Metrics {
             "Time to bring the desired set in line with one watch event",
             Unit::Seconds,
             self.reconcile_duration.clone(),
+        );
+        registry.register(
+            "watch_failures",
+            "Failures of the watch of EventSources, from the third in a row on: what is changed or deleted is not seen",
+            self.watch_failures.clone(),
         );
         registry.register(
             "unreadable_sources",

@@ -97,6 +97,10 @@ async fn a_controller_waits_for_what_is_missing_and_goes_on_by_itself() {
     replicas[0].report(report_of(&replicas[0], "orders"));
     until("a write failed", || async { (replicas[0].writes("transition", "unavailable") > 0).then_some(()) }).await;
     for replica in &replicas {
+        until("whoever runs it can see that no change is", || async {
+            (replica.metrics.watch_failures.get() > 0).then_some(())
+        })
+        .await;
         assert!(replica.desired.is_complete() && replica.desired.get(&stream("orders")).is_some());
     }
     control_plane.start().await.expect("it starts");
