@@ -265,7 +265,7 @@ async fn only_the_append_itself_is_ever_too_slow_to_be_sent_whole() {
         .run(
             "DO $$ DECLARE day text; BEGIN FOR day IN SELECT name FROM headgate.partition LOOP \
              EXECUTE 'DROP TABLE headgate.' || day; END LOOP; END $$; \
-             CREATE OR REPLACE FUNCTION headgate.make_partitions(days_ahead integer) RETURNS integer LANGUAGE sql \
+             CREATE OR REPLACE FUNCTION headgate.make_partitions(days_ahead integer, earliest timestamptz) RETURNS integer LANGUAGE sql \
              AS 'SELECT 1 FROM pg_sleep(6)'",
         )
         .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headgate::store::{
     Gate as _,
-    postgres::{Bound, InstallationError, PostgresStore, Upkeep, migrate},
+    postgres::{Bound, InstallationError, PostgresStore, Upkeep, UpkeepError, migrate},
 };
 
 use rstest::rstest;
@@ -12,7 +12,8 @@ use rstest::rstest;
 use crate::{
     database::Database,
     faults::cause,
-    replica::{Replica, event, events},
+    races::clock,
+    replica::{Replica, after, event, events},
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -130,6 +131,83 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
     assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.partition WHERE ends_on < current_date").await, 0);
 }
 
+/// The oldest event and the oldest commit, in minutes before the true time.
+const OLDEST: &str = "SELECT greatest(extract(epoch FROM pg_catalog.now() - least(e.oldest, c.oldest)) / 60, 0)::bigint FROM \
+                      (SELECT min(stored_at) AS oldest FROM headgate.event) AS e, \
+                      (SELECT min(stored_at) AS oldest FROM headgate.commits) AS c";
+
+/// How many events are of a commit of their own time.
+const OF_THEIR_COMMIT: &str = "SELECT count(*) FROM headgate.event AS e JOIN headgate.commits AS c \
+                               ON c.stream = e.stream AND c.stored_at = e.stored_at \
+                               AND e.sequence BETWEEN c.first_sequence AND c.last_sequence";
+
+#[rstest]
+#[case::of_numbers(["1", "2", "3"])]
+#[case::that_are_looked_up(["a", "b", "c"])]
+#[tokio::test]
+async fn events_that_come_while_the_databases_clock_is_a_year_behind_do_not_expire_when_it_is_right_again(
+    #[case] ids: [&str; 3],
+) {
+    let database = clock::database_with_a_clock_of_its_own().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([ids[0]])).await;
+    clock::set(&database, -365 * clock::DAY).await;
+    assert_eq!(replica.poll(events([ids[1]])).await.stored, 1);
+
+    // Where each id is looked up over all days, too; and an append that is repeated is known again.
+    let adopted = replica.reset(1).await;
+    replica.reserve().await;
+    let page = replica.closing(events(ids));
+    let first = replica.append(&page).await;
+    assert_eq!((first.stored, first.repeated), (1, 2), "{adopted:?}");
+    replica.part = 0;
+    assert_eq!(replica.append(&page).await, first);
+    assert!(database.one::<i64>(OLDEST).await <= 61, "an hour at most before the time of the replica");
+    assert_eq!(database.one::<i64>(OF_THEIR_COMMIT).await, 3);
+
+    clock::set(&database, 0).await;
+    store.upkeep(Some(DAY)).await.unwrap();
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 3);
+    assert_eq!(replica.adopt().await.cursor, after(ids[2]));
+}
+
+#[rstest]
+#[case::a_year_ahead(365 * clock::DAY, "365 days ahead of")]
+#[case::two_hours_ahead(2 * clock::HOUR, "minutes ahead of")]
+#[case::a_year_behind(-365 * clock::DAY, "365 days behind")]
+#[tokio::test]
+async fn nothing_is_dropped_while_the_clocks_disagree_and_days_are_made(#[case] jump: i64, #[case] said: &str) {
+    let database = clock::database_with_a_clock_of_its_own().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([1])).await;
+    make_past_days(&database, 5).await;
+    database
+        .run(
+            "INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at) \
+             VALUES ('shop/orders', '7', 'NestedTooDeep', '', now() - interval '4 days')",
+        )
+        .await;
+    clock::set(&database, jump).await;
+    let made_ahead = "SELECT bool_or(ends_on > (pg_catalog.now() AT TIME ZONE 'UTC' + greatest($1, 0) * interval '1 second')::date + 7) \
+                      FROM headgate.partition";
+    let kept = "SELECT (SELECT count(*) FROM headgate.partition WHERE ends_on <= (pg_catalog.now() AT TIME ZONE 'UTC')::date) \
+                + (SELECT count(*) FROM headgate.set_aside)";
+
+    let error = store.upkeep(Some(DAY)).await.unwrap_err();
+    assert!(matches!(error, UpkeepError::ClocksDisagree { .. }), "{error:?}");
+    assert!(error.to_string().contains(said) && error.to_string().contains("set right"), "{error}");
+    assert_eq!(database.one::<i64>(kept).await, 2 * 5 + 1);
+    let made_ahead: bool = sqlx::query_scalar(made_ahead).bind(jump).fetch_one(&database.sql).await.unwrap();
+    assert!(made_ahead, "the days that appends need are there");
+    store.upkeep(None).await.unwrap();
+
+    clock::set(&database, 0).await;
+    assert_eq!(store.upkeep(Some(DAY)).await.unwrap().partitions_dropped, 2 * 4);
+    assert_eq!(database.one::<i64>(kept).await, 2);
+}
+
 #[tokio::test]
 async fn a_schema_belongs_to_one_installation_until_another_takes_it_over() {
     let database = Database::migrated().await;
@@ -233,7 +311,7 @@ pub(crate) async fn make_past_days(database: &Database, days: i32) {
     }
 }
 
-async fn drop_all_days(database: &Database) {
+pub(crate) async fn drop_all_days(database: &Database) {
     for day in database.all::<String>("SELECT name FROM headgate.partition").await {
         let sql = format!("DROP TABLE headgate.{day}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.sql).await.unwrap();

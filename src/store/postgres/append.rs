@@ -12,6 +12,7 @@ use super::{
     PostgresStore,
     answer::{Answers, NUMBER, OPAQUE, answer, count, each},
     batch::{Batch, text_beside_number},
+    clocks,
     column::{Json, Timestamp},
     failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
     gate::{micros, over, position, tokens, verb},
@@ -187,7 +188,7 @@ fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Statement<'a> 
         .bind(appends().map(|append| append.then.close().map(|close| micros(close.next_start_in))).bind_iter())
         .bind(appends().map(|append| append.then.in_flight().map(micros)).bind_iter())
         .bind(appends().map(|append| append.more_follows).bind_iter());
-    bind_aside(bind_events(query, batches), batches)
+    bind_aside(bind_events(query, batches), batches).bind(clocks::earliest())
 }
 
 type Statement<'a> = Query<'a, Postgres, PgArguments>;

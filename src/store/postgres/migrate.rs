@@ -103,7 +103,7 @@ async fn run(options: &PgConnectOptions, limit: Duration) -> Result<(), MigrateE
 #[cfg(test)]
 mod tests {
     /// The checksum of each migration, as the databases that have applied it have written it down.
-    const APPLIED: [(i64, &str); 5] = [
+    const APPLIED: [(i64, &str); 6] = [
         (
             1,
             "8536f59fb8818ed1195bbebd268c89fc7c9de004fcbf4dc23abcf358301407c7\
@@ -128,6 +128,11 @@ mod tests {
             5,
             "70aef9cda40ac8e87a1bd7bca0604b52324ff1c0683be9a76e181d5db0aa7c30\
              35e2650f1fa82155b4d1c394a1cad4da",
+        ),
+        (
+            6,
+            "cccf2941c826950360016ffa00ea18dd233f15f52f3ab9594433f7778f8e38a2\
+             cbf9d93af592a62d0ff71bcdb93344fb",
         ),
     ];
 

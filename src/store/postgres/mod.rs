@@ -10,7 +10,7 @@
 //! | `append`, `batch`, `refused` | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
 //! | `coalesce`, `lane`, `queue` | which calls share statements, each with its own answer, and when a statement goes |
 //! | `forget` | FORGET, in steps |
-//! | `partitions` | the days: made ahead, dropped after the retention |
+//! | `partitions`, `clocks` | the days: made ahead, dropped after the retention; and what day it is |
 //! | `migrate`, `installation` | the schema, and whose it is |
 //! | `mutant` | statements with a rule left out, for the check of the chaos run |
 //! | `session`, `refusal` | connections, and why there is none |
@@ -19,6 +19,7 @@
 mod answer;
 mod append;
 mod batch;
+mod clocks;
 mod coalesce;
 mod column;
 mod failure;
@@ -43,7 +44,7 @@ pub use self::{
     answer::Answers,
     installation::{Bound, InstallationError},
     migrate::{MigrateError, check_url, migrate},
-    partitions::Upkeep,
+    partitions::{Upkeep, UpkeepError},
     session::InvalidUrl,
 };
 use self::{coalesce::Lanes, installation::Claimed};

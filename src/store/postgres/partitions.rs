@@ -6,12 +6,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{PostgresStore, failure::store_error, gate::micros, session};
+use super::{PostgresStore, clocks, column, failure::store_error, gate::micros, session};
 use crate::store::StoreError;
 
-const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1), 0)::bigint AS made";
+const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1, $2), 0)::bigint AS made";
 const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
 const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
@@ -36,11 +37,35 @@ pub struct Upkeep {
     pub partitions_dropped: u64,
 }
 
+/// Why a round of upkeep ended early. The next one goes on where it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum UpkeepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// One of the two clocks is wrong, so nobody knows which days have expired.
+    #[error(
+        "the database's clock is {} this machine's: set right the one that is wrong; until then this replica drops no day",
+        apart(*.database_ahead)
+    )]
+    ClocksDisagree { database_ahead: SignedDuration },
+}
+
+/// In whole minutes, or in days where it is that much.
+fn apart(ahead: SignedDuration) -> String {
+    let side = if ahead.is_negative() { "behind" } else { "ahead of" };
+    let minutes = (ahead.unsigned_abs().as_secs() + 30) / 60;
+    let days = minutes / (24 * 60);
+    if days > 1 { format!("{days} days {side}") } else { format!("{minutes} minutes {side}") }
+}
+
 impl PostgresStore {
     /// Makes the partitions of the next days, and drops those that ended longer than `retention` ago (none: keeps all).
     /// What is interrupted is finished by the next round. The cursor lives in the source row, so nothing that is
     /// dropped is fetched again.
-    pub async fn upkeep(&self, retention: Option<Duration>) -> Result<Upkeep, StoreError> {
+    ///
+    /// # Errors
+    /// [`UpkeepError::ClocksDisagree`] when days were made and none was dropped.
+    pub async fn upkeep(&self, retention: Option<Duration>) -> Result<Upkeep, UpkeepError> {
         let partitions_made = self.make_partitions().await?;
         let partitions_dropped = match retention {
             Some(retention) => self.drop_expired(retention).await?,
@@ -51,14 +76,19 @@ impl PostgresStore {
 
     pub(super) async fn make_partitions(&self) -> Result<u64, StoreError> {
         let action = "make the partitions of the next days";
-        let rows = session::rows(&self.pool, action, sqlx::query(MAKE).bind(DAYS_AHEAD)).await?;
+        let rows =
+            session::rows(&self.pool, action, sqlx::query(MAKE).bind(DAYS_AHEAD).bind(clocks::earliest())).await?;
         let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
         super::answer::count(row, "made").map_err(|error| store_error(action, error))
     }
 
     /// One session at a time drops: two that detach the same day wait for each other. The turn is a lock of an otherwise
     /// empty transaction, because DETACH CONCURRENTLY may not be inside one; it ends with it, however this ends.
-    async fn drop_expired(&self, retention: Duration) -> Result<u64, StoreError> {
+    async fn drop_expired(&self, retention: Duration) -> Result<u64, UpkeepError> {
+        let clocks = self.read_clocks().await?;
+        if !clocks.agree() {
+            return Err(UpkeepError::ClocksDisagree { database_ahead: clocks.ahead });
+        }
         let action = "take the turn to drop partitions";
         let (turn, mine) = session::within_limit(action, async {
             let mut turn = self.pool.begin().await?;
@@ -66,14 +96,14 @@ impl PostgresStore {
             Ok((turn, mine))
         })
         .await?;
-        let dropped = if mine { self.drop_in_turn(retention).await } else { Ok(0) };
+        let dropped = if mine { self.drop_in_turn(retention, clocks.here).await } else { Ok(0) };
         session::within_limit("end the turn to drop partitions", turn.rollback()).await?;
-        dropped
+        Ok(dropped?)
     }
 
-    async fn drop_in_turn(&self, retention: Duration) -> Result<u64, StoreError> {
+    async fn drop_in_turn(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
         let action = "find expired partitions";
-        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND);
+        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND).bind(column::Timestamp(now));
         let rows = session::rows(&self.pool, action, expired).await?;
         let (mut dropped, mut failed) = (0, HashMap::new());
         for row in rows {
@@ -88,11 +118,11 @@ impl PostgresStore {
                 Err(error) => drop(failed.insert(parent, error)),
             }
         }
-        self.drop_expired_aside(retention).await?;
+        self.drop_expired_aside(retention, now).await?;
         failed.into_values().next().map_or(Ok(dropped), Err)
     }
 
-    async fn drop_expired_aside(&self, retention: Duration) -> Result<(), StoreError> {
+    async fn drop_expired_aside(&self, retention: Duration, now: Timestamp) -> Result<(), StoreError> {
         let action = "drop expired items set aside";
         let rows = session::rows(&self.pool, action, sqlx::query(PAGES_ASIDE)).await?;
         let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
@@ -103,7 +133,8 @@ impl PostgresStore {
             let statement = sqlx::query(DROP_EXPIRED_ASIDE)
                 .bind(micros(retention))
                 .bind(format!("({first},0)"))
-                .bind(format!("({after},0)"));
+                .bind(format!("({after},0)"))
+                .bind(column::Timestamp(now));
             session::rows(&self.pool, action, statement).await?;
             first = after;
         }

@@ -14,11 +14,11 @@ use crate::{
     replica::{GAP, Replica, applied, events, refused},
 };
 
-const HOUR: i64 = 3600;
-const DAY: i64 = 24 * HOUR;
+pub(crate) const HOUR: i64 = 3600;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
 /// A database whose clock can be set. Sessions that were open before keep the true one.
-async fn database_with_a_clock_of_its_own() -> Database {
+pub(crate) async fn database_with_a_clock_of_its_own() -> Database {
     let database = Database::migrated().await;
     database
         .run(
@@ -27,7 +27,7 @@ async fn database_with_a_clock_of_its_own() -> Database {
              INSERT INTO own_clock.jumped VALUES (0); \
              CREATE FUNCTION own_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS \
              'SELECT pg_catalog.clock_timestamp() + seconds * interval ''1 second'' FROM own_clock.jumped'; \
-             ALTER FUNCTION headgate.make_partitions(integer) SET search_path = own_clock, pg_catalog; \
+             ALTER FUNCTION headgate.make_partitions(integer, timestamptz) SET search_path = own_clock, pg_catalog; \
              DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = own_clock, pg_catalog, public', \
              current_database()); END $$",
         )
@@ -36,7 +36,7 @@ async fn database_with_a_clock_of_its_own() -> Database {
 }
 
 /// Sets the clock so far ahead of the true one, or behind it.
-async fn set(database: &Database, seconds: i64) {
+pub(crate) async fn set(database: &Database, seconds: i64) {
     sqlx::query("UPDATE own_clock.jumped SET seconds = $1").bind(seconds).execute(&database.sql).await.unwrap();
 }
 

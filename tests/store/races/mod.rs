@@ -15,7 +15,7 @@
 //! | `reapplied` | a request in flight with a new object, a reset or a deletion of its stream |
 
 mod bulk;
-mod clock;
+pub(crate) mod clock;
 mod flight;
 mod gap;
 mod killed;

@@ -7,7 +7,7 @@ use headgate::{
     event::Cursor,
     store::{
         EventStore, Forget, Gate, StoreError,
-        postgres::{Bound, InstallationError, MigrateError, PostgresStore, migrate},
+        postgres::{Bound, InstallationError, MigrateError, PostgresStore, UpkeepError, migrate},
     },
 };
 use rstest::rstest;
@@ -20,6 +20,7 @@ use crate::{
     database::Database,
     faults::cause,
     replica::{GAP, Replica, after, applied, events},
+    upkeep::drop_all_days,
 };
 
 /// What the next release may do to the schema: each table gets columns, and there is a new table. Some of the columns have names
@@ -113,7 +114,12 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
             ..3 => store.append(&page).await.expect_err("there is nothing to store events in, or no day"),
             // What comes again after a reset needs the marks of both kinds of id.
             3 => store.reset(replica.resetting_to(1, Cursor::Start)).await.expect_err("it has one mark"),
-            4.. => unclaimed(&store).await,
+            4 => unclaimed(&store).await,
+            // Days are made by two clocks.
+            5.. => match store.upkeep(None).await {
+                Err(UpkeepError::Store(error)) => error,
+                made => panic!("{made:?}"),
+            },
         };
         assert!(
             matches!(&error, StoreError::Failed { sqlstate, .. } if ["42P01", "42703", "42883"].contains(&sqlstate.as_str())),
@@ -127,6 +133,16 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
         replica.reset(1).await;
         assert_eq!(replica.poll(events(1..=3)).await.repeated, 2, "at {version}");
     }
+}
+
+#[tokio::test]
+async fn a_release_that_knows_one_clock_makes_its_days_on_the_schema_of_this_one() {
+    let database = Database::migrated().await;
+    let days = "SELECT count(*) FROM headgate.partition";
+    let made: i64 = database.one(days).await;
+    drop_all_days(&database).await;
+    assert_eq!(database.one::<i64>("SELECT coalesce(headgate.make_partitions(7), 0)::bigint").await, made);
+    assert_eq!(database.one::<i64>(days).await, 2 * 8);
 }
 
 /// What a claim comes to in a database that has no name of its own yet.

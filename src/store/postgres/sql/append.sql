@@ -4,6 +4,9 @@
 --
 -- The event table is written and never read here: a statement that reads it plans and locks every day there is. An
 -- append that needs to look ids up changes nothing and is told `reread`.
+--
+-- What is stored is filed by the database's clock, but not before $30: a clock that is far behind would file it under days that
+-- expire as soon as that clock is right again. All else goes by the database's clock alone.
 request AS MATERIALIZED (
     SELECT
         r.*,
@@ -22,6 +25,7 @@ judged AS MATERIALIZED (
     SELECT
         s.stream,
         s.now,
+        greatest(s.now, $30::timestamptz) AS stored_at,
         s.slot_at,
         s.ends_at,
         s.highest_sequence,
@@ -77,7 +81,7 @@ stored AS (
         e.type,
         e.subject,
         e.occurred_at,
-        a.now,
+        a.stored_at,
         e.payload
     FROM (
         -- In the select list the arrays are walked in step; as a table, each would be copied first (1.3 times the time).
@@ -95,14 +99,14 @@ stored AS (
 ),
 kept_aside AS (
     INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at)
-    SELECT a.stream, i.id, i.reason, i.item, a.now
+    SELECT a.stream, i.id, i.reason, i.item, a.stored_at
     FROM unnest($26::bigint[], $27::text[], $28::text[], $29::bytea[]) AS i (request, id, reason, item)
     JOIN accepted AS a ON a.ordinal = i.request
     ON CONFLICT DO NOTHING
 ),
 recorded AS (
     INSERT INTO headgate.commits (stream, attempt, part, first_sequence, last_sequence, n, repeated, conflicting, stored_at)
-    SELECT stream, attempt, part, first_sequence, last_sequence, n, repeated, conflicting, now
+    SELECT stream, attempt, part, first_sequence, last_sequence, n, repeated, conflicting, stored_at
     FROM accepted
     WHERE n > 0
 ),

@@ -19,6 +19,7 @@ judged AS MATERIALIZED (
     SELECT
         s.stream,
         s.now,
+        greatest(s.now, $30::timestamptz) AS stored_at,
         s.slot_at,
         s.ends_at,
         s.highest_sequence,
@@ -54,7 +55,7 @@ accepted AS MATERIALIZED (
 incoming AS MATERIALIZED (
     SELECT
         a.stream,
-        a.now,
+        a.stored_at,
         a.sequence_is_id,
         a.was_counted,
         a.counted,
@@ -107,7 +108,7 @@ fresh AS MATERIALIZED (
         i.type,
         i.subject,
         i.occurred_at,
-        i.now,
+        i.stored_at,
         i.payload,
         CASE WHEN i.sequence_is_id THEN i.number ELSE i.counted + row_number() OVER (ORDER BY i.position) END AS sequence
     FROM incoming AS i
@@ -124,16 +125,16 @@ tally AS MATERIALIZED (
 ),
 stored AS (
     INSERT INTO headgate.event (stream, sequence, id, type, subject, occurred_at, stored_at, payload)
-    SELECT stream, sequence, nullif(whole_id, sequence::text), type, subject, occurred_at, now, payload
+    SELECT stream, sequence, nullif(whole_id, sequence::text), type, subject, occurred_at, stored_at, payload
     FROM fresh
 ),
 kept_aside AS (
     INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at)
-    SELECT a.stream, i.id, i.reason, i.item, a.now
+    SELECT a.stream, i.id, i.reason, i.item, a.stored_at
     FROM unnest($26::bigint[], $27::text[], $28::text[], $29::bytea[]) AS i (request, id, reason, item)
     JOIN accepted AS a ON a.ordinal = i.request
     UNION ALL
-    SELECT i.stream, i.whole_id, 'ConflictingEvent', convert_to(i.payload::text, 'UTF8'), i.now
+    SELECT i.stream, i.whole_id, 'ConflictingEvent', convert_to(i.payload::text, 'UTF8'), i.stored_at
     FROM incoming AS i
     JOIN found AS f USING (position)
     WHERE NOT f.same
@@ -143,7 +144,7 @@ recorded AS (
     INSERT INTO headgate.commits (stream, attempt, part, first_sequence, last_sequence, n, repeated, conflicting, stored_at)
     SELECT
         a.stream, a.attempt, a.part, t.first_sequence, t.last_sequence,
-        t.stored, a.repeated + t.repeated, a.conflicting + t.conflicting, a.now
+        t.stored, a.repeated + t.repeated, a.conflicting + t.conflicting, a.stored_at
     FROM accepted AS a
     CROSS JOIN tally AS t
     WHERE t.incoming > 0
