@@ -131,6 +131,33 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
     assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.partition WHERE ends_on < current_date").await, 0);
 }
 
+#[tokio::test]
+async fn upkeep_that_is_given_up_while_it_takes_its_turn_leaves_the_pool_usable() {
+    let database = Database::migrated().await;
+    // To take the turn takes longer than a caller waits for a connection.
+    database
+        .run(
+            "CREATE SCHEMA slow; \
+             CREATE FUNCTION slow.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE sql VOLATILE AS \
+             'SELECT true FROM pg_catalog.pg_sleep(60)'; \
+             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = slow, pg_catalog', current_database()); END $$",
+        )
+        .await;
+    let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
+    let upkeep = tokio::spawn({
+        let store = store.clone();
+        async move { store.upkeep(Some(DAY)).await }
+    });
+    // The pool has one connection, and it is in the middle of that.
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    while database.one::<i64>(waits).await == 0 {
+        assert!(!upkeep.is_finished(), "{:?}", upkeep.await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    upkeep.abort();
+    Replica::adopting(&store, "a", "orders").await;
+}
+
 /// The oldest event and the oldest commit, in minutes before the true time.
 const OLDEST: &str = "SELECT greatest(extract(epoch FROM pg_catalog.now() - least(e.oldest, c.oldest)) / 60, 0)::bigint FROM \
                       (SELECT min(stored_at) AS oldest FROM headgate.event) AS e, \

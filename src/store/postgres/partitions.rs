@@ -9,7 +9,12 @@ use std::{collections::HashMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{PostgresStore, clocks, column, failure::store_error, gate::micros, session};
+use super::{
+    PostgresStore, clocks, column,
+    failure::store_error,
+    gate::micros,
+    session::{self, Turn},
+};
 use crate::store::StoreError;
 
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1, $2), 0)::bigint AS made";
@@ -90,14 +95,9 @@ impl PostgresStore {
             return Err(UpkeepError::ClocksDisagree { database_ahead: clocks.ahead });
         }
         let action = "take the turn to drop partitions";
-        let (turn, mine) = session::within_limit(action, async {
-            let mut turn = self.pool.begin().await?;
-            let mine: bool = sqlx::query_scalar(TURN).fetch_one(&mut *turn).await?;
-            Ok((turn, mine))
-        })
-        .await?;
-        let dropped = if mine { self.drop_in_turn(retention, clocks.here).await } else { Ok(0) };
-        session::within_limit("end the turn to drop partitions", turn.rollback()).await?;
+        let Some(turn) = Turn::take(&self.pool, action, TURN).await? else { return Ok(0) };
+        let dropped = self.drop_in_turn(retention, clocks.here).await;
+        turn.end("end the turn to drop partitions").await?;
         Ok(dropped?)
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{
-    Connection, PgPool, Postgres, Transaction,
+    Connection, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -149,7 +149,7 @@ const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
                         extract(epoch FROM current_setting('statement_timeout')::interval) * 1000 BETWEEN 1 AND $1::text::numeric";
 
 /// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
-async fn lacks(claimed: &Claimed, connection: &mut sqlx::PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+async fn lacks(claimed: &Claimed, connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
     let (durable, limited): (bool, bool) =
         sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(&mut *connection).await?;
     Ok(match (durable, limited) {
@@ -196,11 +196,6 @@ impl Sessions {
         self.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// A transaction that spans statements. Only upkeep has one.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin().await
-    }
-
     /// Statements under way end first, where that takes no longer than the end of a process may.
     pub(super) async fn close(&self) {
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await;
@@ -215,6 +210,10 @@ struct Busy {
 }
 
 impl Busy {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("a busy connection is taken only by done and drop")
+    }
+
     /// Gives it back, with buffers as small as at first: sqlx keeps those of the largest batch for as long as the connection
     /// lives, beside the memory that batches are counted in.
     fn done(mut self) {
@@ -228,6 +227,39 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.busy.fetch_sub(1, Ordering::Relaxed);
         drop(self.connection.take().map(PoolConnection::detach));
+    }
+}
+
+/// A lock of an otherwise empty transaction, held while statements run on other connections. Only upkeep has one. Dropped in any
+/// way but by [`Turn::end`], its connection is closed: the pool never gets one back whose transaction is open or unknown.
+pub(super) struct Turn(Busy);
+
+impl Turn {
+    /// `lock` tells whether it took the lock. None: somebody else has it.
+    pub(super) async fn take(
+        pool: &Sessions,
+        action: &'static str,
+        lock: &'static str,
+    ) -> Result<Option<Self>, StoreError> {
+        // Not counted: a turn that is held is not a statement under way.
+        let mut turn = Self(pool.acquire(action, &Arc::default()).await?);
+        let connection = turn.0.connection();
+        let mine: bool = within_limit(action, async {
+            sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+            sqlx::query_scalar(lock).fetch_one(connection).await
+        })
+        .await?;
+        if mine {
+            return Ok(Some(turn));
+        }
+        turn.end(action).await?;
+        Ok(None)
+    }
+
+    pub(super) async fn end(mut self, action: &'static str) -> Result<(), StoreError> {
+        within_limit(action, sqlx::raw_sql("ROLLBACK").execute(self.0.connection())).await?;
+        self.0.done();
+        Ok(())
     }
 }
 
@@ -268,7 +300,7 @@ pub(super) async fn ping(pool: &Sessions) -> Result<(), StoreError> {
 pub(super) async fn on_connection<T>(
     pool: &Sessions,
     action: &'static str,
-    work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, StoreError> {
     on_counted_connection(pool, action, &pool.busy, work).await
 }
@@ -277,11 +309,10 @@ async fn on_counted_connection<T>(
     pool: &Sessions,
     action: &'static str,
     busy: &Arc<AtomicU32>,
-    work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, StoreError> {
     let mut busy = pool.acquire(action, busy).await?;
-    let connection = busy.connection.as_mut().expect("a busy connection is taken only by done and drop");
-    match tokio::time::timeout(STATEMENT_LIMIT, work(connection)).await {
+    match tokio::time::timeout(STATEMENT_LIMIT, work(busy.connection())).await {
         Ok(Err(error)) if takes_no_writes(&error) => {
             // After a failover the host's name leads elsewhere: this connection is closed, and the next one looks it up.
             drop(busy);
