@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::outside::SOURCES;
 use super::{RESTRICTED, SYSTEM, Suite};
@@ -12,7 +12,7 @@ use super::{RESTRICTED, SYSTEM, Suite};
 pub(super) const DATABASE: &str = "--set database.existingSecret=headgate-database";
 
 /// Values that change what is rendered, with the kinds that must and must not come out.
-const VARIANTS: [(&str, &[&str], &[&str]); 10] = [
+const VARIANTS: [(&str, &[&str], &[&str]); 12] = [
     ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace"]),
     ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
     ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
@@ -28,7 +28,20 @@ const VARIANTS: [(&str, &[&str], &[&str]); 10] = [
     ),
     // As a parent chart with a condition gives it.
     ("--set enabled=true", &["Deployment"], &[]),
+    (
+        "--set monitoring.podMonitor.enabled=true,monitoring.podMonitor.interval=30s",
+        &["PodMonitor"],
+        &["PrometheusRule"],
+    ),
+    (
+        "--set monitoring.rules.enabled=true,monitoring.rules.labels.release=prometheus",
+        &["PrometheusRule"],
+        &["PodMonitor"],
+    ),
 ];
+
+/// The group of the Prometheus operator, which is not in the clusters of the suite: its objects are rendered only.
+const MONITORING: &str = "monitoring.coreos.com/";
 
 /// Values that the API server would refuse, or nobody would read, with what Helm says before it sends anything.
 const REFUSED: [(&str, &str); 5] = [
@@ -98,8 +111,11 @@ async fn variant(suite: &Suite, chart: &str, values: &str, present: &[&str], abs
     for kind in absent {
         ensure!(!kinds.contains(kind), "renders a {kind}");
     }
+    let known = |object: &&Value| !object["apiVersion"].as_str().unwrap_or_default().starts_with(MONITORING);
+    let known: Vec<&Value> = objects.iter().filter(known).collect();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": known });
     let dry_run = "apply --server-side --dry-run=server -f -";
-    suite.terminal.kubectl_fed(dry_run, &rendered).await.map(drop)
+    suite.terminal.kubectl_fed(dry_run, &list.to_string()).await.map(drop)
 }
 
 /// What chart and base should agree on: every object but the namespace, without what only one of them sets (labels, the
@@ -196,6 +212,109 @@ mod tests {
         assert_eq!(values["podSecurityContext"], pod["securityContext"]);
         assert_eq!(values["securityContext"]["allowPrivilegeEscalation"], false);
         assert_eq!(values["securityContext"], pod["containers"][0]["securityContext"]);
+    }
+
+    /// A family of metrics, and how the names of its series end.
+    type Exported = (String, &'static [&'static str]);
+
+    /// What the code registers, read as text: the bed is built without the operator.
+    fn exported() -> Vec<Exported> {
+        let rooms = ["src/telemetry/metrics.rs", "src/telemetry/logs.rs", "src/admin/held.rs"];
+        rooms.iter().flat_map(|path| registered(&file(path))).collect()
+    }
+
+    fn registered(code: &str) -> Vec<Exported> {
+        let starts = ["registry.register(", "registry.register_with_unit(", "encode_descriptor("];
+        let calls = starts.iter().flat_map(|start| code.split(start).skip(1));
+        let family = |call: &str| {
+            let ends = [".clone()", ".metric_type()", ");"].iter().filter_map(|end| call.find(end));
+            let arguments = &call[..ends.min().expect("an end")];
+            let name = arguments.split('"').nth(1).expect("a name in quotes");
+            let unit = if arguments.contains("Unit::Seconds") { "_seconds" } else { "" };
+            let last = arguments.trim_end().trim_end_matches(',').rsplit([' ', '\n']).next().unwrap_or_default();
+            (format!("headgate_{name}{unit}"), endings(code, last.trim_start_matches("self.")))
+        };
+        calls.map(family).collect()
+    }
+
+    fn endings(code: &str, metric: &str) -> &'static [&'static str] {
+        let declared = [format!("pub {metric}: "), format!("let {metric} = ")];
+        let kind = code.lines().find(|line| declared.iter().any(|start| line.trim_start().starts_with(start)));
+        match kind {
+            Some(kind) if kind.contains("Counter") => &["_total"],
+            Some(kind) if kind.contains("Gauge") => &[""],
+            Some(kind) if kind.contains("Histogram") => &["_bucket", "_count", "_sum"],
+            _ => panic!("no metric '{metric}' is declared"),
+        }
+    }
+
+    /// The words of a text that look like metrics of the operator.
+    fn metrics(text: &str) -> Vec<&str> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("headgate_")).collect()
+    }
+
+    /// Those of the chart, with their names.
+    fn alerts() -> Vec<(String, Value)> {
+        let rules: Value = serde_saphyr::from_str(&file("charts/headgate/files/alerts.yaml")).expect("YAML");
+        let groups = rules["groups"].as_array().expect("groups");
+        let rules = groups.iter().flat_map(|group| group["rules"].as_array().expect("rules"));
+        rules.map(|rule| (rule["alert"].as_str().expect("a name").to_owned(), rule.clone())).collect()
+    }
+
+    #[test]
+    fn alerts_ask_only_for_series_that_are_exported() {
+        let exported = exported();
+        let is_series = |name: &str| {
+            exported.iter().any(|(family, ends)| name.strip_prefix(&**family).is_some_and(|end| ends.contains(&end)))
+        };
+        let alerts = alerts();
+        assert!(alerts.len() > 5, "{alerts:?}");
+        for (alert, rule) in alerts {
+            let asked = metrics(rule["expr"].as_str().expect("an expression"));
+            assert!(!asked.is_empty(), "{alert} asks for nothing");
+            for name in asked {
+                assert!(is_series(name), "{alert} asks for {name}, which is not among {exported:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn alerts_and_the_readme_name_only_metrics_that_are_exported() {
+        let exported = exported();
+        for path in ["charts/headgate/files/alerts.yaml", "README.md"] {
+            let text = file(path);
+            for name in metrics(&text) {
+                let known = exported.iter().any(|(family, ends)| {
+                    name.strip_prefix(&**family).is_some_and(|end| end.is_empty() || ends.contains(&end))
+                });
+                assert!(known, "{path} names {name}, which is not among {exported:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn alerts_know_the_statuses_of_sources() {
+        let code = file("src/admin/held.rs") + &file("src/api/conditions.rs");
+        let known = |status: &str| code.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == status);
+        let alerts = alerts();
+        let asked =
+            alerts.iter().filter_map(|(_, rule)| rule["expr"].as_str()?.split_once("{status")?.1.split('"').nth(1));
+        let statuses: Vec<&str> = asked.flat_map(|asked| asked.split('|')).collect();
+        assert!(!statuses.is_empty());
+        assert!(statuses.iter().all(|status| known(status)), "{statuses:?}");
+    }
+
+    #[test]
+    fn every_alert_tells_how_bad_it_is_and_where_to_look() {
+        let fields = |rule: &Value| {
+            let annotations = &rule["annotations"];
+            [&rule["for"], &rule["labels"]["severity"], &annotations["summary"], &annotations["description"]]
+                .map(|field| field.as_str().is_some_and(|text| !text.is_empty()))
+        };
+        for (alert, rule) in alerts() {
+            assert_eq!(fields(&rule), [true; 4], "{alert}: for, severity, summary, description");
+        }
     }
 
     #[test]
