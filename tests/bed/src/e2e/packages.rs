@@ -12,8 +12,8 @@ use super::{RESTRICTED, SYSTEM, Suite};
 pub(super) const DATABASE: &str = "--set database.existingSecret=headgate-database";
 
 /// Values that change what is rendered, with the kinds that must and must not come out.
-const VARIANTS: [(&str, &[&str], &[&str]); 12] = [
-    ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace"]),
+const VARIANTS: [(&str, &[&str], &[&str]); 13] = [
+    ("", &["ClusterRole", "PodDisruptionBudget", "CustomResourceDefinition"], &["Namespace", "NetworkPolicy"]),
     ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
     ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
     ("--set watchNamespace=shop", &["Role"], &["ClusterRole", "ClusterRoleBinding"]),
@@ -28,6 +28,7 @@ const VARIANTS: [(&str, &[&str], &[&str]); 12] = [
     ),
     // As a parent chart with a condition gives it.
     ("--set enabled=true", &["Deployment"], &[]),
+    ("--set networkPolicy.enabled=true", &["NetworkPolicy"], &[]),
     (
         "--set monitoring.podMonitor.enabled=true,monitoring.podMonitor.interval=30s",
         &["PodMonitor"],
@@ -44,12 +45,14 @@ const VARIANTS: [(&str, &[&str], &[&str]); 12] = [
 const MONITORING: &str = "monitoring.coreos.com/";
 
 /// Values that the API server would refuse, or nobody would read, with what Helm says before it sends anything.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 7] = [
     ("--set podAnnotations.port=8080", "/podAnnotations/port"),
     ("--set podLabels.loader=true", "/podLabels/loader"),
     ("--set nodeSelector.ssd=true", "/nodeSelector/ssd"),
     ("--set serviceAccount.annotations.role=1", "/serviceAccount/annotations/role"),
     ("--set podAnnotation.port=a", "'podAnnotation'"),
+    ("--set monitoring.rules.labels.wanted=true", "/monitoring/rules/labels/wanted"),
+    ("--set-json networkPolicy.from=[]", "/networkPolicy/from"),
 ];
 
 pub(super) async fn check(suite: &Suite) -> Result<()> {
