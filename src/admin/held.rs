@@ -47,8 +47,8 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     registry.register("events_appended", "Events stored", events_appended);
     registry.register_with_unit(
         "lag",
-        "Time since everything of a source was known to be stored; 0 while it is caught up and well, no series while it is suspended \
-         or never was caught up",
+        "Time since everything of a source was known to be stored; 0 while it is caught up and well, no series while it is suspended, \
+         may be with another replica, or never was caught up",
         Unit::Seconds,
         lag,
     );

@@ -8,7 +8,7 @@ use tower::Service;
 
 use super::*;
 use crate::{
-    api::{EventSource, EventSourceSpec, ReachableReason, Source, event_source::Http},
+    api::{EventSource, EventSourceSpec, ReachableReason, Source, StoredReason, event_source::Http},
     desired::Desired,
     event::StreamName,
     loader::report::{BlockedBy, LastCaughtUp, Report, Reports, Verdict},
@@ -168,8 +168,8 @@ fn lag_is_told_per_source_once_it_is_known() {
 }
 
 #[test]
-fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
-    let replica = Replica::knowing(&["down", "suspended", "moved"]);
+fn a_source_that_fails_falls_behind_and_one_that_is_suspended_or_another_s_by_now_does_not() {
+    let replica = Replica::knowing(&["down", "suspended", "moved", "fenced-off"]);
     let then = Moment::now();
     let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_mins(1) };
     replica.holds("down", |report| {
@@ -178,6 +178,10 @@ fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
     });
     replica.holds("suspended", |report| {
         (report.suspended, report.last_caught_up) = (true, Some(LastCaughtUp::before(then, Duration::ZERO)));
+    });
+    replica.holds("fenced-off", |report| {
+        report.stored = Some(Verdict { reason: StoredReason::FencedOff, message: String::new() });
+        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)));
     });
     replica.holds("moved", |report| report.caught_up = Some(false));
     // As the status has it from the holder before.
@@ -188,6 +192,7 @@ fn a_source_that_fails_falls_behind_and_a_suspended_one_does_not() {
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
     };
     assert_eq!([lag("down"), lag("suspended"), lag("moved")], [Some(90), None, Some(99)], "{text}");
+    assert_eq!(lag("fenced-off"), None, "whoever has it tells");
 }
 
 #[tokio::test]

@@ -112,13 +112,20 @@ impl Report {
         self.next_poll = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
     }
 
-    /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended and when
-    /// nobody knows that it ever was. What a source that fails has meanwhile, nobody knows.
+    /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended, while
+    /// another replica may well store it, and when nobody knows that it ever was. What a source that fails has meanwhile, nobody
+    /// knows.
     #[must_use]
     pub fn lag(&self, now: Moment) -> Option<Duration> {
-        let caught_up = self.last_caught_up.filter(|_| !self.suspended)?;
+        let caught_up = self.last_caught_up.filter(|_| !self.suspended && !self.may_be_with_another())?;
         let is_current = self.caught_up == Some(true) && self.problem().is_none();
         Some(if is_current { Duration::ZERO } else { caught_up.elapsed(now) })
+    }
+
+    /// A replica that the API server does not reach goes on holding what others have taken over: its word on them is old.
+    fn may_be_with_another(&self) -> bool {
+        self.assigned.reason == AssignedReason::LeaseLost
+            || self.stored.as_ref().is_some_and(|verdict| verdict.reason == StoredReason::FencedOff)
     }
 
     /// [`Report::lag`] as people and metrics are told of it.

@@ -62,7 +62,7 @@ impl Load<'_> {
                 tell_membership(health.clone(), ownership.views()),
                 tell_whether_leases_wait(leases_wait, ownership.views()),
                 tell_of_peers(peers, ownership.views()),
-                keep_up(self.store.clone(), self.args.retention_days),
+                keep_up(self.store.clone(), self.args.retention_days, &self.boards.metrics),
             );
             pending::<Infallible>().await
         };

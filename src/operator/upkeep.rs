@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tracing::{info, warn};
 
 use super::claimed_store::ClaimedStore;
-use crate::store::postgres::{PostgresStore, Upkeep};
+use crate::{
+    store::postgres::{PostgresStore, Upkeep},
+    telemetry::metrics::Metrics,
+};
 
 /// How often day partitions are made and expired ones dropped. They are made a week ahead, so a day of failures is none.
 const EVERY: Duration = Duration::from_hours(1);
@@ -14,7 +17,7 @@ const EVERY: Duration = Duration::from_hours(1);
 const RETRY: Duration = Duration::from_mins(5);
 
 /// Makes the partitions of the next days and drops the expired ones, again and again.
-pub(super) async fn keep_up(store: Arc<ClaimedStore<PostgresStore>>, retention_days: Option<u32>) {
+pub(super) async fn keep_up(store: Arc<ClaimedStore<PostgresStore>>, retention_days: Option<u32>, metrics: &Metrics) {
     let retention = retention_days.map(|days| Duration::from_hours(24) * days);
     let Some(store) = store.when_claimed().await else { return };
     loop {
@@ -25,7 +28,10 @@ pub(super) async fn keep_up(store: Arc<ClaimedStore<PostgresStore>>, retention_d
                 info!(made = done.partitions_made, dropped = done.partitions_dropped, "partitions");
             }
             Ok(_) => {}
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot keep the partitions up"),
+            Err(error) => {
+                metrics.upkeep_failures.inc();
+                warn!(error = &error as &dyn std::error::Error, "cannot keep the partitions up");
+            }
         }
         tokio::time::sleep(next).await;
     }

@@ -77,6 +77,8 @@ pub struct Metrics {
     /// How many sources share one statement.
     pub statement_rows: Family<VerbLabels, Histogram>,
     pub retransported_events: Family<CauseLabels, Counter>,
+    /// Rounds in which days were not made or not dropped.
+    pub upkeep_failures: Counter,
     pub takeover_duration: Histogram,
     pub leases_held: Gauge,
     pub orphans: Gauge,
@@ -117,6 +119,7 @@ impl Metrics {
             append_duration: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0]),
             statement_rows: statement_rows(),
             retransported_events: Family::default(),
+            upkeep_failures: Counter::default(),
             takeover_duration: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 30.0]),
             leases_held: Gauge::default(),
             orphans: Gauge::default(),
@@ -171,6 +174,11 @@ impl Metrics {
             "retransported_events",
             "Events that travelled more than once, by cause",
             self.retransported_events.clone(),
+        );
+        registry.register(
+            "upkeep_failures",
+            "Rounds in which the days of the store could not be made or dropped",
+            self.upkeep_failures.clone(),
         );
     }
 

@@ -24,7 +24,9 @@ async fn what_the_newer_release_cannot_read_stays_with_the_older_one_while_an_up
     let mut cluster = cluster_of(&["a", "b"], 30, 1).await;
     let unread = cluster.sources()[..15].to_vec();
     cluster.start_from("c", "v2");
-    unread.iter().for_each(|stream| cluster.cannot_read("c", stream));
+    for stream in &unread {
+        cluster.cannot_read("c", stream);
+    }
     let at_first = left_alone(&cluster, &unread, 60 * SECOND).await;
     assert!(at_first < 15 * SECOND, "they were handed over in vain, and left alone for {at_first:?}");
     let start = Instant::now();
@@ -73,7 +75,9 @@ async fn a_replica_that_leaves_hands_nothing_to_whoever_could_not_read_it() {
     let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
     cluster.start_from("c", "v2");
     let unread = cluster.sources()[..10].to_vec();
-    unread.iter().for_each(|stream| cluster.cannot_read("c", stream));
+    for stream in &unread {
+        cluster.cannot_read("c", stream);
+    }
     sleep(120 * SECOND).await;
     let start = Instant::now();
     cluster.drain("a").await;
