@@ -5,10 +5,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lease::MemberState;
+
 /// For this long the database must fail for me and work for another, both at once.
 pub const LOST_AFTER: Duration = Duration::from_secs(10);
 /// A database that answered within this works. Replicas ask every 2 s when they have nothing else to ask.
 pub const WORKS_WITHIN: Duration = Duration::from_secs(4);
+
+/// Whether a member that says this of itself has a database that works, and could take what I cannot load: one that drains takes
+/// nothing.
+#[must_use]
+pub fn could_take_over(state: &MemberState) -> bool {
+    state.has_database() && !state.draining && state.database_silent.is_some_and(|silent| silent < WORKS_WITHIN)
+}
 
 /// How this replica's database stands against that of the others.
 #[derive(Debug)]
@@ -79,6 +88,20 @@ mod tests {
         assert!(!look_for(&mut watch, &mut now, LOST_AFTER, false, true), "not yet: it may have worked a moment ago");
         assert!(look_for(&mut watch, &mut now, WORKS_WITHIN + STEP, false, true));
         assert!(!look_for(&mut watch, &mut now, STEP, true, true));
+    }
+
+    #[test]
+    fn only_who_stays_and_has_a_database_could_take_over() {
+        let well = MemberState { database_silent: Some(STEP), ..MemberState::default() };
+        assert!(could_take_over(&well));
+        for other in [
+            MemberState { draining: true, ..well },
+            MemberState { database_lost: true, ..well },
+            MemberState { database_silent: None, ..well },
+            MemberState { database_silent: Some(WORKS_WITHIN), ..well },
+        ] {
+            assert!(!could_take_over(&other), "{other:?}");
+        }
     }
 
     #[test]

@@ -4,11 +4,19 @@
 //! suspicion is only the right to try: the peer is dead when one compare-and-set on the very version whose silence was
 //! measured succeeds, and everyone sees that same write (DESIGN 6).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::lease::Version;
+use crate::clock::Moment;
+
+/// So much is kept of my own renewals. Whoever gave no sign of life after one of them was not heard of in their time.
+const RENEWALS_KEPT: usize = 32;
 
 /// The silence of every peer, as this replica measures it.
 #[derive(Debug)]
@@ -20,6 +28,8 @@ pub struct Membership {
     listening_since: Instant,
     /// When my last renewal succeeded.
     renewed: Option<Instant>,
+    /// The versions that my last renewals wrote, and when each was issued.
+    wrote: VecDeque<(u64, Moment)>,
 }
 
 #[derive(Debug)]
@@ -33,7 +43,7 @@ struct Peer {
 impl Membership {
     #[must_use]
     pub fn new(late_after: Duration, now: Instant) -> Self {
-        Self { late_after, peers: HashMap::new(), listening_since: now, renewed: None }
+        Self { late_after, peers: HashMap::new(), listening_since: now, renewed: None, wrote: VecDeque::new() }
     }
 
     /// A peer's member Lease was seen. The same version seen again is no sign of life.
@@ -59,6 +69,25 @@ impl Membership {
             self.listening_since = now;
         }
         self.renewed = Some(now);
+    }
+
+    /// A renewal of mine that was issued at this moment wrote this version.
+    pub fn wrote(&mut self, version: &Version, issued: Moment) {
+        let Some(number) = version.number() else { return };
+        self.wrote.truncate(RENEWALS_KEPT - 1);
+        self.wrote.push_front((number, issued));
+    }
+
+    /// Whether this peer is known to have given a sign of life since `within` ago: its Lease has a version that is newer than
+    /// what I wrote in that time myself.
+    ///
+    /// That it was silent since I listen proves nothing of that kind. Right after my start, or after an outage or a pause of mine,
+    /// all that a list shows is new to me, and a connection may hand me the news of a while ago.
+    #[must_use]
+    pub fn is_heard(&self, lease: &str, within: Duration, now: Moment) -> bool {
+        let shown = self.peers.get(lease).and_then(|peer| peer.version.number());
+        let before = |shown: u64| self.wrote.iter().find(|(mine, _)| *mine < shown);
+        shown.and_then(before).is_some_and(|(_, issued)| now.since(*issued) <= within)
     }
 
     /// My own renewal failed.
@@ -195,6 +224,47 @@ mod tests {
         assert!(!watcher.suspects());
         watcher.passes_in_health(STEP);
         assert!(watcher.suspects());
+    }
+
+    /// My renewal of this version was issued at this moment, so long after the start.
+    fn wrote(membership: &mut Membership, number: u64, start: Moment, after: Duration) {
+        membership.wrote(&version(number), Moment { at: start.at + after, ..start });
+    }
+
+    #[test]
+    fn a_peer_is_heard_by_what_it_wrote_after_a_fresh_renewal_of_mine_and_by_nothing_else() {
+        let start = Moment::now();
+        let after = |time| Moment { at: start.at + time, ..start };
+        let (mut membership, peer): (_, Arc<str>) = (Membership::new(LATE, start.at), "headgate-member-b".into());
+        let sees = |membership: &mut Membership, number| membership.seen(&peer, &version(number), DURATION, start.at);
+        sees(&mut membership, 7);
+        assert!(
+            !membership.is_heard("headgate-member-b", DURATION, start),
+            "a list shows it, and nobody knows how old it is"
+        );
+        wrote(&mut membership, 8, start, Duration::ZERO);
+        assert!(!membership.is_heard("headgate-member-b", DURATION, start), "it wrote that before I did");
+        sees(&mut membership, 9);
+        assert!(membership.is_heard("headgate-member-b", DURATION, start));
+        assert!(membership.is_heard("headgate-member-b", DURATION, after(DURATION)));
+        assert!(!membership.is_heard("headgate-member-b", DURATION, after(DURATION + STEP)), "that is long ago");
+        assert!(!membership.is_heard("headgate-member-c", DURATION, start), "who is that");
+    }
+
+    #[test]
+    fn news_that_a_connection_kept_during_my_pause_are_no_sign_of_life_after_it() {
+        let start = Moment::now();
+        let (mut membership, peer): (_, Arc<str>) = (Membership::new(LATE, start.at), "headgate-member-b".into());
+        wrote(&mut membership, 8, start, Duration::ZERO);
+        let woken = Moment { at: start.at, slept: start.slept + Duration::from_mins(1) };
+        for number in 9..30 {
+            membership.seen(&peer, &version(number), DURATION, woken.at);
+        }
+        assert!(!membership.is_heard(&peer, DURATION, woken));
+        membership.wrote(&version(30), woken);
+        assert!(!membership.is_heard(&peer, DURATION, woken));
+        membership.seen(&peer, &version(31), DURATION, woken.at);
+        assert!(membership.is_heard(&peer, DURATION, woken));
     }
 
     #[test]

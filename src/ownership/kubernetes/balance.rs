@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use super::replica::Replica;
 use crate::{
+    clock::Moment,
     event::StreamName,
     ownership::{
         assignment::{Flow, Seat, deal, flows, hand, out_of_band, pick},
+        lease::MemberLease,
         roster::Roster,
     },
     store::Holder,
@@ -110,6 +112,9 @@ impl Replica {
         let mut due = self.pacing.due(now, out_of_band, surplus, self.holdings.moving());
         for flow in flows {
             let target = self.roster.holders[flow.to].clone();
+            if !self.takes_handoffs(&target, now) {
+                continue;
+            }
             let count = std::cmp::min(due, flow.count.saturating_sub(self.holdings.moving_to(&target)));
             if count == 0 {
                 continue;
@@ -151,15 +156,17 @@ impl Replica {
     /// Hands off as fast as the API server takes it; each source runs until its own turn. When nobody is there to take
     /// them, all just stop.
     fn hand_all_off(&mut self, now: Instant) {
+        let drains = self.draining_since.is_some();
+        let others = || self.roster.holders.iter().filter(|holder| self.me.as_ref() != Some(*holder));
+        let takers: Vec<_> = others().filter(|holder| self.takes_handoffs(holder, now)).collect();
         // As in a rebalancing: what is stopped for an answer that does not come is stopped for nothing.
-        if self.draining_since.is_none() && !self.membership.is_well(now) {
-            return;
-        }
-        let others = self.roster.holders.iter().any(|holder| self.me.as_ref() != Some(holder));
+        let may_go = |stream: &&StreamName| {
+            drains || (self.membership.is_well(now) && takers.iter().any(|taker| !self.has_declined(stream, taker)))
+        };
         let under_way = self.holdings.moving_promptly(now);
-        let window = if others { self.config.yields_in_flight.saturating_sub(under_way) } else { usize::MAX };
-        let with_batches = self.draining_since.is_some();
-        let next: Vec<_> = self.holdings.movable(with_batches).take(window).cloned().collect();
+        let window =
+            if others().next().is_some() { self.config.yields_in_flight.saturating_sub(under_way) } else { usize::MAX };
+        let next: Vec<_> = self.holdings.movable(drains).filter(may_go).take(window).cloned().collect();
         for stream in next {
             self.tell_to_yield(&stream, None, now);
         }
@@ -182,7 +189,7 @@ impl Replica {
         match target {
             Some(at) => self.hand_off(stream, self.roster.holders[at].clone()),
             // It waits for somebody to come, or becomes an orphan when my member Lease is freed.
-            None if self.is_leaving() => {}
+            None if self.draining_since.is_some() => {}
             // What it was to move for is over.
             None => {
                 let resumed = self.view.source(stream).and_then(|lease| self.holdings.resume(lease, &me));
@@ -202,7 +209,14 @@ impl Replica {
     /// A handoff to a member that is silent already would leave the source alone until it is declared dead.
     fn takes_handoffs(&self, holder: &Holder, now: Instant) -> bool {
         let lease = self.view.live(holder);
-        lease.is_some_and(|lease| self.membership.silence(&lease.name, now) <= self.config.late_after())
+        lease.is_some_and(|lease| {
+            self.membership.silence(&lease.name, now) <= self.config.late_after() && self.is_heard(lease, Moment::now())
+        })
+    }
+
+    /// Whether a member is known to live. It may renew more seldom than I do: so long as nobody may declare it dead it lives.
+    pub(super) fn is_heard(&self, lease: &MemberLease, now: Moment) -> bool {
+        self.membership.is_heard(&lease.name, self.config.heard_within().max(lease.duration), now)
     }
 
     fn tell_to_yield(&mut self, stream: &StreamName, to: Option<Holder>, now: Instant) {

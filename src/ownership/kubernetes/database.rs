@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::{deaths::Duty, replica::Replica};
-use crate::ownership::database::WORKS_WITHIN;
+use crate::{clock::Moment, ownership::database::could_take_over};
 
 /// An idle replica asks this often.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -53,11 +53,12 @@ pub(super) struct Ping {
 impl Replica {
     pub(super) fn look_at_database(&mut self, now: Instant) {
         let answered = self.database_clock.answered();
+        let moment = Moment::now();
         let another_works = self.view.members().any(|lease| {
             lease.holder.is_some()
                 && lease.holder != self.me
-                && lease.state.database_silent.is_some_and(|silent| silent < WORKS_WITHIN)
-                && self.membership.silence(&lease.name, now) < self.config.late_after()
+                && could_take_over(&lease.state)
+                && self.is_heard(lease, moment)
         });
         let was_lost = self.database.is_lost();
         let lost = self.database.look(answered, another_works, now);

@@ -7,6 +7,7 @@ use super::{
     member::{Part, Sign},
     replica::Replica,
 };
+use crate::ownership::lease::Version;
 
 impl Replica {
     pub(super) fn on_sign(&mut self, sign: Sign) {
@@ -26,8 +27,9 @@ impl Replica {
                     self.declare_predecessors();
                 }
             }
-            Sign::Renewed(lease) => {
+            Sign::Renewed { lease, issued } => {
                 self.membership.renewed(now);
+                self.membership.wrote(&Version::of(&lease), issued);
                 self.learn(&lease);
             }
             Sign::Failed => {

@@ -15,6 +15,7 @@ use super::{
     database::DatabaseClock,
 };
 use crate::{
+    clock::Moment,
     ownership::{
         Renewal,
         lease::{self, MemberLease, MemberState, Seen, Version},
@@ -48,11 +49,12 @@ pub(super) enum Part {
 #[derive(Debug)]
 pub(super) enum Sign {
     /// A new incarnation lives.
-    Joined {
-        holder: Holder,
+    Joined { holder: Holder, lease: Lease },
+    Renewed {
         lease: Lease,
+        /// When this renewal was issued.
+        issued: Moment,
     },
-    Renewed(Lease),
     /// A renewal failed. The incarnation lives as long as nobody says otherwise.
     Failed,
     /// Somebody declared it dead, or deleted its Lease.
@@ -147,12 +149,12 @@ impl Member {
             loop {
                 lease.state = self.state();
                 let written = lease.write(Timestamp::now());
-                let issued = Instant::now();
+                let issued = Moment::now();
                 match self.call(self.renewals.replace(&written)).await {
                     Ok(renewed) => {
                         lease = adopt(lease, &renewed);
-                        self.note_renewal(&lease, issued);
-                        self.tell(Sign::Renewed(renewed));
+                        self.note_renewal(&lease, issued.at);
+                        self.tell(Sign::Renewed { lease: renewed, issued });
                         break;
                     }
                     Err(LeaseError::NotFound) => return false,

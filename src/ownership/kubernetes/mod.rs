@@ -90,6 +90,12 @@ impl Config {
         }
     }
 
+    /// Who was not heard of for so long is not counted on. Its sign of life is at most an interval old, and mine before that another
+    /// one: the rest is for calls that are slow.
+    fn heard_within(&self) -> Duration {
+        self.renew_interval * 4
+    }
+
     /// Two renewals of mine further apart than this are late: silence measured meanwhile was mine.
     fn late_after(&self) -> Duration {
         self.renew_interval * 2

@@ -328,3 +328,59 @@ async fn a_watch_that_went_silent_is_noticed_by_my_own_renewals() {
     cluster.settled().await;
     cluster.assert_no_living_holder_was_robbed();
 }
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_both_servers_moves_nothing_whichever_comes_back_first(#[values(1, 2, 3)] seed: u64) {
+    let cluster = cluster_of(&["a", "b", "c"], 60, seed).await;
+    let start = Instant::now();
+    cluster.gate.down.store(true, Ordering::Relaxed);
+    cluster.pods.values().for_each(|pod| pod.faults.partition(true));
+    sleep(30 * SECOND).await;
+    cluster.pods.values().for_each(|pod| pod.faults.partition(false));
+    for _ in 0..600 {
+        sleep(SECOND / 10).await;
+        assert!(cluster.pods.values().all(|pod| !pod.ownership.view().database_lost), "nobody knows of one that works");
+    }
+    cluster.gate.down.store(false, Ordering::Relaxed);
+    sleep(30 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+    assert!(cluster.is_settled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_off_for_a_lost_database_to_a_replica_that_died_during_my_outage() {
+    let mut cluster = cluster_of(&["a", "b"], 60, 1).await;
+    let (start, b) = (Instant::now(), cluster.member_of("b").unwrap().holder.unwrap());
+    let a = &cluster.pods["a"];
+    a.database.store(true, Ordering::Relaxed);
+    a.faults.partition(true);
+    sleep(2 * SECOND).await;
+    cluster.kill("b");
+    sleep(30 * SECOND).await;
+    cluster.pods["a"].faults.partition(false);
+    sleep(60 * SECOND).await;
+    let to_b = cluster.changes_of_holder(start).iter().filter(|(_, lease)| lease.holder.as_ref() == Some(&b)).count();
+    assert_eq!(to_b, 0);
+    assert_eq!(cluster.running()["a"], 60, "the only one left holds all");
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn sources_of_a_lost_database_do_not_stop_for_a_replica_that_went_silent(
+    #[values(9_600, 9_800, 10_000)] killed_after_ms: u64,
+) {
+    let mut cluster = cluster_of(&["a", "b"], 60, 1).await;
+    let (held, stopped) = (cluster.running()["a"], cluster.gaps_after("a").len());
+    cluster.pods["a"].database.store(true, Ordering::Relaxed);
+    sleep(Duration::from_millis(killed_after_ms)).await;
+    cluster.kill("b");
+    let mut was_lost = false;
+    for _ in 0..400 {
+        sleep(SECOND / 20).await;
+        assert!(cluster.running()["a"] >= held, "{:?}", cluster.running());
+        was_lost |= cluster.pods["a"].ownership.view().database_lost;
+    }
+    assert!(was_lost, "b had worked for long enough");
+    assert_eq!((cluster.running()["a"], cluster.gaps_after("a").len()), (60, stopped), "none stopped in vain");
+}
