@@ -88,28 +88,25 @@ pub struct Flow {
 /// The moves that even the seats out exactly, and no more: what a seat holds above its quota goes to seats below theirs.
 ///
 /// While two pod templates live side by side only the older one gives and only the newest takes; anything else would be
-/// moved again when the rollout goes on.
+/// moved again when the rollout goes on. When that one `stands_still`, those of one template even out among themselves too.
+/// Nothing ever moves from the newest to the older: two releases may not count the same sources, and would move them to and fro.
 #[must_use]
-pub fn flows(total: usize, seats: &[Seat]) -> Vec<Flow> {
+pub fn flows(total: usize, seats: &[Seat], stands_still: bool) -> Vec<Flow> {
     let quotas = quotas(total, seats);
     let mixed = seats.iter().any(|seat| seat.newest != seats[0].newest);
-    let mut wanting: Vec<(usize, usize)> = seats
-        .iter()
-        .enumerate()
-        .filter(|(at, seat)| (!mixed || seat.newest) && seat.held < quotas[*at])
-        .map(|(at, seat)| (at, quotas[at] - seat.held))
-        .collect();
+    let may =
+        |from: &Seat, to: &Seat| !mixed || (!from.newest && to.newest) || (stands_still && from.newest == to.newest);
+    let mut wanting: Vec<usize> =
+        seats.iter().zip(&quotas).map(|(seat, quota)| quota.saturating_sub(seat.held)).collect();
     let mut flows = Vec::new();
-    for (from, seat) in seats.iter().enumerate().filter(|(_, seat)| !mixed || !seat.newest) {
-        let mut surplus = seat.held.saturating_sub(quotas[from]);
-        while surplus > 0 {
-            let Some((to, wants)) = wanting.first_mut() else { return flows };
+    for (from, giver) in seats.iter().enumerate() {
+        let mut surplus = giver.held.saturating_sub(quotas[from]);
+        for (to, wants) in wanting.iter_mut().enumerate().filter(|(to, _)| may(giver, &seats[*to])) {
             let count = std::cmp::min(surplus, *wants);
-            flows.push(Flow { from, to: *to, count });
-            surplus -= count;
-            *wants -= count;
-            if *wants == 0 {
-                wanting.remove(0);
+            if count > 0 {
+                flows.push(Flow { from, to, count });
+                surplus -= count;
+                *wants -= count;
             }
         }
     }

@@ -56,7 +56,7 @@ impl Cluster {
 
     /// Moves surplus until nothing is left to move; at most `step` sources of each flow at a time.
     fn rebalance(&mut self, step: usize) {
-        while let Some(flow) = flows(self.streams.len(), &self.seats()).first().copied() {
+        while let Some(flow) = flows(self.streams.len(), &self.seats(), false).first().copied() {
             let owned = self.streams.iter().filter(|stream| self.holders[*stream] == self.members[flow.from]).collect();
             let target = self.members[flow.to].clone();
             let picked = pick(owned, Key::of(&target), flow.count.min(step));
@@ -238,7 +238,11 @@ fn a_rolling_update_moves_each_source_once() {
 fn while_two_templates_live_only_the_older_gives_and_only_the_newest_takes() {
     let seat = |pod: &str, held, newest| Seat { member: Key::of(pod), held, newest, stuck: false };
     let seats = [seat("old-0", 0, false), seat("old-1", 60, false), seat("new-0", 0, true), seat("new-1", 60, true)];
-    assert_eq!(flows(120, &seats), [Flow { from: 1, to: 2, count: 30 }]);
+    assert_eq!(flows(120, &seats, false), [Flow { from: 1, to: 2, count: 30 }]);
+    let paused = [Flow { from: 1, to: 0, count: 30 }, Flow { from: 3, to: 2, count: 30 }];
+    assert_eq!(flows(120, &seats, true), paused, "then each even out among themselves");
+    let back = [seat("old-0", 0, false), seat("new-0", 120, true)];
+    assert_eq!(flows(120, &back, true), [], "and nothing goes back to the older");
 }
 
 fn by_nobody(_: &StreamName, _: usize) -> bool {

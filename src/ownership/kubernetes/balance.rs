@@ -20,6 +20,10 @@ use crate::{
 /// A member that comes, goes or changes empties the queue, so nobody claims long by an older deal.
 const RECOUNT: Duration = Duration::from_millis(500);
 
+/// An update in which no member came or went for so long is paused, for as long as somebody likes: who waits for its end to give
+/// or to get a share would wait as long.
+const PAUSED_AFTER: Duration = Duration::from_mins(5);
+
 impl Replica {
     /// Works out what follows from all that changed since the last time. Costs nothing when nothing can follow.
     pub(super) fn plan(&mut self, now: Instant) {
@@ -27,6 +31,9 @@ impl Replica {
             self.desired_changes.mark_unchanged();
             self.dirty = true;
         }
+        let stands_still = now - self.members_changed >= PAUSED_AFTER;
+        self.dirty |= stands_still != self.members_stand_still;
+        self.members_stand_still = stands_still;
         let orphans = !self.roster.orphans.is_empty() || self.roster.denied > 0;
         let pending = orphans || self.pacing.is_active() || self.is_leaving();
         if !self.dirty && !pending && self.holdings.stopped_sources().next().is_none() {
@@ -102,7 +109,7 @@ impl Replica {
             return;
         }
         let Some(mine) = self.roster.seat_of(me) else { return };
-        let flows: Vec<_> = flows(self.roster.total, seats)
+        let flows: Vec<_> = flows(self.roster.total, seats, self.members_stand_still)
             .into_iter()
             .filter(|flow| flow.from == mine)
             .map(|flow| Flow { count: flow.count.min(self.most_for(flow.to)), ..flow })

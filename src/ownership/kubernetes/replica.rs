@@ -82,6 +82,9 @@ pub(super) struct Replica {
     pub(super) membership: Membership,
     pub(super) turns: Turns,
     pub(super) declined: Declined,
+    /// When a member came or went last, and whether that is long ago.
+    pub(super) members_changed: Instant,
+    pub(super) members_stand_still: bool,
     pub(super) pacing: Pacing,
     pub(super) holdings: Holdings,
     pub(super) roster: Roster,
@@ -150,6 +153,8 @@ impl Replica {
             view: View::default(),
             turns: Turns::default(),
             declined: Declined::default(),
+            members_changed: now,
+            members_stand_still: false,
             pacing: Pacing::default(),
             holdings: Holdings::default(),
             roster: Roster::default(),
@@ -268,6 +273,7 @@ impl Replica {
                 self.align(&stream);
             }
             Change::Joined(lease) => {
+                self.members_changed = now;
                 self.deal_anew();
                 self.pacing.joined(now);
                 self.hear(&lease, now);
@@ -279,6 +285,7 @@ impl Replica {
                 self.hear(&lease, now);
             }
             Change::Ended { last, certificate } => {
+                self.members_changed = now;
                 self.deal_anew();
                 self.on_ended(&last, certificate.is_some(), now);
                 // Somebody edited it to name another holder, who gives no sign of life and takes sources until it is dead.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{SECOND, cluster::Cluster, cluster_of};
+use super::{SECOND, cluster::Cluster, cluster_of, moved_per_source};
 use crate::event::StreamName;
 
 /// For how long the sources run nowhere, all together, while a while passes.
@@ -49,6 +49,8 @@ async fn what_the_older_release_cannot_read_any_more_runs_on_the_newer_one() {
     let alone = left_alone(&cluster, &edited, 60 * SECOND).await;
     assert!(alone < 30 * SECOND, "ten wait until who does not see them is passed over, 2 s: {alone:?}");
     assert!(edited.iter().all(|stream| cluster.runs("c", stream)));
+    // The two older ones even out what they have left.
+    sleep(360 * SECOND).await;
     let start = Instant::now();
     sleep(540 * SECOND).await;
     assert_eq!(cluster.changes_of_holder(start).len(), 0);
@@ -86,4 +88,69 @@ async fn a_replica_that_leaves_hands_nothing_to_whoever_could_not_read_it() {
     let handed = cluster.changes_of_holder(start);
     let tried = handed.iter().filter(|(_, lease)| unread.contains(&lease.stream)).count();
     assert!(tried <= 10, "each moves once: {tried}");
+}
+
+/// Two replicas of the older template and one of the newer, which share 60 sources evenly.
+async fn paused_update() -> Cluster {
+    let mut cluster = cluster_of(&["a", "b"], 60, 1).await;
+    cluster.start_from("c", "v2");
+    sleep(60 * SECOND).await;
+    assert!(cluster.is_even());
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_update_is_paused_a_newer_replica_that_joins_gets_its_share_and_then_nothing_moves() {
+    let mut cluster = paused_update().await;
+    cluster.start_from("d", "v2");
+    sleep(360 * SECOND).await;
+    assert!(cluster.is_settled() && cluster.is_even(), "{:?}", cluster.running());
+    let start = Instant::now();
+    sleep(3_600 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_update_is_paused_an_older_replica_that_comes_back_gets_what_those_of_its_own_have_too_much() {
+    let mut cluster = paused_update().await;
+    cluster.kill("a");
+    cluster.settled().await;
+    let surplus = cluster.running()["b"] - 20;
+    cluster.start_from("e", "v1");
+    sleep(360 * SECOND).await;
+    assert!(cluster.is_settled() && surplus > 0, "{:?}", cluster.running());
+    assert_eq!((cluster.running()["b"], cluster.running()["e"]), (20, surplus));
+    let start = Instant::now();
+    sleep(3_600 * SECOND).await;
+    assert_eq!(cluster.changes_of_holder(start).len(), 0);
+    cluster.assert_no_living_holder_was_robbed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_is_rolled_back_half_way_settles_and_moves_little_more_than_once() {
+    let mut cluster = Cluster::of(120, 5);
+    for pod in ["old-0", "old-1", "old-2"] {
+        cluster.start_from(pod, "v1");
+    }
+    cluster.settled().await;
+    cluster.until(30 * SECOND, "even", Cluster::is_even).await;
+    for n in 0..2 {
+        cluster.start_from(&format!("new-{n}"), "v2");
+        sleep(5 * SECOND).await;
+        cluster.drain(&format!("old-{n}")).await;
+    }
+    sleep(3_600 * SECOND).await;
+    let start = Instant::now();
+    for n in 0..2 {
+        cluster.start_from(&format!("back-{n}"), "v1");
+        sleep(5 * SECOND).await;
+        cluster.drain(&format!("new-{n}")).await;
+    }
+    sleep(360 * SECOND).await;
+    assert!(cluster.is_settled() && cluster.is_even(), "{:?}", cluster.running());
+    let changes = cluster.changes_of_holder(start);
+    let twice = moved_per_source(&changes).values().filter(|&&times| times > 1).count();
+    assert!(twice <= 120 / 20, "{twice} of 120 moved more than once");
+    cluster.assert_no_living_holder_was_robbed();
 }
