@@ -191,7 +191,9 @@ fn a_source_that_fails_falls_behind_and_one_that_is_suspended_or_another_s_by_no
         let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
     };
-    assert_eq!([lag("down"), lag("suspended"), lag("moved")], [Some(90), None, Some(99)], "{text}");
+    assert_eq!([lag("down"), lag("suspended")], [Some(90), None], "{text}");
+    let moved = lag("moved").expect("as the status had it");
+    assert!((90..=100).contains(&moved), "10 s when it was read, a moment after the others: {text}");
     assert_eq!(lag("fenced-off"), None, "whoever has it tells");
 }
 
