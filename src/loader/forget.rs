@@ -13,14 +13,6 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
-/// Until our finalizer keeps the object, its deletion would leave behind what a first poll has brought.
-pub(super) fn awaits_finalizer(source: &Source) -> bool {
-    source.spec.deletion_policy == DeletionPolicy::Delete && !source.has_finalizer && !source.deleting
-}
-
-pub(super) const AWAITS_FINALIZER: &str =
-    "is polled once its finalizer is written, without which `deletionPolicy: Delete` could not be kept";
-
 /// Events and cursor go only when the user asked for it, and only while our finalizer keeps the object.
 pub(super) fn must_forget(source: &Source) -> bool {
     source.has_finalizer && source.spec.deletion_policy == DeletionPolicy::Delete

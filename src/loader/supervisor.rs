@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::{
     buffer::Buffer,
     context::{Context, Shared},
-    forget::{AWAITS_FINALIZER, awaits_finalizer, forget_stream, must_forget},
+    forget::{forget_stream, must_forget},
     guard::Guard,
     held::{Held, Job, Leaving, Next, Work},
     report::{BlockedBy, Report, Reports, Verdict},
@@ -256,9 +256,6 @@ impl Supervisor {
                 info!(%stream, "its object is gone");
                 self.forget_held(stream);
                 self.shared.ownership.finished(stream);
-            }
-            Some(source) if awaits_finalizer(&source) => {
-                Reporter::new(stream.clone(), held.pen.clone()).accepted(AWAITS_FINALIZER.to_owned());
             }
             Some(source) if !source.deleting => self.start_polling(stream, source),
             Some(source) if must_forget(&source) && !held.pen.read().forgotten => {

@@ -192,31 +192,6 @@ async fn a_deleted_object_with_policy_delete_is_forgotten_after_its_last_poll_an
     until("finished", || replica.world.ownership.told().finished == [stream.clone()]).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_to_go_with_its_object_is_polled_once_the_finalizer_stands_and_goes_on_whatever_becomes_of_it() {
-    let replica = replica(World::with_events(3));
-    let wants = |has_finalizer| {
-        replica.wants(|source| {
-            source.spec.deletion_policy = DeletionPolicy::Delete;
-            source.has_finalizer = has_finalizer;
-        });
-    };
-    wants(false);
-    replica.holds_the_lease();
-    sleep(Duration::from_mins(1)).await;
-    assert!(replica.world.source.log().is_empty());
-    let report = replica.world.report();
-    assert!(report.accepted.as_ref().is_some_and(|verdict| verdict.message.contains("finalizer")));
-    wants(true);
-    replica.loaded("3").await;
-
-    // Somebody takes it off by hand: it is written again, and nothing stops meanwhile.
-    wants(false);
-    let requests = replica.world.source.log().len();
-    sleep(Duration::from_mins(1)).await;
-    assert!(replica.world.source.log().len() > requests + 5);
-}
-
 #[rstest]
 #[case::database_away(|faults: &mut Faults| faults.unavailable = true)]
 #[case::row_locked(|faults: &mut Faults| faults.lock = 1.0)]
