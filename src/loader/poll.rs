@@ -252,7 +252,7 @@ impl Poller {
             Err(error) => {
                 self.context.count_request(error.label());
                 // What keeps it from being asked is its source now.
-                if self.pace.keeps_expiring() {
+                if self.pace.keeps_expiring() || self.reservations.row_stays_locked() {
                     self.context.reporter.database_answers();
                 }
                 Err(self.fail(&error))

@@ -94,7 +94,7 @@ impl Reservations {
             let answered = Instant::now();
             match answer {
                 Ok(Answer::Applied(Reserved { wait, issued })) => {
-                    self.answered();
+                    self.answered(context);
                     context.shared.send_limit.observe(answered - issued.at);
                     let permit = Permit::new(attempt, issued, answered, wait, send_within);
                     let busy_until = permit.opens() + send_within + IN_FLIGHT;
@@ -117,14 +117,23 @@ impl Reservations {
         Err(Pass::Again(Instant::now() + self.lock.retry_in()))
     }
 
-    fn answered(&mut self) {
+    /// The row gave an answer: what was said for want of one is over.
+    fn answered(&mut self, context: &Context) {
+        if self.failures > 0 || self.lock.lasts() {
+            context.reporter.database_answers();
+        }
         self.failures = 0;
         self.lock.opened();
     }
 
+    /// Whether it was said that the row stays locked.
+    pub(super) fn row_stays_locked(&self) -> bool {
+        self.lock.lasts()
+    }
+
     /// The row said no. What it shows tells why.
     fn refused(&mut self, context: &Context, cursor: &Cursor, row: Option<Row>) -> Pass {
-        self.answered();
+        self.answered(context);
         let Some(row) = row else { return Pass::Readopt };
         if !self.is_mine(context, &row) {
             return Pass::FencedOff;
@@ -153,7 +162,7 @@ impl Reservations {
                 // Refused: the attempt is not the row's, so there is nothing to close.
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => {
                     context.guard().settled();
-                    self.answered();
+                    self.answered(context);
                     return true;
                 }
                 Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,

@@ -325,6 +325,25 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_that_was_locked_at_the_start_is_not_complained_of_while_its_waits_are_waited_out() {
+    let world = World::with_events(3);
+    world.source.next([Script::Fails(asks_to_wait_an_hour())]);
+    let first = start(&world);
+    until("asked", || !world.source.log().is_empty()).await;
+    sleep(Duration::from_secs(1)).await;
+    first.stop().await;
+
+    world.store.faults(|faults| faults.lock = 1.0);
+    let (task, steering) = world.task("b", &Frost::default(), 2);
+    let second = Running { task: tokio::spawn(task.run()), steering };
+    until("it says so", || stored_reason(&world) == Some(StoredReason::DatabaseUnavailable)).await;
+    world.store.faults(|faults| faults.lock = 0.0);
+    until("it waits", || world.report().blocked_by == Some(BlockedBy::Gate)).await;
+    assert_eq!(world.report().problem(), None, "the row has answered");
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_poll_after_a_takeover_waits_for_what_is_left_of_the_deadline() {
     let world = World::with_events(300);
     world.source.next([Script::Slow(100, Duration::from_secs(1))]);
