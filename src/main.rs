@@ -10,6 +10,7 @@ use headgate::{
     operator,
     telemetry::{cause::in_one_line, logs},
 };
+use tokio::runtime::{Builder, Runtime};
 
 /// Many small allocations of short life on many threads; it needs no settings, also in a static binary. Its version 2 gives
 /// freed memory back after about 0.1 s; version 3 keeps it for a second, which a memory limit counts like memory in use.
@@ -47,8 +48,9 @@ fn run(command: Command) -> Result<()> {
         .install_default()
         .ok()
         .context("another TLS provider was installed before ours")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    let done = runtime.block_on(async {
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime = Unawaited(Some(runtime));
+    runtime.block_on(async {
         match command {
             Command::Run(args) => Ok(operator::run(*args).await?),
             Command::Migrate(args) => Ok(operator::migrate(&args).await?),
@@ -57,8 +59,22 @@ fn run(command: Command) -> Result<()> {
                 out.write_all(api::crd_yaml().as_bytes()).context("cannot print")
             }
         }
-    });
-    // A thread may still ask a DNS server that does not answer.
-    runtime.shutdown_background();
-    done
+    })
+}
+
+/// A runtime whose end, also by a panic, waits for no thread: one may still ask a DNS server that does not answer.
+struct Unawaited(Option<Runtime>);
+
+impl Unawaited {
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("it is taken by its end alone").block_on(work)
+    }
+}
+
+impl Drop for Unawaited {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

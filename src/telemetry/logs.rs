@@ -1,11 +1,13 @@
 //! Logs: one line per state change, JSON in a cluster, readable on a terminal. Always on standard error, so that
 //! standard output belongs to what a command prints.
 //!
-//! A thread of their own writes them. Whoever reads them may stall, and the disk under them be full: that costs lines, which are
-//! counted, and no request.
+//! A thread of their own writes them. A disk that is full, and a reader that stalls, cost lines and no request; those that a reader
+//! costs are counted.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
+    panic::PanicHookInfo,
     sync::OnceLock,
 };
 
@@ -39,7 +41,20 @@ pub enum LogFormat {
 #[derive(Debug)]
 pub struct Log {
     writer: NonBlocking,
-    _written_to_the_end: WorkerGuard,
+    /// Writes to the end when it is dropped.
+    thread: Option<WorkerGuard>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let lost = self.writer.error_counter();
+        let before = lost.dropped_lines();
+        let _ = self.writer.write_all(b"");
+        // No place even for nothing: the reader stalls, and might as well stall what the guard has to say about that.
+        if lost.dropped_lines() > before {
+            std::mem::forget(self.thread.take());
+        }
+    }
 }
 
 impl Log {
@@ -68,7 +83,17 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
         LogFormat::Auto if in_a_pod => lines.json().flatten_event(true).init(),
         LogFormat::Auto | LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
     }
-    Ok(Log { writer, _written_to_the_end: guard })
+    std::panic::set_hook(Box::new(tell_of_panic));
+    Ok(Log { writer, thread: Some(guard) })
+}
+
+/// A panic is a line like any other: what the standard hook writes goes to standard error itself, and waits for its reader.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let message = panic.payload_as_str().unwrap_or_default();
+    tracing::error!(location, message, backtrace, "panicked");
 }
 
 fn written_aside(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
