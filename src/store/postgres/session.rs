@@ -63,6 +63,8 @@ pub(super) struct Sessions {
     pool: PgPool,
     /// How many of them run a statement.
     busy: Arc<AtomicU32>,
+    /// How many are taken by a ping or a turn, which are no work that shows that the database answers.
+    aside: Arc<AtomicU32>,
     unfit: Arc<Mutex<Option<Unfit>>>,
     broke: Broke,
     refusal: Refusal,
@@ -142,7 +144,7 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
             })
         })
         .connect_lazy_with(options);
-    Sessions { pool, busy: Arc::default(), unfit, broke, refusal: Refusal::default() }
+    Sessions { pool, busy: Arc::default(), aside: Arc::default(), unfit, broke, refusal: Refusal::default() }
 }
 
 const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
@@ -183,7 +185,7 @@ impl Sessions {
         let unfit = *self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unfit) = unfit.filter(|unfit| unfit.seen >= began) {
             Cause::Unfit(unfit.lacks)
-        } else if self.busy.load(Ordering::Relaxed) >= connections {
+        } else if self.busy.load(Ordering::Relaxed) + self.aside.load(Ordering::Relaxed) >= connections {
             Cause::AllBusy { connections, waited: CONNECT_LIMIT }
         } else {
             let said = self.refusal.of(&self.pool.connect_options()).await;
@@ -241,8 +243,7 @@ impl Turn {
         action: &'static str,
         lock: &'static str,
     ) -> Result<Option<Self>, StoreError> {
-        // Not counted: a turn that is held is not a statement under way.
-        let mut turn = Self(pool.acquire(action, &Arc::default()).await?);
+        let mut turn = Self(pool.acquire(action, &pool.aside).await?);
         let connection = turn.0.connection();
         let mine: bool = within_limit(action, async {
             sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
@@ -287,9 +288,8 @@ pub(super) async fn rows_issued(
 
 /// Asks the server whether it answers, and takes writes.
 pub(super) async fn ping(pool: &Sessions) -> Result<(), StoreError> {
-    // Not counted: two that ask at once must not take each other for work that is done.
-    let nothing = Arc::default();
-    on_counted_connection(pool, "reach the store", &nothing, async |connection| {
+    // Aside: two that ask at once must not take each other for work that is done.
+    on_counted_connection(pool, "reach the store", &pool.aside, async |connection| {
         let read_only: bool = sqlx::query_scalar(IS_READ_ONLY).fetch_one(connection).await?;
         if read_only { Err(sqlx::Error::AnyDriverError(Cause::ReadOnly.into())) } else { Ok(()) }
     })
