@@ -48,9 +48,15 @@ impl Marks<'_> {
     pub(super) async fn run(mut self) {
         let mut budget = Budget::new(MARKS_PER_SECOND, MARKS_AT_ONCE);
         let mut entered = self.unreadable.changes();
+        let mut known = self.peers.borrow().clone();
         loop {
             let now = Instant::now();
             let peers = self.peers.borrow_and_update().clone();
+            // Also those that changed while an owner was told.
+            if known != peers {
+                self.unreadable.others_changed(now);
+                known = peers.clone();
+            }
             let wake = match self.unreadable.next(peers.may_differ(), now) {
                 Next::Mark(source) => match budget.take(now) {
                     Ok(()) => {
@@ -64,7 +70,7 @@ impl Marks<'_> {
             };
             tokio::select! {
                 Ok(()) = entered.changed() => {}
-                Ok(()) = self.peers.changed() => self.unreadable.others_changed(Instant::now()),
+                Ok(()) = self.peers.changed() => {}
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
                 // Nothing can become due any more.
                 else => return,

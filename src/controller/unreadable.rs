@@ -66,6 +66,14 @@ pub(super) enum Next {
     Nothing,
 }
 
+impl Entry {
+    fn look_again_by(&mut self, at: Instant) {
+        if let Turn::Settled { look_again } = &mut self.turn {
+            *look_again = (*look_again).min(at);
+        }
+    }
+}
+
 impl Default for Unreadable {
     fn default() -> Self {
         Self { entries: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
@@ -73,11 +81,13 @@ impl Default for Unreadable {
 }
 
 impl Unreadable {
-    /// Notes an object. Returns whether this generation of it was not known as such.
+    /// Notes an object. Returns whether this generation of it was not known as such. One that was written since is looked at again
+    /// soon: a holder that was still ending its last poll may have written over what its owner was told.
     pub(super) fn enter(&self, source: InvalidSource, now: Instant) -> bool {
         let mut entries = self.locked();
-        let known = entries.get(&source.stream).map(|entry| &entry.source);
-        if known.is_some_and(|known| known.uid == source.uid && known.generation == source.generation) {
+        let same = |known: &InvalidSource| known.uid == source.uid && known.generation == source.generation;
+        if let Some(known) = entries.get_mut(&source.stream).filter(|known| same(&known.source)) {
+            known.look_again_by(now + TIME_FOR_OTHERS);
             return false;
         }
         let turn = Turn::ToTell { failures: 0, not_before: now };
@@ -146,9 +156,7 @@ impl Unreadable {
     /// Replicas came or went: whoever could read an object may be among those that went. Its successor has a while to judge it.
     pub(super) fn others_changed(&self, now: Instant) {
         for entry in self.locked().values_mut() {
-            if let Turn::Settled { look_again } = &mut entry.turn {
-                *look_again = (*look_again).min(now + TIME_FOR_OTHERS);
-            }
+            entry.look_again_by(now + TIME_FOR_OTHERS);
         }
     }
 
@@ -227,6 +235,15 @@ mod tests {
             Next::At(again),
             "replicas that keep coming put it off for ever"
         );
+    }
+
+    #[test]
+    fn what_was_told_is_looked_at_again_soon_when_the_object_was_written_since() {
+        let (unreadable, now) = (Unreadable::default(), Instant::now());
+        unreadable.enter(broken(1), now);
+        unreadable.settle(&broken(1), now);
+        assert!(!unreadable.enter(broken(1), now + SECOND), "a status write on it");
+        assert_eq!(unreadable.next(false, now + SECOND), Next::At(now + SECOND + TIME_FOR_OTHERS));
     }
 
     #[test]
