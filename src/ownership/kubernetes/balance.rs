@@ -147,10 +147,14 @@ impl Replica {
         if all_may { usize::MAX } else { self.holdings.moving_to(target) + self.movable_to(target).count() }
     }
 
-    /// A member has deleted the Lease of a source. If it lives, and the object is there, it cannot run it.
+    /// The Lease of a source is gone. If its holder lives, is of another release, and the object is there, that one cannot run it.
+    /// Where both are of one release somebody has deleted it by hand.
     pub(super) fn note_declined(&mut self, stream: &StreamName, holder: &Holder, now: Instant) {
-        let of_another = self.me.as_ref() != Some(holder) && self.view.is_live(holder);
-        if let Some(source) = self.desired.get(stream).filter(|_| of_another) {
+        let may_read_otherwise = self
+            .view
+            .members()
+            .any(|lease| lease.holder.as_ref() == Some(holder) && *lease.template != *self.config.pod_template);
+        if let Some(source) = self.desired.get(stream).filter(|_| may_read_otherwise) {
             self.declined.note(stream, source.generation, holder, now);
         }
     }
