@@ -9,12 +9,14 @@ use prometheus_client::{
 use crate::{
     api::{AssignedReason, CaughtUpReason, conditions::CAUGHT_UP},
     clock::Moment,
-    loader::report::Report,
+    loader::report::{BlockedBy, Report},
     telemetry::metrics::{OutcomeLabels, SourceLabels, StatusLabels},
 };
 
 /// The status of a source that was not asked yet.
 const PENDING: &str = "Pending";
+/// The same, while its row says that it may not be asked yet: a wait that began with the holder before goes on.
+const WAITING: &str = "Waiting";
 
 /// The series of these reports. Counters count from when this replica won the Lease.
 pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment) -> Registry {
@@ -23,7 +25,8 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     let events_appended = Family::<SourceLabels, Counter>::default();
     let lag = Family::<SourceLabels, Gauge>::default();
     // Always there, so that an alert need not guess whether no series means 0.
-    let healthy = [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), AssignedReason::Suspended.as_str(), PENDING];
+    let healthy =
+        [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), AssignedReason::Suspended.as_str(), WAITING, PENDING];
     for status in healthy {
         drop(sources.get_or_create(&StatusLabels { status }));
     }
@@ -42,7 +45,7 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
         }
     }
     let mut registry = Registry::with_prefix("headgate");
-    registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`", sources);
+    registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`; Pending and Waiting were not asked by this replica yet", sources);
     registry.register("requests", "Requests to sources by outcome", requests);
     registry.register("events_appended", "Events stored", events_appended);
     registry.register_with_unit(
@@ -64,6 +67,7 @@ fn status(report: &Report) -> &'static str {
         (Some((reason, _)), _) => reason,
         (None, Some(true)) => CAUGHT_UP,
         (None, Some(false)) => CaughtUpReason::Backfilling.as_str(),
+        (None, None) if report.blocked_by == Some(BlockedBy::Gate) => WAITING,
         (None, None) => PENDING,
     }
 }

@@ -132,12 +132,13 @@ async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when
     replica.holds("b", |report| report.caught_up = Some(false));
     replica.holds("c", |report| report.suspended = true);
     replica.holds("d", unreachable);
+    replica.holds("e", |report| report.blocked_by = Some(BlockedBy::Gate));
     let (_, text) = replica.get("/metrics").await;
     let count = |text: &str, status: &str| {
         let series = format!("headgate_sources{{status=\"{status}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok())
     };
-    for status in ["CaughtUp", "Backfilling", "Suspended", "Timeout"] {
+    for status in ["CaughtUp", "Backfilling", "Suspended", "Timeout", "Waiting"] {
         assert_eq!(count(&text, status), Some(1), "{status} in\n{text}");
     }
     assert_eq!(count(&text, "Pending"), Some(0));
