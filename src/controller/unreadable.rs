@@ -67,9 +67,14 @@ pub(super) enum Next {
 }
 
 impl Entry {
-    fn look_again_by(&mut self, at: Instant) {
-        if let Turn::Settled { look_again } = &mut self.turn {
-            *look_again = (*look_again).min(at);
+    /// Returns whether that is sooner than before.
+    fn look_again_by(&mut self, at: Instant) -> bool {
+        match &mut self.turn {
+            Turn::Settled { look_again } if at < *look_again => {
+                *look_again = at;
+                true
+            }
+            Turn::Settled { .. } | Turn::ToTell { .. } => false,
         }
     }
 }
@@ -87,7 +92,11 @@ impl Unreadable {
         let mut entries = self.locked();
         let same = |known: &InvalidSource| known.uid == source.uid && known.generation == source.generation;
         if let Some(known) = entries.get_mut(&source.stream).filter(|known| same(&known.source)) {
-            known.look_again_by(now + TIME_FOR_OTHERS);
+            let sooner = known.look_again_by(now + TIME_FOR_OTHERS);
+            drop(entries);
+            if sooner {
+                self.version.send_modify(|version| *version += 1);
+            }
             return false;
         }
         let turn = Turn::ToTell { failures: 0, not_before: now };
@@ -111,7 +120,7 @@ impl Unreadable {
         self.locked().len()
     }
 
-    /// Changes when an object becomes unreadable.
+    /// Changes when something is due sooner than it was.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -242,7 +251,9 @@ mod tests {
         let (unreadable, now) = (Unreadable::default(), Instant::now());
         unreadable.enter(broken(1), now);
         unreadable.settle(&broken(1), now);
+        let changes = unreadable.changes();
         assert!(!unreadable.enter(broken(1), now + SECOND), "a status write on it");
+        assert!(changes.has_changed().expect("the set lives"), "who sleeps until then is woken");
         assert_eq!(unreadable.next(false, now + SECOND), Next::At(now + SECOND + TIME_FOR_OTHERS));
     }
 

@@ -155,6 +155,7 @@ impl Poller {
     async fn grant(&mut self, stop: &CancellationToken, hurry: &CancellationToken) -> Result<(Grant, Share), Pass> {
         // Before the guard is asked: what an earlier task of this process owes may be the very wait it asks for.
         // A stop does not wait for it: the row opens at its deadline, and an ABORT may stand behind many when a database is away.
+        self.reservations.keeps_expiring = self.pace.keeps_expiring();
         let settled = stop.run_until_cancelled(self.reservations.settle(&self.context)).await.ok_or(Pass::Stopped)?;
         if !settled {
             return Err(Pass::Again(Instant::now() + self.reservations.retry_in()));
@@ -209,16 +210,14 @@ impl Poller {
     /// source asked for must hold for every replica, so as long as it lasts the row is asked again, but for a stop.
     async fn close(&mut self, attempt: Attempt, next_start: Instant, stop: &CancellationToken) {
         self.context.guard().owe(Owed { attempt, next_start });
-        let mut failed = false;
         while !self.reservations.settle(&self.context).await {
-            failed = true;
             let left = next_start.saturating_duration_since(Instant::now());
             let retry = sleep(self.reservations.retry_in().min(left));
             if left.is_zero() || stop.run_until_cancelled(retry).await.is_none() {
                 return;
             }
         }
-        if failed && !self.pace.keeps_expiring() {
+        if !self.pace.keeps_expiring() {
             self.context.reporter.database_answers();
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Reservations {
     fence: Fence,
     min_interval: Duration,
     failures: u32,
+    /// The database answers, but each time too late: the exchange says when that is over.
+    pub(super) keeps_expiring: bool,
     lock: RowLock,
     rng: StdRng,
 }
@@ -57,7 +59,7 @@ pub(super) fn check_guard(context: &Context) -> Result<(), Pass> {
 
 impl Reservations {
     pub(super) fn new(fence: Fence, min_interval: Duration, rng: StdRng) -> Self {
-        Self { fence, min_interval, failures: 0, lock: RowLock::default(), rng }
+        Self { fence, min_interval, failures: 0, keeps_expiring: false, lock: RowLock::default(), rng }
     }
 
     /// Asks for the right to send one request, and closes the one before if that `ended` and is still open. `ahead` tells
@@ -119,7 +121,7 @@ impl Reservations {
 
     /// The row gave an answer: what was said for want of one is over.
     fn answered(&mut self, context: &Context) {
-        if self.failures > 0 || self.lock.lasts() {
+        if !self.keeps_expiring {
             context.reporter.database_answers();
         }
         self.failures = 0;
@@ -133,11 +135,11 @@ impl Reservations {
 
     /// The row said no. What it shows tells why.
     fn refused(&mut self, context: &Context, cursor: &Cursor, row: Option<Row>) -> Pass {
-        self.answered(context);
         let Some(row) = row else { return Pass::Readopt };
         if !self.is_mine(context, &row) {
             return Pass::FencedOff;
         }
+        self.answered(context);
         if row.cursor != *cursor {
             return Pass::Readopt;
         }
@@ -162,7 +164,12 @@ impl Reservations {
                 // Refused: the attempt is not the row's, so there is nothing to close.
                 Ok(Answer::Applied(()) | Answer::Refused(_)) => {
                     context.guard().settled();
-                    self.answered(context);
+                    if self.lock.lasts() {
+                        self.answered(context);
+                    }
+                    // ABORT has connections of its own: that it is answered says nothing of a RESERVE that was not.
+                    self.failures = 0;
+                    self.lock.opened();
                     return true;
                 }
                 Ok(Answer::Locked) => sleep(LOCKED_RETRY).await,

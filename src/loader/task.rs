@@ -202,9 +202,7 @@ impl SourceTask {
             }
         };
         let reporter = &self.context.reporter;
-        if failures > 0 || lock.lasts() {
-            reporter.database_answers();
-        }
+        reporter.database_answers();
         let message = if adopted.start_ignored {
             format!(
                 "goes on from cursor {} of an earlier object of this name: `start` was not applied; if this one reads its ids from \

@@ -83,17 +83,23 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
         LogFormat::Auto if in_a_pod => lines.json().flatten_event(true).init(),
         LogFormat::Auto | LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
     }
-    std::panic::set_hook(Box::new(tell_of_panic));
+    let aside = writer.clone();
+    std::panic::set_hook(Box::new(move |panic| tell_of_panic(panic, &aside)));
     Ok(Log { writer, thread: Some(guard) })
 }
 
-/// A panic is a line like any other: what the standard hook writes goes to standard error itself, and waits for its reader.
-fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+/// A panic is a line like any other, which no filter keeps back: what the standard hook writes goes to standard error itself, and
+/// waits for its reader.
+fn tell_of_panic(panic: &PanicHookInfo<'_>, writer: &NonBlocking) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let said = panic.payload_as_str().unwrap_or_default();
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        let _ = writer.clone().write_all(format!("headgate: panicked at {location}: {said}\n").as_bytes());
+        return;
+    }
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    let message = panic.payload_as_str().unwrap_or_default();
-    tracing::error!(location, message, backtrace, "panicked");
+    tracing::error!(location, said, backtrace, "panicked");
 }
 
 fn written_aside(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
