@@ -184,7 +184,8 @@ impl Reservations {
         false
     }
 
-    /// Between two tries while the row does not answer; while the database is away with jitter, so that not all sources come back to it in step.
+    /// Between two tries while the row does not answer; with jitter while the database is away, so that not all sources come back to
+    /// it in step.
     pub(super) fn retry_in(&mut self) -> Duration {
         match self.failures {
             0 => self.lock.retry_in(),

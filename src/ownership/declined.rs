@@ -25,10 +25,6 @@ impl Declined {
     /// Whether this member cannot be expected to run it.
     #[must_use]
     pub fn has(&self, stream: &StreamName, generation: i64, member: &Holder) -> bool {
-        // Nearly always.
-        if self.by.is_empty() {
-            return false;
-        }
         self.by.get(&(stream.clone(), member.clone())).is_some_and(|(declined, _)| *declined == generation)
     }
 

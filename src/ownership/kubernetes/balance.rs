@@ -160,6 +160,7 @@ impl Replica {
     }
 
     fn has_declined(&self, stream: &StreamName, holder: &Holder) -> bool {
+        // Nearly always nobody has declined anything.
         !self.declined.is_empty()
             && self.desired.get(stream).is_some_and(|source| self.declined.has(stream, source.generation, holder))
     }
