@@ -182,6 +182,7 @@ mod tests {
             max_response_bytes: 1 << 24,
             epoch: Epoch(0),
             start: Cursor::Start,
+            id_path: "$.id".to_owned(),
         }
     }
 

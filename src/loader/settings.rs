@@ -18,6 +18,7 @@ pub(super) struct Settings {
     pub(super) max_response_bytes: u64,
     pub(super) epoch: Epoch,
     pub(super) start: Cursor,
+    pub(super) id_path: String,
 }
 
 /// Of a transport that names no limit of its own.
@@ -35,6 +36,7 @@ impl Settings {
             max_response_bytes: http.map_or(DEFAULT_MAX_RESPONSE, Http::max_response_bytes),
             epoch: Epoch(source.spec.epoch),
             start: source.spec.start_cursor()?,
+            id_path: source.spec.mapping.id_path().to_owned(),
         })
     }
 }

@@ -84,6 +84,8 @@ pub struct Adopt {
     pub epoch: Epoch,
     /// Where a stream without a row begins.
     pub start: Cursor,
+    /// What the object reads its ids from. The row remembers it with its first cursor, and until the next RESET.
+    pub id_path: String,
     /// Whether the Lease may name another replica: refused then, if the row is not the holder's own.
     pub in_doubt: bool,
 }
@@ -104,6 +106,9 @@ pub struct Adopted {
     pub starts_in: Duration,
     /// A new object found the row of an older one: it goes on from that cursor and its `start` was not applied.
     pub start_ignored: bool,
+    /// What the ids up to the cursor were read from. Whoever reads them from elsewhere must not send: the cursor means nothing
+    /// to its source.
+    pub id_path: String,
 }
 
 /// RESET: `spec.epoch` grew. The cursor becomes `start`; open attempts lose their token; the waits stay.
@@ -115,6 +120,7 @@ pub struct Reset {
     pub fence: Fence,
     pub epoch: Epoch,
     pub start: Cursor,
+    pub id_path: String,
 }
 
 /// RESERVE: asks for the right to send one request.

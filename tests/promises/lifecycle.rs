@@ -110,10 +110,14 @@ async fn turning_point(world: &World, source: &str, is_new: impl Fn(&Access) -> 
 async fn deleted(world: &World, source: &str) -> u64 {
     world.in_the_middle_of_an_answer(source).await;
     world.delete(source).await;
-    let is_gone = async || world.object(source).await.is_none() && !world.has_lease(source).await;
-    world.until("object and Lease are gone", is_gone).await;
+    gone(world, source).await;
     finished(world, source);
     is_left_alone(world, source).await
+}
+
+async fn gone(world: &World, source: &str) {
+    let is_gone = async || world.object(source).await.is_none() && !world.has_lease(source).await;
+    world.until("object and Lease are gone", is_gone).await;
 }
 
 async fn deleted_without_its_events(world: &World, source: &str) {
@@ -123,6 +127,16 @@ async fn deleted_without_its_events(world: &World, source: &str) {
     let deleted = deleted(world, source).await;
     let stored_to = end_of(&world.last_request(source));
     assert_eq!(world.stored(source).await, (Some(stored_to.to_string()), stored_to.cast_signed()));
+
+    // One that reads its ids from elsewhere asks for nothing, and has no cursor in its status that keeps it from going back.
+    let mut other = spec.clone();
+    other["mapping"] = json!({ "idPath": "$.payload.number" });
+    world.apply(source, other).await;
+    let refused = world.says(source, "Accepted", "InvalidSpec").await.message;
+    assert!(refused.contains("spec.mapping.idPath") && refused.contains("`$.id`"), "{refused}");
+    assert!(world.object(source).await.expect("it is there")["status"]["cursor"].is_null());
+    world.delete(source).await;
+    gone(world, source).await;
 
     // Applied again, it goes on from its cursor whatever `start` says, and says so.
     spec["start"] = json!({ "position": "AfterID", "afterID": "7" });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headgate::{
     event::Cursor,
-    store::{Answer, Epoch, EventStore, Fence, Gate, Holder, Reserve, StoreError},
+    store::{Answer, Epoch, EventStore, Fence, Forget, Gate, Holder, Reserve, StoreError},
 };
 
 use crate::{
@@ -300,6 +300,59 @@ async fn a_new_object_goes_on_from_the_cursor_of_the_old_one_and_says_that_its_s
         assert_eq!((adopted.cursor, adopted.epoch, adopted.start_ignored), (after("2"), Epoch(0), true));
     }
     assert!(!replica.reset(1).await.start_ignored);
+}
+
+#[tokio::test]
+async fn an_object_that_reads_its_ids_from_elsewhere_is_told_what_the_cursor_was_read_from() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.id_path = "$.uuid".to_owned();
+    assert_eq!(replica.adopt().await.id_path, "$.uuid", "nothing was read yet");
+    replica.poll(events([1, 2])).await;
+
+    let mut other = Replica { uid: "uid-2".to_owned(), id_path: "$.id".to_owned(), ..replica.clone() };
+    for _ in 0..2 {
+        let adopted = other.adopt().await;
+        assert_eq!((adopted.cursor, adopted.epoch, adopted.id_path.as_str()), (after("2"), Epoch(0), "$.uuid"));
+    }
+    let mut former = Replica { uid: "uid-3".to_owned(), epoch: Epoch(4), ..replica.clone() };
+    let adopted = former.adopt().await;
+    assert_eq!((adopted.id_path.as_str(), adopted.epoch), ("$.uuid", Epoch(4)), "the cursor is still its own");
+
+    other.uid = "uid-4".to_owned();
+    other.epoch = Epoch(9);
+    assert_eq!(other.adopt().await.epoch, Epoch(4), "it is larger than what it found, and asks to begin again");
+    let adopted = other.reset(9).await;
+    assert_eq!((adopted.cursor, adopted.id_path.as_str()), (Cursor::Start, "$.id"));
+    other.poll(events([1])).await;
+    assert_eq!(other.adopt().await.id_path, "$.id");
+}
+
+#[tokio::test]
+async fn what_ids_were_read_from_is_held_against_nobody_when_an_older_release_has_not_written_it_down() {
+    let database = Database::migrated().await;
+    for (name, older_release) in [
+        ("adopted", "UPDATE headgate.source SET id_path = NULL, id_path_epoch = NULL"),
+        ("reset", "UPDATE headgate.source SET epoch = epoch + 1"),
+    ] {
+        let mut replica = Replica::adopting(&database.store(), "a", name).await;
+        replica.poll(events([1])).await;
+        replica.id_path = "$.uuid".to_owned();
+        assert_eq!(replica.adopt().await.id_path, "$.id", "{name}");
+        database.run(older_release).await;
+        assert_eq!(replica.adopt().await.id_path, "$.uuid", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_events_went_with_their_object_ids_are_read_from_anywhere() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events([1])).await;
+    let forget = Forget { stream: replica.stream.clone(), uid: replica.uid.clone() };
+    applied(replica.store.forget(forget).await.unwrap());
+    replica.id_path = "$.uuid".to_owned();
+    assert_eq!(replica.adopt().await.id_path, "$.uuid");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ pub(crate) struct Replica {
     pub(crate) epoch: Epoch,
     pub(crate) fence: Fence,
     pub(crate) cursor: Cursor,
+    pub(crate) id_path: String,
     pub(crate) attempt: Attempt,
     pub(crate) part: i32,
     pub(crate) in_flight: Duration,
@@ -71,6 +72,7 @@ impl Replica {
             epoch: Epoch(0),
             fence: Fence(0),
             cursor: Cursor::Start,
+            id_path: "$.id".to_owned(),
             attempt: Attempt::random(),
             part: 0,
             in_flight: Duration::from_mins(1),
@@ -91,6 +93,7 @@ impl Replica {
             holder: self.holder.clone(),
             epoch: self.epoch,
             start: Cursor::Start,
+            id_path: self.id_path.clone(),
             in_doubt: false,
         }
     }
@@ -113,6 +116,7 @@ impl Replica {
             fence: self.fence,
             epoch: Epoch(epoch),
             start,
+            id_path: self.id_path.clone(),
         }
     }
 

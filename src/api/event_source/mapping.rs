@@ -56,10 +56,24 @@ pub struct Mapping {
     pub preset: Option<MappingPreset>,
 }
 
+impl Mapping {
+    /// Where `CloudEvents` has the id, too.
+    pub const DEFAULT_ID_PATH: &str = "$.id";
+
+    /// What the ids are read from, also where a preset says it.
+    #[must_use]
+    pub fn id_path(&self) -> &str {
+        match self.preset {
+            Some(MappingPreset::CloudEvents) => Self::DEFAULT_ID_PATH,
+            None => self.id_path.as_deref().unwrap_or(Self::DEFAULT_ID_PATH),
+        }
+    }
+}
+
 impl Default for Mapping {
     fn default() -> Self {
         Self {
-            id_path: Some("$.id".to_owned()),
+            id_path: Some(Self::DEFAULT_ID_PATH.to_owned()),
             time_path: None,
             type_path: None,
             subject_path: None,

@@ -18,8 +18,6 @@ use crate::{
 /// Deeper payloads would fail PostgreSQL's whole statement (DESIGN 4).
 const DEEPEST: usize = 128;
 
-const DEFAULT_ID_PATH: &str = "$.id";
-
 /// The slots of the [`PathTree`].
 mod slot {
     pub(super) const ID: usize = 0;
@@ -59,7 +57,7 @@ impl ItemMapping {
         let mut tree = PathTree::default();
         let id_path = match mapping.preset {
             Some(MappingPreset::CloudEvents) => {
-                let other_id = mapping.id_path.as_deref().is_some_and(|path| path != DEFAULT_ID_PATH);
+                let other_id = mapping.id_path.as_deref().is_some_and(|path| path != Mapping::DEFAULT_ID_PATH);
                 if other_id || paths.iter().any(|(_, _, path)| path.is_some()) {
                     let detail = "it fixes the paths; set either `preset` or paths".to_owned();
                     return Err(OpenError::InvalidSpec { field: "mapping.preset", detail });
@@ -74,7 +72,7 @@ impl ItemMapping {
                 ] {
                     tree.add(&parse("mapping.preset", path)?, slot);
                 }
-                parse("mapping.preset", DEFAULT_ID_PATH)?
+                parse("mapping.preset", mapping.id_path())?
             }
             None => {
                 for (field, slot, path) in paths {
@@ -82,7 +80,7 @@ impl ItemMapping {
                         tree.add(&parse(field, path)?, slot);
                     }
                 }
-                parse("mapping.idPath", mapping.id_path.as_deref().unwrap_or(DEFAULT_ID_PATH))?
+                parse("mapping.idPath", mapping.id_path())?
             }
         };
         tree.add(&id_path, slot::ID);

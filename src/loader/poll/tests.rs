@@ -37,6 +37,7 @@ async fn adopt_as(world: &World, holder: &str) -> crate::store::Fence {
         holder: Holder::new(holder),
         epoch: Epoch(0),
         start: Cursor::Start,
+        id_path: "$.id".to_owned(),
         in_doubt: false,
     };
     match world.store.adopt(adopt).await {

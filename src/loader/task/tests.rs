@@ -246,6 +246,39 @@ async fn an_epoch_that_grew_begins_again_at_its_start_and_stores_nothing_twice()
     running.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_object_that_reads_its_ids_from_elsewhere_sends_nothing_until_it_begins_again_or_takes_its_path_back() {
+    let world = World::with_events(5);
+    let running = start(&world);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "5").await;
+    let other_object = |source: &mut Source, uid: &str, id_path: &str| {
+        uid.clone_into(&mut source.uid);
+        source.spec.mapping.id_path = Some(id_path.to_owned());
+    };
+    let accepted = || world.report().accepted.as_ref().map(|verdict| (verdict.reason, verdict.message.clone()));
+    let is_refused = || accepted().is_some_and(|(reason, _)| reason == AcceptedReason::InvalidSpec);
+
+    running.change(|source| other_object(source, "uid-2", "$.uuid"));
+    until("refused", is_refused).await;
+    let message = accepted().expect("it is refused").1;
+    assert!(["mapping.idPath", "`$.id`", "`epoch`"].iter().all(|part| message.contains(part)), "{message}");
+    let asked = world.source.log().len();
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.source.log().len(), asked);
+
+    running.change(|source| other_object(source, "uid-3", "$.id"));
+    until("asked again", || world.source.log().len() > asked).await;
+    assert!(!is_refused());
+
+    running.change(|source| other_object(source, "uid-4", "$.uuid"));
+    until("refused", is_refused).await;
+    let asked = world.source.log().len();
+    running.change(|source| (source.spec.epoch, source.generation) = (1, 2));
+    until("asked again", || world.source.log().len() > asked).await;
+    assert_eq!(world.source.log()[asked].after, None, "it begins again");
+    running.stop().await;
+}
+
 /// Another replica takes the row over.
 async fn adopt_as(world: &World, holder: &str) {
     let adopt = Adopt {
@@ -254,6 +287,7 @@ async fn adopt_as(world: &World, holder: &str) {
         holder: Holder::new(holder),
         epoch: Epoch(0),
         start: crate::event::Cursor::Start,
+        id_path: "$.id".to_owned(),
         in_doubt: false,
     };
     world.store.adopt(adopt).await.expect("the database answers");

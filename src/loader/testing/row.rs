@@ -23,6 +23,7 @@ pub(in crate::loader) struct FakeRow {
     pub(in crate::loader) epoch: Epoch,
     uid: String,
     pub(in crate::loader) cursor: Cursor,
+    id_path: String,
     pub(in crate::loader) attempt: Option<Attempt>,
     pub(in crate::loader) deadline: Option<Instant>,
     pub(in crate::loader) not_before: Instant,
@@ -48,6 +49,7 @@ impl FakeRow {
             epoch: adopt.epoch,
             uid: adopt.uid.clone(),
             cursor: adopt.start.clone(),
+            id_path: adopt.id_path.clone(),
             attempt: None,
             deadline: None,
             not_before: Instant::now(),
@@ -106,6 +108,7 @@ impl FakeRow {
             in_flight_for: self.in_flight_for(),
             starts_in: self.starts_in(),
             start_ignored,
+            id_path: self.id_path.clone(),
         }
     }
 
@@ -114,9 +117,13 @@ impl FakeRow {
             return self.refused();
         }
         let ignored = self.uid != adopt.uid && self.cursor != adopt.start;
+        if self.cursor == Cursor::Start {
+            self.id_path.clone_from(&adopt.id_path);
+        }
         if self.uid != adopt.uid {
             self.uid.clone_from(&adopt.uid);
-            self.epoch = adopt.epoch;
+            let reads_on = self.id_path == adopt.id_path;
+            self.epoch = if reads_on { adopt.epoch } else { self.epoch.min(adopt.epoch) };
         }
         self.fence.0 += 1;
         self.holder = Some(adopt.holder.clone());
@@ -132,6 +139,7 @@ impl FakeRow {
         self.epoch = reset.epoch;
         self.reread_to = self.reread_to.take().or_else(|| self.cursor.id().cloned());
         self.cursor = reset.start.clone();
+        self.id_path.clone_from(&reset.id_path);
         self.attempt = self.attempt.map(|_| Attempt::random());
         Answer::Applied(self.adopted(false))
     }

@@ -256,6 +256,7 @@ impl World {
             holder: Holder::new(holder),
             epoch: settings.epoch,
             start: settings.start.clone(),
+            id_path: settings.id_path.clone(),
             in_doubt: false,
         };
         let adopted = loop {

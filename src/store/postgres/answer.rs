@@ -57,6 +57,7 @@ pub(super) fn adopted(row: &PgRow) -> Result<Adopted, sqlx::Error> {
         in_flight_for: duration(row, "in_flight_for")?,
         starts_in: duration(row, "starts_in")?,
         start_ignored: row.try_get("start_ignored")?,
+        id_path: row.try_get("id_path")?,
     })
 }
 

@@ -49,7 +49,8 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| r.holder.as_str()).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.epoch.0).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>())
-            .bind(requests.iter().map(|r| r.in_doubt).collect::<Vec<_>>());
+            .bind(requests.iter().map(|r| r.in_doubt).collect::<Vec<_>>())
+            .bind(requests.iter().map(|r| r.id_path.as_str()).collect::<Vec<_>>());
         // Making a row waits for whoever is making the same one: then each is asked alone (P6).
         let is_shared = requests.len() > 1;
         let failed = |error| if is_shared { may_be_the_fault_of_one(error) } else { error };
@@ -64,7 +65,8 @@ impl PostgresStore {
             .bind(requests.iter().map(|r| r.holder.as_str()).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.fence.0).collect::<Vec<_>>())
             .bind(requests.iter().map(|r| r.epoch.0).collect::<Vec<_>>())
-            .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>());
+            .bind(requests.iter().map(|r| position(&r.start)).collect::<Vec<_>>())
+            .bind(requests.iter().map(|r| r.id_path.as_str()).collect::<Vec<_>>());
         let rows = session::rows(&self.pool, action, statement).await?;
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }

@@ -103,7 +103,7 @@ async fn run(options: &PgConnectOptions, limit: Duration) -> Result<(), MigrateE
 #[cfg(test)]
 mod tests {
     /// The checksum of each migration, as the databases that have applied it have written it down.
-    const APPLIED: [(i64, &str); 6] = [
+    const APPLIED: [(i64, &str); 7] = [
         (
             1,
             "8536f59fb8818ed1195bbebd268c89fc7c9de004fcbf4dc23abcf358301407c7\
@@ -133,6 +133,11 @@ mod tests {
             6,
             "cccf2941c826950360016ffa00ea18dd233f15f52f3ab9594433f7778f8e38a2\
              cbf9d93af592a62d0ff71bcdb93344fb",
+        ),
+        (
+            7,
+            "b3aec495c25bb64ae583b124ba71978f5aa3aaeb17ef49ae4ff9b990003cf875\
+             b8ca16153f2177d97ff964a213371656",
         ),
     ];
 

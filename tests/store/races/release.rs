@@ -6,7 +6,7 @@ use std::time::Duration;
 use headgate::{
     event::Cursor,
     store::{
-        EventStore, Forget, Gate, StoreError,
+        EventStore, Fence, Forget, Gate, StoreError,
         postgres::{Bound, InstallationError, MigrateError, PostgresStore, UpkeepError, migrate},
     },
 };
@@ -98,14 +98,32 @@ async fn at_version(version: i64) -> Database {
     database
 }
 
+/// A replica with a request in flight, as every release has written it.
+async fn asking_for_an_older_release(database: &Database, holder: &str, name: &str) -> Replica {
+    let mut replica = Replica::new(&database.store(), holder, name);
+    let (stream, uid, token) = (&replica.stream, &replica.uid, u128::from_be_bytes(replica.attempt.to_bytes()));
+    database
+        .execute(format!(
+            "INSERT INTO headgate.source (
+                stream, uid, holder, fence, epoch, attempt, slot, deadline, longest_flight, not_before, longest_wait
+            )
+            SELECT
+                '{stream}', '{uid}', '{holder}', 1, 0, '\\x{token:032x}', t,
+                t + interval '1 min', interval '1 min', t + interval '1 min', interval '1 min'
+            FROM clock_timestamp() AS t"
+        ))
+        .await;
+    replica.fence = Fence(1);
+    replica
+}
+
 #[tokio::test]
 async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_changes_nothing() {
     let versions: Vec<i64> = this_release().iter().map(|migration| migration.version).collect();
     for &version in &versions[..versions.len() - 1] {
         let database = at_version(version).await;
         let store = database.store();
-        let mut replica = Replica::adopting(&store, "a", "orders").await;
-        replica.reserve().await;
+        let mut replica = asking_for_an_older_release(&database, "a", "orders").await;
         let page = replica.closing(events([1]));
         if version >= 3 {
             assert_eq!(replica.append(&page).await.stored, 1, "days and tables are there");
@@ -116,10 +134,12 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
             3 => store.reset(replica.resetting_to(1, Cursor::Start)).await.expect_err("it has one mark"),
             4 => unclaimed(&store).await,
             // Days are made by two clocks.
-            5.. => match store.upkeep(None).await {
+            5 => match store.upkeep(None).await {
                 Err(UpkeepError::Store(error)) => error,
                 made => panic!("{made:?}"),
             },
+            // An adopter learns what the ids were read from.
+            6.. => store.adopt(replica.adoption()).await.expect_err("nothing says it"),
         };
         assert!(
             matches!(&error, StoreError::Failed { sqlstate, .. } if ["42P01", "42703", "42883"].contains(&sqlstate.as_str())),
@@ -215,13 +235,14 @@ async fn a_migration_waits_for_another_replica_that_is_at_it_longer_than_stateme
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_finds_a_long_reader_in_its_way_lets_polls_go_on_and_migrates_later() {
     let database = at_version(3).await;
-    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    let mut replica = asking_for_an_older_release(&database, "a", "orders").await;
+    let page = replica.closing(events([1]));
     let mut backup = database.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM headgate.source").execute(&mut *backup).await.unwrap();
     let started =
         tokio::time::timeout(Duration::from_secs(20), migrate(&database.url, None)).await.expect("it gives up");
     assert!(matches!(started, Err(MigrateError::Store(StoreError::Unavailable { .. }))), "{started:?}");
-    assert_eq!(replica.poll(events([1])).await.stored, 1);
+    assert_eq!(replica.append(&page).await.stored, 1);
     backup.rollback().await.unwrap();
     migrate(&database.url, None).await.unwrap();
     replica.reset(1).await;

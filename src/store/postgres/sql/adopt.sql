@@ -2,16 +2,24 @@
 -- holder sent may still be on its way, and its late answer is still welcome.
 request AS MATERIALIZED (
     SELECT *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[])
-        WITH ORDINALITY AS r (stream, uid, holder, epoch, start, in_doubt, ordinal)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[])
+        WITH ORDINALITY AS r (stream, uid, holder, epoch, start, in_doubt, id_path, ordinal)
+),
+-- What the ids up to the cursor were read from. Null where there is no cursor, or nobody knows (migration 7).
+read_before AS MATERIALIZED (
+    SELECT
+        s.stream,
+        CASE WHEN s.uid IS NOT NULL AND s.cursor IS NOT NULL AND l.id_path_epoch = s.epoch THEN l.id_path END AS id_path
+    FROM standing AS s
+    JOIN locked AS l USING (stream)
 ),
 -- Two replicas that make the same rows wait here for each other; the order keeps them from waiting crosswise. The one
 -- that comes second makes nothing, does not see the row yet, and is told `locked`.
 made AS (
     INSERT INTO headgate.source (
-        stream, uid, holder, fence, epoch, cursor, slot, deadline, longest_flight, not_before, longest_wait
+        stream, uid, holder, fence, epoch, cursor, slot, deadline, longest_flight, not_before, longest_wait, id_path, id_path_epoch
     )
-    SELECT stream, uid, holder, 1, epoch, start, t, t, interval '0', t, interval '0'
+    SELECT stream, uid, holder, 1, epoch, start, t, t, interval '0', t, interval '0', id_path, epoch
     FROM request
     CROSS JOIN LATERAL (SELECT clock_timestamp() AS t) AS clock
     WHERE
@@ -19,7 +27,7 @@ made AS (
         AND NOT EXISTS (SELECT FROM headgate.source AS known WHERE known.stream = request.stream)
     ORDER BY stream
     ON CONFLICT (stream) DO NOTHING
-    RETURNING stream, fence, epoch, cursor, id_kind, progressive, events_stored, start_ignored
+    RETURNING stream, fence, epoch, cursor, id_kind, progressive, events_stored, start_ignored, id_path
 ),
 adopted AS (
     UPDATE headgate.source AS g
@@ -27,24 +35,36 @@ adopted AS (
         uid = r.uid,
         holder = r.holder,
         fence = s.fence + 1,
-        -- Epochs compare within one uid: another object brings its own, but goes on from the row's cursor. Only where the
-        -- last object took its events with it is there nothing to go on from.
-        epoch = CASE WHEN s.uid = r.uid THEN s.epoch ELSE r.epoch END,
+        epoch = e.epoch,
         cursor = CASE WHEN s.uid IS NULL THEN r.start ELSE s.cursor END,
         start_ignored = CASE
             WHEN s.uid IS NULL THEN false
             WHEN s.uid = r.uid THEN s.start_ignored
             ELSE s.cursor IS DISTINCT FROM r.start
         END,
+        id_path = coalesce(b.id_path, r.id_path),
+        id_path_epoch = e.epoch,
         deadline = s.ends_at,
         not_before = s.starts_at
     FROM request AS r
     JOIN standing AS s USING (stream)
+    JOIN read_before AS b USING (stream)
+    CROSS JOIN LATERAL (
+        SELECT
+            -- Epochs compare within one uid: another object brings its own, but goes on from the row's cursor. Only where the
+            -- last object took its events with it is there nothing to go on from. An object that can do nothing with the cursor
+            -- begins again if its epoch is larger: RESET comes next.
+            CASE
+                WHEN s.uid = r.uid THEN s.epoch
+                WHEN b.id_path <> r.id_path THEN least(s.epoch, r.epoch)
+                ELSE r.epoch
+            END AS epoch
+    ) AS e
     WHERE
         g.stream = s.stream
         -- Who does not know whether the Lease is still its own goes on as long as nobody else has adopted.
         AND (NOT r.in_doubt OR s.holder = r.holder)
-    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind, g.progressive, g.events_stored, g.start_ignored
+    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind, g.progressive, g.events_stored, g.start_ignored, g.id_path
 ),
 result AS (
     SELECT * FROM made
@@ -68,6 +88,7 @@ SELECT
     a.progressive,
     a.events_stored,
     a.start_ignored,
+    a.id_path,
     coalesce(s.in_flight_for, interval '0') AS in_flight_for,
     coalesce(s.starts_in, interval '0') AS starts_in
 FROM request AS r

@@ -2,14 +2,15 @@
 -- new cursor, but the gate still waits it out: the source may be serving it.
 request AS MATERIALIZED (
     SELECT *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
-        WITH ORDINALITY AS r (stream, uid, holder, fence, epoch, start, ordinal)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[])
+        WITH ORDINALITY AS r (stream, uid, holder, fence, epoch, start, id_path, ordinal)
 ),
 judged AS MATERIALIZED (
     SELECT
         s.*,
         r.epoch AS epoch_after,
         r.start,
+        r.id_path,
         s.uid = r.uid AND s.holder = r.holder AND s.fence = r.fence AND s.epoch < r.epoch AS grows,
         -- Its answer was lost: nobody else can have written this epoch over this fence.
         s.uid = r.uid AND s.holder = r.holder AND s.fence = r.fence + 1 AND s.epoch = r.epoch AS repeated
@@ -46,6 +47,8 @@ reset AS (
         attempt = CASE WHEN j.attempt IS NOT NULL THEN uuid_send(gen_random_uuid()) END,
         -- Another epoch may read its ids from another path; the first one decides again.
         id_kind = NULL,
+        id_path = j.id_path,
+        id_path_epoch = j.epoch_after,
         -- The first append that looks ids up puts the mark of its kind first.
         reread_to = coalesce(m.numbers_to, m.opaque_to),
         reread_other = CASE WHEN m.numbers_to IS NOT NULL THEN m.opaque_to END,
@@ -74,6 +77,7 @@ SELECT
     j.progressive,
     j.events_stored,
     false AS start_ignored,
+    r.id_path,
     j.in_flight_for,
     j.starts_in
 FROM request AS r
