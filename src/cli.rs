@@ -28,7 +28,7 @@ pub struct Cli {
 pub enum Command {
     /// Run one replica of the operator.
     Run(Box<RunArgs>),
-    /// Bring the database schema to this release, and exit. `run` does the same at its start, but gives up after five minutes.
+    /// Bring the database schema to this release, and exit. `run` does the same at its start, but begins a try anew after five minutes.
     Migrate(DatabaseArgs),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
@@ -49,11 +49,11 @@ pub struct DatabaseArgs {
     /// PostgreSQL, as `postgres://user:password@host:port/database?sslmode=…`.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// The same database without a pooler in transaction mode between, for migrations, whose lock belongs to a session.
+    /// The same database, not through a pooler in transaction mode: for migrations, whose lock belongs to a session.
     /// [default: --database-url]
     #[arg(long, env = "MIGRATE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub migrate_database_url: Option<SecretString>,
-    /// Connections to the database that one replica opens at most, beside two that only extend and abort requests and ping.
+    /// Most database connections that one replica opens, not counting two that only extend or abort requests and ping.
     #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(2..=200))]
     pub database_connections: u32,
@@ -91,7 +91,7 @@ pub struct RunArgs {
     /// How long stored events are kept, in whole days; unset keeps them for ever. Cursors are always kept.
     #[arg(long, env = "HEADGATE_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
     pub retention_days: Option<u32>,
-    /// How often the counters of a source's status are written at most (units: ms, s, m, h).
+    /// Least time between two writes of the counters in a source's status (units: ms, s, m, h).
     #[arg(long, env = "HEADGATE_STATUS_INTERVAL", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub status_interval: Duration,
     /// A replica that is silent for this long is declared dead: whole seconds, as a Lease has them, and at least 2s.

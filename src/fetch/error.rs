@@ -27,7 +27,7 @@ pub enum FetchError {
     #[error("the source closed its idle connection before the request left")]
     ClosedWhileIdle,
     /// The operator does not connect to such an address.
-    #[error("the address is not connected to: {detail}")]
+    #[error("Headgate does not connect to this address: {detail}")]
     AddressRefused { detail: String },
     #[error("no complete answer within {after:?} (`http.timeout`)")]
     Timeout { after: Duration },
@@ -37,7 +37,7 @@ pub enum FetchError {
     ResponseTooLarge { limit: u64 },
     /// Found by the loader, not by an adapter.
     #[error(
-        "the response needs more memory than any may hold: {most} bytes, most of `--buffer-bytes`; lower `poll.batchSize`, or \
+        "the response needs more memory than one response may have: {most} bytes of `--buffer-bytes`; lower `poll.batchSize`, or \
          give the operator more memory and a larger budget"
     )]
     LargerThanBudget { most: u64 },
@@ -50,7 +50,7 @@ pub enum FetchError {
     /// Found by the loader, not by an adapter.
     #[error(
         "the response was not read within {after:?} (`http.timeout`), because what is not stored yet held the memory it waited \
-         for, {budget} bytes in all (`--buffer-bytes`); it is asked for again when there is room"
+         for ({budget} bytes in all, `--buffer-bytes`); it is asked for again when there is room"
     )]
     NoRoomInTime { budget: u64, after: Duration },
     #[error("cannot decode the response: {detail}")]

@@ -68,7 +68,7 @@ pub struct Auth {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderAuth>,
     /// A token from an OAuth 2.0 token endpoint (client credentials) is sent as `Authorization: Bearer …`. Token requests
-    /// to the host of `url` count for `poll.minInterval`.
+    /// to the host of `url` keep to `poll.minInterval` as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth2: Option<OAuth2>,
 }
@@ -104,7 +104,7 @@ pub struct HeaderAuth {
             .message("must not be a header that belongs to the connection: Host, Connection, Keep-Alive, Proxy-*, TE, \
                       Trailer, Transfer-Encoding, Upgrade, Content-Length, Accept-Encoding"),
         validation = Rule::new(leaves_the_request_plain("self"))
-            .message("must not be a header that makes the answer something else than a page, or that Headgate sets: \
+            .message("must not be a header that makes the answer something other than a page, or that Headgate sets: \
                       Expect, Range, If-*, Headgate-*; choose another `name`")
     )]
     pub name: String,
@@ -117,7 +117,7 @@ pub struct HeaderAuth {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct OAuth2 {
-    /// The token endpoint: an absolute https URL without user-info and fragment (http only with `plaintextCredentials:
+    /// The token endpoint: an absolute https URL without user-info or fragment (http only with `plaintextCredentials:
     /// Allow`). 1 to 2048 characters. Required.
     #[serde(rename = "tokenURL")]
     #[schemars(length(min = 1, max = 2048))]

@@ -67,7 +67,7 @@ use crate::api::Duration;
         .field_path(".timeout")
 )]
 pub struct Http {
-    /// Where the events are: an absolute http or https URL without user-info and fragment. 1 to 2048 characters.
+    /// Where the events are: an absolute http or https URL without user-info or fragment. 1 to 2048 characters.
     /// Required.
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(
@@ -89,7 +89,7 @@ pub struct Http {
             .message("must not name a header that belongs to the connection: Host, Connection, Keep-Alive, Proxy-*, TE, \
                       Trailer, Transfer-Encoding, Upgrade, Content-Length, Accept-Encoding"),
         validation = Rule::new(format!("self.all(h, {})", leaves_the_request_plain("h.name")))
-            .message("must not name a header that makes the answer something else than a page, or that Headgate sets: \
+            .message("must not name a header that makes the answer something other than a page, or that Headgate sets: \
                       Expect, Range, If-*, Headgate-*; remove it"),
         validation = Rule::new("self.all(h, self.exists_one(g, g.name.lowerAscii() == h.name.lowerAscii()))")
             .message("each `name` must occur once, whatever its case"),
@@ -122,8 +122,8 @@ pub struct Http {
     /// How a response body becomes items. Default: {format: JSON}.
     #[serde(default)]
     pub decode: Decode,
-    /// Limit of a whole request, from sending it to the last byte of the response. The same limit applies, before that,
-    /// to connecting (name, TCP, proxy, TLS). A duration from 100ms to 10m. Default: 30s.
+    /// Limit of a whole request, from sending it to the last byte of the response. Connecting (name, TCP, proxy, TLS) comes
+    /// before that and has the same limit, but never more than 10s. A duration from 100ms to 10m. Default: 30s.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
     /// Largest response body, after decompression; it bounds the memory of this source. Bytes; 1024 to 268435456 (256

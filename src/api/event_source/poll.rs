@@ -37,8 +37,8 @@ pub struct Poll {
     /// A duration such as 200ms or 1m30s; at least 200ms. Default: 200ms.
     #[serde(default = "default_min_interval")]
     pub min_interval: Duration,
-    /// While polls bring nothing, the interval grows by half each time, from `minInterval` up to this. A poll comes up to
-    /// two fifths sooner, but for `minInterval`, so that sources spread out and share statements. A duration;
+    /// While polls bring nothing, the interval grows by half each time, from `minInterval` up to this. A poll may come up
+    /// to two fifths sooner, never before `minInterval`, so that sources spread out and share statements. A duration;
     /// from `minInterval` to 24h. Default: 5s.
     #[serde(default = "default_max_idle_interval")]
     pub max_idle_interval: Duration,

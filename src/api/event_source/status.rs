@@ -60,7 +60,7 @@ pub struct EventSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub consecutive_failures: Option<i32>,
-    /// When the fields above were read; they are a sample, refreshed at most every 30 seconds.
+    /// When the fields above were read; they are a sample, written no more often than every `--status-interval` (30 seconds).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_time: Option<Time>,
     /// The value of the annotation `headgate.dev/poll-requested-at` that was last served; its first 256 characters.

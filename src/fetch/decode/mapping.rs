@@ -131,7 +131,7 @@ impl ItemMapping {
                 None => format!("{problem} at `{path}`; set `mapping.idPath` to the path of the id"),
                 Some(MappingPreset::CloudEvents) => {
                     format!(
-                        "{problem} at `{path}`, where `mapping.preset: CloudEvents` has the id; else set `mapping.idPath`"
+                        "{problem} at `{path}`, where `mapping.preset: CloudEvents` has the id; if it is elsewhere, set paths instead of the preset"
                     )
                 }
             },

@@ -42,9 +42,9 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credenti
         StatusCode::UNAUTHORIZED => FetchError::AuthenticationFailed {
             detail: "the source answered 401 and wants credentials; set `http.auth`".to_owned(),
         },
-        StatusCode::FORBIDDEN => {
-            FetchError::Forbidden { detail: "the credentials of the request may not read this address".to_owned() }
-        }
+        StatusCode::FORBIDDEN => FetchError::Forbidden {
+            detail: "this request may not read it; check `http.auth` and the rights of its credentials".to_owned(),
+        },
         StatusCode::TOO_MANY_REQUESTS => FetchError::RateLimited { status: number, retry_after: retry_after() },
         // 304 answers a condition, and none was sent.
         status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {

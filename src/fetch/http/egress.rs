@@ -77,7 +77,7 @@ fn special(address: IpAddr) -> Option<&'static str> {
     } else if METADATA.contains(&address) {
         Some("the metadata service of a cloud")
     } else if address.is_unspecified() || address.is_multicast() || is_broadcast {
-        Some("no address of one host")
+        Some("not the address of a single host")
     } else {
         None
     }
@@ -115,11 +115,11 @@ mod tests {
             ("100.100.100.200", "metadata"),
             ("168.63.129.16", "metadata"),
             ("192.0.0.192", "metadata"),
-            ("0.0.0.0", "one host"),
-            ("::", "one host"),
-            ("224.0.0.1", "one host"),
-            ("ff02::1", "one host"),
-            ("255.255.255.255", "one host"),
+            ("0.0.0.0", "a single host"),
+            ("::", "a single host"),
+            ("224.0.0.1", "a single host"),
+            ("ff02::1", "a single host"),
+            ("255.255.255.255", "a single host"),
         ] {
             let said = refused(&Egress::default(), address);
             assert!(said.is_some_and(|said| said.contains(what)), "{address}: {said:?}");

@@ -281,7 +281,7 @@ fn unaskable() -> FetchError {
 
 /// Says that it was the token endpoint that could not be reached.
 fn in_token_request(error: FetchError, endpoint: &Endpoint) -> FetchError {
-    let named = |detail: String| format!("for a token from {endpoint}: {detail}");
+    let named = |detail: String| format!("while asking {endpoint} for a token: {detail}");
     match error {
         FetchError::ConnectionFailed { detail } => FetchError::ConnectionFailed { detail: named(detail) },
         FetchError::TlsFailed { detail } => FetchError::TlsFailed { detail: named(detail) },

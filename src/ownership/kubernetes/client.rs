@@ -28,7 +28,7 @@ pub enum LeaseError {
     #[error("there is no such Lease")]
     NotFound,
     /// The permission is gone, the namespace is on its way out, a quota is used up, or a policy refuses it. It may pass.
-    #[error("the API server does not allow to {action}")]
+    #[error("the API server does not let this replica {action}")]
     Denied {
         action: &'static str,
         #[source]

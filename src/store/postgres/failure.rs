@@ -11,7 +11,9 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     #[error("no answer within {0:?}; the connection was dropped")]
     Silent(Duration),
-    #[error("not done within {0:?}; another replica is at it, or a step takes longer: `headgate migrate` waits for it")]
+    #[error(
+        "not done within {0:?}: another replica is migrating, or a step takes longer; trying again (`headgate migrate` has no limit)"
+    )]
     TakesLong(Duration),
     #[error("no connection was made within {within:?}{}", .said.as_ref().map_or_else(String::new, |said| format!(": {said}")))]
     NoConnection { within: Duration, said: Option<String> },
@@ -20,7 +22,7 @@ pub(super) enum Cause {
          --database-connections is too low"
     )]
     AllBusy { connections: u32, waited: Duration },
-    #[error("the session is not fit: {0}")]
+    #[error("the session cannot be used: {0}")]
     Unfit(&'static str),
     #[error("{0}")]
     Said(String),
@@ -76,9 +78,9 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
         _ if sqlstate == LOCKED => Cause::Locked,
         _ if FORGETS.contains(&sqlstate.as_str()) => Cause::Unfit(LOSES_STATEMENTS),
         // pgbouncer says only which of the settings was the first that it did not know.
-        _ if error.message().starts_with("unsupported startup parameter") => {
-            Cause::Unfit("the pooler refuses our settings; let it have ignore_startup_parameters = options")
-        }
+        _ if error.message().starts_with("unsupported startup parameter") => Cause::Unfit(
+            "the pooler refuses Headgate's settings; set ignore_startup_parameters = options in the pooler (docs/pooler.md)",
+        ),
         Some("22") => Cause::ValueRefused,
         Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
         _ => Cause::Said(error.message().to_owned()),

@@ -39,7 +39,7 @@ pub enum MigrateError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An applied migration is not the one that this version carries.
-    #[error("migration {version} of this database is not the one of this version of Headgate")]
+    #[error("migration {version} of this database differs from the one in this release of Headgate")]
     Changed { version: i64 },
     #[error("migration {version} of this database was interrupted; repair it by hand")]
     Interrupted { version: i64 },

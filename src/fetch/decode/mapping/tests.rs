@@ -203,7 +203,7 @@ fn the_payload_of_any_other_cloud_event_is_the_whole_event(#[case] event: &str) 
 fn a_cloud_event_without_id_names_the_preset() {
     assert_eq!(
         cloud_events().error_of(r#"{"type":"t"}"#),
-        "the item is an object with nothing at `$.id`, where `mapping.preset: CloudEvents` has the id; else set `mapping.idPath`"
+        "the item is an object with nothing at `$.id`, where `mapping.preset: CloudEvents` has the id; if it is elsewhere, set paths instead of the preset"
     );
 }
 
