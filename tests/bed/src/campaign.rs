@@ -15,7 +15,7 @@ use crate::clock;
 use crate::leases::LeaseWatch;
 use crate::lines::Lines;
 use crate::narrate::say;
-use crate::nemesis::{Cast, LONGEST_SERVING_MS, Planned, THINKING_MS, plan, schedule};
+use crate::nemesis::{Cast, LONGEST_SERVING_MS, Planned, plan, schedule};
 use crate::place::Place;
 use crate::proof::Proof;
 use crate::source::{Fault, SourceConfig};
@@ -61,6 +61,9 @@ struct Set {
     plan: Vec<Planned>,
     names: Vec<String>,
 }
+
+/// Longer than D: such a request is in flight by its EXTEND alone. And shorter than the timeout, with slow lines both ways.
+const THINKING_MS: u64 = 3_400;
 
 /// One of each kind of trouble that a source makes by itself.
 pub const KINDS: usize = 12;

@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// A server whose process was killed takes connections again after this, on a machine that is well.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
 
+/// What a replica loses when it is overtaken.
+const OVERTAKEN: [NemesisKind; 2] = [NemesisKind::LostApiServer, NemesisKind::LostDatabase];
+
 /// The two halves of a strike, in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Half {
@@ -156,6 +159,12 @@ impl<'a> Chaos<'a> {
                 self.lines[whom].become_like(*road, to);
                 Ok(())
             }
+            Strike::Overtaken { late, .. } => {
+                OVERTAKEN.iter().for_each(|kind| fleet.begins(whom, *kind));
+                self.lines[whom].become_like(Road::Cut, &[Peer::ApiServer]);
+                self.lines[whom].become_like(Road::Slow { up: *late, down: Duration::ZERO }, &[Peer::Database]);
+                Ok(())
+            }
             Strike::ClockJump { seconds, .. } => {
                 fleet.begins(whom, NemesisKind::WrongClock);
                 self.clocks[whom].be_off_by(*seconds)
@@ -194,6 +203,11 @@ impl<'a> Chaos<'a> {
             Strike::Lines { to, road, .. } => {
                 self.lines[whom].become_like(Road::Open, to);
                 losses(to, *road).for_each(|kind| fleet.is_over(whom, kind));
+                Ok(())
+            }
+            Strike::Overtaken { .. } => {
+                self.lines[whom].become_like(Road::Open, &[Peer::ApiServer, Peer::Database]);
+                OVERTAKEN.iter().for_each(|kind| fleet.is_over(whom, *kind));
                 Ok(())
             }
             Strike::ClockJump { .. } => {

@@ -6,7 +6,7 @@ mod strike;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-pub use self::plan::{Cast, LONGEST_SERVING_MS, THINKING_MS, plan};
+pub use self::plan::{Cast, LONGEST_SERVING_MS, plan};
 pub use self::strike::{Peer, Strike};
 
 /// When what is done to whom.

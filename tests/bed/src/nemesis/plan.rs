@@ -40,20 +40,22 @@ const DRAINING: Duration = Duration::from_secs(20);
 const DRAINED_FOR: (u64, u64) = (5, 400);
 /// A replica that cannot renew its Lease is taken for dead after 5 s: these end soon after others have its sources.
 const TAKEOVER: (u64, u64) = (6_500, 10_000);
-/// A replica with a batch in its hand is overtaken for the first time this early, and once between any two changes of the
+/// Replicas with COMMITs under way are overtaken for the first time this early, and once between any two changes of the
 /// number of replicas. All of the scene fits before the first of them in the shortest run.
 const FIRST_OVERTAKEN: Duration = Duration::from_secs(8);
-/// Sources send slowly, so that the replica is in the middle of a body nearly always, and is frozen in the middle of it.
+const OVERTAKEN_WITHIN: Duration = Duration::from_secs(12);
+/// Sources send slowly, so that the replica is in the middle of a body nearly always: a COMMIT follows soon.
 const MID_BODY: Fault = Fault::SlowBody { ms: 1_000 };
 const MID_BODY_FOR: Duration = Duration::from_secs(3);
-const FROZEN_AFTER: Duration = Duration::from_millis(1_500);
-/// It wakes up when its sources have been taken over (3.5 to 5 s after its last renewal, and what that takes), and before
-/// those that took them over have an answer: [`THINKING_MS`] for each.
-const FROZEN_FOR: Duration = Duration::from_millis(6_500);
+const OVERTAKEN_AFTER: Duration = Duration::from_millis(1_500);
+/// It arrives when the sources have been taken over (3.5 to 5 s after the last renewal, and what that takes), and before those
+/// that took them over have an answer. They would notice it a second later, by their next EXTEND.
+const LATE: Duration = Duration::from_secs(6);
+const LATE_FOR: Duration = Duration::from_millis(7_500);
 /// Sources think from here on: whoever they were answering before has heard all of it.
 const THINKING_AFTER: Duration = Duration::from_millis(3_500);
 const THINKING_FOR: Duration = Duration::from_millis(8_500);
-const OVERTAKEN_WITHIN: Duration = Duration::from_secs(12);
+const THINKING: Fault = Fault::Thinks { ms: 1_900 };
 /// A replica that was away is a member again within this.
 const REJOINING: Duration = Duration::from_secs(5);
 
@@ -63,8 +65,6 @@ const SHORT: Duration = Duration::from_mins(5);
 /// Request bytes are late by less than D (3 s) less the longest time that a source serves one request whose sender is gone
 /// (1.5 s), which is longer than `minInterval`: docs/guarantees.md says why.
 const LATEST_REQUEST_MS: u64 = 800;
-/// Longer than D: such a request is in flight by its EXTEND alone. And shorter than the timeout, with slow lines both ways.
-pub const THINKING_MS: u64 = 3_400;
 /// How long a source goes on with a request whose sender is gone, at most.
 pub const LONGEST_SERVING_MS: u64 = 1_500;
 
@@ -142,8 +142,8 @@ impl Planner {
         }
     }
 
-    /// A replica is frozen in the middle of what it was sent, and wakes up when others have asked for the same again and have no
-    /// answer yet. Its COMMIT finds the cursor where it was, and the attempt of somebody else: nothing but the attempt keeps
+    /// What replicas commit arrives at the database when others have taken the source over, and have asked for the same again
+    /// and have no answer yet. It finds the cursor where it was, and the attempt of somebody else: nothing but the attempt keeps
     /// it from storing what is on its way a second time. Returns when these have the replicas for themselves.
     fn late_commits(&mut self, cast: Cast<'_>) -> Vec<(Duration, Duration)> {
         let mut scenes = Vec::new();
@@ -155,11 +155,14 @@ impl Planner {
         // Nothing else may excuse what comes twice, or keep anybody from taking over.
         self.plan.retain(|it| !scenes.iter().any(|(from, until)| it.at < *until && *from < it.until() + REJOINING));
         for (from, _) in &scenes {
-            let overtaken = cast.replicas.choose(&mut self.dice).expect("there are replicas");
-            self.push(*from + FROZEN_AFTER, overtaken, Strike::Freeze { lasting: FROZEN_FOR });
+            // All but one: who has just come may hold nothing yet.
+            let heir = cast.replicas.choose(&mut self.dice).expect("there are replicas");
+            for overtaken in cast.replicas.iter().filter(|replica| *replica != heir) {
+                self.push(*from + OVERTAKEN_AFTER, overtaken, Strike::Overtaken { late: LATE, lasting: LATE_FOR });
+            }
             let all = |fault, lasting| Strike::Storm { on: cast.sources.to_vec(), fault, lasting };
             self.push(*from, "sources", all(MID_BODY, MID_BODY_FOR));
-            self.push(*from + THINKING_AFTER, "sources", all(Fault::Thinks { ms: THINKING_MS }, THINKING_FOR));
+            self.push(*from + THINKING_AFTER, "sources", all(THINKING, THINKING_FOR));
         }
         scenes
     }

@@ -29,6 +29,8 @@ pub enum Strike {
     Join { lasting: Duration },
     /// The lines of a replica to these peers are like this for a while.
     Lines { to: Vec<Peer>, road: Road, lasting: Duration },
+    /// The lines of a replica to the API server are cut, and what it sends to PostgreSQL arrives so much later.
+    Overtaken { late: Duration, lasting: Duration },
     /// The wall clock of a replica jumps by so many seconds, and back after this. Its monotonic clock goes on.
     ClockJump { seconds: i64, lasting: Duration },
     /// SIGKILL of the API server, which is started after this.
@@ -58,6 +60,7 @@ impl Strike {
             Self::Freeze { lasting }
             | Self::Join { lasting }
             | Self::Lines { lasting, .. }
+            | Self::Overtaken { lasting, .. }
             | Self::ClockJump { lasting, .. }
             | Self::StopApiServer { lasting }
             | Self::StopEtcd { lasting }
@@ -90,6 +93,11 @@ impl fmt::Display for Strike {
                 let to: Vec<String> = to.iter().map(ToString::to_string).collect();
                 write!(f, "lines to {} {} for {seconds:.3} s", to.join(", "), Told(*road))
             }
+            Self::Overtaken { late, .. } => write!(
+                f,
+                "lines to the API server cut, to PostgreSQL slower by {} ms up, for {seconds:.3} s",
+                late.as_millis()
+            ),
             Self::ClockJump { seconds: by, .. } => {
                 write!(f, "its clock jumps by {by:+} s, and back after {seconds:.3} s")
             }
