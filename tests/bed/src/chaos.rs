@@ -160,7 +160,9 @@ impl<'a> Chaos<'a> {
                 Ok(())
             }
             Strike::Overtaken { late, .. } => {
-                OVERTAKEN.iter().for_each(|kind| fleet.begins(whom, *kind));
+                for kind in OVERTAKEN {
+                    fleet.begins(whom, kind);
+                }
                 self.lines[whom].become_like(Road::Cut, &[Peer::ApiServer]);
                 self.lines[whom].become_like(Road::Slow { up: *late, down: Duration::ZERO }, &[Peer::Database]);
                 Ok(())
@@ -207,7 +209,9 @@ impl<'a> Chaos<'a> {
             }
             Strike::Overtaken { .. } => {
                 self.lines[whom].become_like(Road::Open, &[Peer::ApiServer, Peer::Database]);
-                OVERTAKEN.iter().for_each(|kind| fleet.is_over(whom, *kind));
+                for kind in OVERTAKEN {
+                    fleet.is_over(whom, kind);
+                }
                 Ok(())
             }
             Strike::ClockJump { .. } => {
