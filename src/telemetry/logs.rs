@@ -22,6 +22,10 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 /// Lines that wait for a reader that stalls: some megabytes at most.
 const LINES_WAITING: usize = 8_192;
 
+/// What two libraries say of every call that fails, without saying which: Headgate says it of each, with what was tried. Whoever
+/// wants these too names the same targets.
+const SAID_BY_US: &str = "kube_client::client=error,kube_client::client::builder=off,sqlx_core::pool=error";
+
 /// The one log of this process, once it was started.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
@@ -70,7 +74,7 @@ impl Log {
 /// # Errors
 /// When `filter` is not a list of `target=level`.
 pub fn start(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+    let filter = filtered(filter)?;
     let (writer, guard) = written_aside(io::stderr());
     let _ = LOST.set(writer.error_counter());
     // What cannot be written must not be told of where it cannot be written.
@@ -86,6 +90,13 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
     let aside = writer.clone();
     std::panic::set_hook(Box::new(move |panic| tell_of_panic(panic, &aside)));
     Ok(Log { writer, thread: Some(guard) })
+}
+
+/// Lets through what is asked for. Of two levels for one target the later counts.
+fn filtered(asked: &str) -> Result<EnvFilter, ParseError> {
+    let builder = EnvFilter::builder();
+    builder.parse(asked)?;
+    builder.parse(format!("{SAID_BY_US},{asked}"))
 }
 
 /// A panic is a line like any other, which no filter keeps back: what the standard hook writes goes to standard error itself, and
@@ -122,11 +133,31 @@ impl Collector for LostLines {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::mpsc,
+        sync::{Arc, Mutex, mpsc},
         time::{Duration, Instant},
     };
 
     use super::*;
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("no writer panics").clone()).expect("a log is text")
+        }
+    }
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no writer panics").write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     /// A pipe that nobody empties.
     struct Stalled(mpsc::Receiver<()>);
@@ -140,6 +171,29 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// What is written of one failed call that the library and Headgate tell of.
+    fn written(filter: &str) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_env_filter(filtered(filter).expect("a filter")).with_ansi(false);
+        tracing::subscriber::with_default(log.with_writer(move || writer.clone()).finish(), || {
+            tracing::error!(target: "kube_client::client::builder", "failed with error client error (Connect)");
+            tracing::warn!(target: "kube_client::client", "eof in poll");
+            tracing::warn!(target: "sqlx_core::pool::connection", "error from `before_acquire`");
+            tracing::warn!("failed to renew; trying again");
+        });
+        lines.text()
+    }
+
+    #[test]
+    fn a_call_that_fails_is_told_of_once_and_by_who_knows_what_was_tried() {
+        let text = written("info");
+        assert!(text.contains("failed to renew") && text.lines().count() == 1, "{text}");
+        assert_eq!(written("info,kube_client::client::builder=info").lines().count(), 2, "unless somebody asks for it");
+        assert_eq!(written("off"), "");
+        assert!(filtered("headgate=loud").is_err());
     }
 
     #[test]
