@@ -214,6 +214,21 @@ async fn another_port_of_the_host_of_the_source_is_the_same_host() {
 }
 
 #[tokio::test]
+async fn a_token_whose_time_comes_between_connecting_and_sending_is_used_once_more() {
+    // It is to be renewed after half a second.
+    let tokens = source_with_tokens(1).await;
+    let source = open_source().await;
+    let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&tokens))), api_secret()).await;
+    assert!(prepared(&mut fetcher).await);
+    poll(&mut fetcher).await.expect("a page");
+    connect(&mut fetcher).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    let reply = fetcher.send(permit(), &from_start()).await.expect("the connection that stood is the one it needs");
+    assert!(matches!(reply, Reply::Page(_)));
+    assert!(prepared(&mut fetcher).await, "then a new one is asked for");
+}
+
+#[tokio::test]
 async fn a_token_that_the_source_refuses_is_dropped() {
     let source = source_with_tokens(3600).await;
     let mut fetcher = fetcher_with(spec(&source, &oauth2(&token_url(&source))), api_secret()).await;

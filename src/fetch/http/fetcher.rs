@@ -39,6 +39,9 @@ pub(super) struct HttpFetcher {
     decoder: Decoder,
     access: Access,
     token: Option<Token>,
+    /// What it connected for. A token whose time comes between CONNECT and SEND is used once more: it is renewed long before
+    /// it expires.
+    next: Next,
     stand: Stand,
     timeout: Duration,
     limit: u64,
@@ -65,12 +68,12 @@ impl HttpFetcher {
         }
         let access = read_access(&shared, &source, http).await?;
         let stand = Stand::default();
-        Ok(Self { shared, source, template, decoder, access, token: None, stand, timeout, limit })
+        Ok(Self { shared, source, template, decoder, access, token: None, next: Next::Page, stand, timeout, limit })
     }
 
     /// Whether a token is wanted first, and whether its endpoint is the source's own host, any port of it: "every request
     /// to the host counts" (DESIGN 1).
-    fn next(&self) -> Next {
+    fn choose_next(&self) -> Next {
         match &self.access.client_credentials {
             Some(client) if client.endpoint.host == self.template.endpoint.host && !self.has_token() => Next::Token,
             _ => Next::Page,
@@ -95,7 +98,7 @@ impl HttpFetcher {
     /// Fetches a token from a host that is not the source's.
     async fn fetch_token_elsewhere(&mut self) -> Result<(), FetchError> {
         let Some(client) = &self.access.client_credentials else { return Ok(()) };
-        if self.has_token() || self.next() == Next::Token {
+        if self.has_token() || self.choose_next() == Next::Token {
             return Ok(());
         }
         let within = self.connect_within();
@@ -121,7 +124,7 @@ impl HttpFetcher {
 
     /// The request, and the connection it will leave on.
     fn prepare(&mut self, permit: &Permit, page: &PageRequest) -> Result<Prepared, FetchError> {
-        let next = self.next();
+        let next = self.next;
         let connection = self.stand.take().filter(|connection| &connection.endpoint == self.endpoint(next));
         let connection = connection.ok_or_else(|| FetchError::ConnectionFailed {
             detail: format!("no connection to {} stood when the gate opened", self.endpoint(next)),
@@ -228,7 +231,8 @@ struct Prepared {
 impl Fetcher for HttpFetcher {
     async fn connect(&mut self) -> Result<(), FetchError> {
         self.fetch_token_elsewhere().await?;
-        let endpoint = self.endpoint(self.next());
+        self.next = self.choose_next();
+        let endpoint = self.endpoint(self.next);
         if let Some(mut connection) = self.stand.take()
             && &connection.endpoint == endpoint
             && !connection.is_stale()
