@@ -122,11 +122,12 @@ impl Exchange<'_> {
             let mut share = share;
             let reading = async {
                 let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share, &lapse).await;
+                let took = started.elapsed();
                 // Nobody waits for it when the exchange is over.
                 let _ = given_up.send(self.note_end(&end, before));
-                end
+                (end, took)
             };
-            let (end, (), ()) = tokio::join!(
+            let ((end, took), (), ()) = tokio::join!(
                 biased;
                 reading,
                 commit_prefixes(self.context, &intake, &mut appender, &lapse),
@@ -137,7 +138,7 @@ impl Exchange<'_> {
                 self.note_end(&end, before);
             }
             if !matches!(&end, End::Failed(Failure { progress: Progress::NeverLeft, .. })) {
-                self.count(interval, started);
+                self.count(interval, took);
             }
             self.conclude(end, intake, appender).await
         };
@@ -191,9 +192,10 @@ impl Exchange<'_> {
         None
     }
 
-    fn count(&self, interval: Option<Duration>, started: Instant) {
+    /// `took` ends with the response: a commit that an outage holds up is no part of it.
+    fn count(&self, interval: Option<Duration>, took: Duration) {
         let metrics = self.context.metrics();
-        metrics.request_duration.observe(started.elapsed().as_secs_f64());
+        metrics.request_duration.observe(took.as_secs_f64());
         if let Some(interval) = interval {
             metrics.request_interval.observe(interval.as_secs_f64());
             if interval < LEAST_MIN_INTERVAL {

@@ -1,5 +1,7 @@
 //! How much of a body is here and not in the store: what a crash would cost.
 
+use prometheus_client::encoding::text::encode;
+
 use super::*;
 
 /// The sizes of the appends that were sent, all of them by one attempt.
@@ -46,6 +48,25 @@ async fn an_outage_in_the_middle_of_a_body_does_not_keep_the_source_from_sending
     world.store.faults(|faults| faults.unavailable = false);
     passing.await.expect("no panic");
     assert_eq!((world.stored_ids(), world.source.log().len()), (ids(1000), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_holds_up_a_commit_is_no_part_of_the_time_that_the_request_took() {
+    let world = World::with_events(1000);
+    world.source.next([Script::Slow(100, Duration::from_millis(20))]);
+    let mut polling = world.adopted_by("a").await;
+    let passing = tokio::spawn(async move { polling.poll().await });
+    sleep(Duration::from_millis(110)).await;
+    world.store.faults(|faults| faults.unavailable = true);
+    sleep(Duration::from_mins(10)).await;
+    world.store.faults(|faults| faults.unavailable = false);
+    passing.await.expect("no panic");
+    assert_eq!(world.stored_ids(), ids(1000));
+    let mut metrics = String::new();
+    encode(&mut metrics, &world.registry).expect("they can be written");
+    let sum = metrics.lines().find_map(|line| line.split_once("request_duration_seconds_sum "));
+    let seconds: f64 = sum.expect("a request was observed").1.parse().expect("a number");
+    assert!((0.2..1.0).contains(&seconds), "{seconds} s from the send to the end of the response");
 }
 
 #[tokio::test(start_paused = true)]
