@@ -1,4 +1,4 @@
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use rand::RngExt as _;
@@ -65,12 +65,16 @@ impl<'a> Appender<'a> {
         Self { context, attempt, part: 0, most_events: usize::MAX }
     }
 
+    /// Commits a part of a response that goes on: the attempt stays open.
+    pub(super) async fn append_prefix(&mut self, batch: Batch) -> Result<Committed, NotAppended> {
+        self.append(batch, None).await
+    }
+
     /// Commits one batch, and repeats the same append until the row has answered: through an outage of any length the
     /// batch is held, and the source is never asked again for it (P5). With `next_start` it closes the attempt.
     pub(super) async fn append(
         &mut self,
         mut batch: Batch,
-        not_ascending: bool,
         next_start: Option<Instant>,
     ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
@@ -84,7 +88,7 @@ impl<'a> Appender<'a> {
         batch.stop_before_trailing(&stored);
         let cursor = batch.cursor_after.clone();
         // The next one to be sent is the last of them.
-        let mut left = vec![Append { looks_up: !stored.is_empty(), ..self.statement(batch, not_ascending) }];
+        let mut left = vec![Append { looks_up: !stored.is_empty(), ..self.statement(batch) }];
         let mut row_opens = None;
         while let Some(append) = left.pop() {
             if append.events.len() > self.most_events {
@@ -173,22 +177,10 @@ impl<'a> Appender<'a> {
         stored
     }
 
-    /// Closes the attempt of a page that has nothing to be stored. Returns when the row opens again at the latest, if it is closed
-    /// for certain: an answer that was lost is not worth holding up a handoff for.
-    pub(super) async fn append_nothing(
-        &mut self,
-        cursor: Cursor,
-        not_ascending: bool,
-        next_start: Option<Instant>,
-    ) -> Option<Instant> {
-        let nothing = Batch {
-            cursor_before: cursor.clone(),
-            cursor_after: cursor,
-            events: Arc::default(),
-            set_aside: Arc::default(),
-            bytes: 0,
-        };
-        let mut append = self.statement(nothing, not_ascending);
+    /// Closes the attempt of a page that has nothing to be stored, with a batch that is empty. Returns when the row opens again
+    /// at the latest, if it is closed for certain: an answer that was lost is not worth holding up a handoff for.
+    pub(super) async fn append_nothing(&mut self, nothing: Batch, next_start: Option<Instant>) -> Option<Instant> {
+        let mut append = self.statement(nothing);
         for _ in 0..LOCKED_TRIES {
             append.then = then(next_start);
             let asked = Instant::now();
@@ -214,7 +206,7 @@ impl<'a> Appender<'a> {
         self.judge(&Appended::default());
     }
 
-    fn statement(&self, batch: Batch, not_ascending: bool) -> Append {
+    fn statement(&self, batch: Batch) -> Append {
         Append {
             stream: self.context.stream.clone(),
             attempt: self.attempt,
@@ -223,7 +215,7 @@ impl<'a> Appender<'a> {
             cursor_after: batch.cursor_after,
             events: batch.events,
             set_aside: batch.set_aside,
-            not_ascending,
+            not_ascending: batch.not_ascending,
             looks_up: false,
             more_follows: false,
             then: then(None),

@@ -82,8 +82,9 @@ pub(super) enum Left {
     Alone,
 }
 
-/// The row of an idle source is left open only where it opens by itself before anybody could come who waits for it: a member
-/// Lease of 5 s that is renewed every 1.5 s is declared dead 3.5 s after a crash at the earliest.
+/// The row of an idle source is left open only where it opens by itself before anybody could come who waits for it: by default a
+/// member Lease of 5 s is renewed every 1.5 s, and so declared dead 3.5 s after a crash at the earliest. With a shorter
+/// `--lease-duration` the row is what the heir of a crashed replica waits for, for no longer than this.
 const OPENS_BY_ITSELF_WITHIN: Duration = Duration::from_millis(3500);
 
 /// One request, from the grant to the last commit.
@@ -218,16 +219,16 @@ impl Exchange<'_> {
         let mut finish = page.finish(matches!(end, End::Page { .. }));
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
-        let closes = self.next_start(&end);
-        let open = closes.map_or(Left::Alone, |next_start| Left::Owed { next_start });
-        if let (End::Page { .. }, Some(next_start)) = (&end, closes)
+        let next_start = self.next_start(&end);
+        let open = next_start.map_or(Left::Alone, |next_start| Left::Owed { next_start });
+        if let (End::Page { .. }, Some(next_start)) = (&end, next_start)
             && page.has_nothing_for_the_row()
             && let Some(opens) = self.opens_by_itself()
         {
             appender.nothing_came();
             return outcome(end, page, finish, Left::Ended { next_start, opens });
         }
-        match self.commit_rest(&mut page, &mut appender, &end, closes).await {
+        match self.commit_rest(&mut page, &mut appender, &end, next_start).await {
             Ok(row_opens) => outcome(end, page, finish, row_opens.map_or(open, |opens| Left::Closed { opens })),
             Err(NotAppended::Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
@@ -248,24 +249,22 @@ impl Exchange<'_> {
         (!self.stop.is_cancelled() && opens <= now + OPENS_BY_ITSELF_WITHIN).then_some(opens)
     }
 
-    /// The appends after the end of a response; the last one closes the attempt at `closes`. Returns when the row then opens.
+    /// The appends after the end of a response. Where there is a `next_start`, the last one closes the attempt. Returns when the
+    /// row then opens.
     async fn commit_rest(
         &self,
         page: &mut Prefix,
         appender: &mut Appender<'_>,
         end: &End,
-        closes: Option<Instant>,
+        next_start: Option<Instant>,
     ) -> Result<Option<Instant>, NotAppended> {
-        let out_of_order = page.is_out_of_order();
-        // Said again with each append, because the row may not have heard it.
-        let not_ascending = !page.flows();
         let mut row_opens = None;
         let nothing_left = !page.has_pending();
         while page.has_pending() {
             let batch = page.take();
             let taken = batch.taken();
-            let closes = closes.filter(|_| !page.has_pending());
-            row_opens = match appender.append(batch, not_ascending, closes).await {
+            let next_start = next_start.filter(|_| !page.has_pending());
+            row_opens = match appender.append(batch, next_start).await {
                 Err(NotAppended::StoredBefore) => {
                     self.context.count_retransported(Cause::Unusable, page.overlaps(&taken));
                     return Err(NotAppended::StoredBefore);
@@ -277,8 +276,8 @@ impl Exchange<'_> {
                 }
             };
         }
-        if nothing_left && (out_of_order || matches!(end, End::Page { .. })) {
-            row_opens = appender.append_nothing(page.cursor(), not_ascending, closes).await;
+        if nothing_left && (page.is_out_of_order() || matches!(end, End::Page { .. })) {
+            row_opens = appender.append_nothing(page.take(), next_start).await;
         }
         Ok(row_opens)
     }
@@ -325,7 +324,7 @@ async fn read(
             };
             End::Failed(Failure { error, progress })
         }),
-        () = intake.superseded() => End::Superseded(None),
+        row = intake.superseded() => End::Superseded(row),
         () = lapse.comes(context) => {
             // As after a timeout: who has not answered yet may be about to.
             End::Lapsed { first_byte: intake.first_byte(), served_for: IN_FLIGHT.max(limit) }
@@ -393,7 +392,7 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
     while let Some(batch) = intake.next_prefix().await {
         let (bytes, taken) = (batch.bytes, batch.taken());
         let issued = Instant::now();
-        match appender.append(batch, false, None).await {
+        match appender.append_prefix(batch).await {
             Ok(committed) => {
                 // It extends too: while it holds the lock of the row, no EXTEND gets through.
                 lapse.extended(issued);

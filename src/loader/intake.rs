@@ -296,15 +296,17 @@ impl Intake {
         self.superseded.cancel();
     }
 
-    pub(super) async fn superseded(&self) {
+    /// Waits until the row has moved on. Returns how it stood then, if there is one.
+    pub(super) async fn superseded(&self) -> Option<Row> {
         self.superseded.cancelled().await;
+        self.row()
     }
 
     pub(super) fn is_superseded(&self) -> bool {
         self.superseded.is_cancelled()
     }
 
-    /// How the row stood when it had moved on.
+    /// How the row stood when it had moved on, if there is one.
     pub(super) fn row(&self) -> Option<Row> {
         self.row.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

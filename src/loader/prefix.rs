@@ -60,6 +60,8 @@ pub(super) struct Batch {
     pub(super) events: Arc<[Event]>,
     pub(super) set_aside: Arc<[SetAside]>,
     pub(super) bytes: u64,
+    /// The ids of its stream were seen not to ascend. Said with each batch, because the row may not have heard it.
+    pub(super) not_ascending: bool,
 }
 
 /// What is remembered of a batch that was handed on.
@@ -244,7 +246,14 @@ impl Prefix {
             }
         }
         let cursor_after = self.passed.clone();
-        Batch { cursor_before, cursor_after, events: events.into(), set_aside: set_aside.into(), bytes }
+        Batch {
+            cursor_before,
+            cursor_after,
+            events: events.into(),
+            set_aside: set_aside.into(),
+            bytes,
+            not_ascending: !self.flows(),
+        }
     }
 
     /// The batch that was taken last left the cursor here: before stored events that it ended with.
