@@ -4,11 +4,15 @@
 //! commit). Once they do not, the rest of the page is held until its end, and taken only if the page provably held
 //! everything: the largest id of a partial page would jump over events.
 
+mod finish;
+
 use std::{
     cmp::Ordering,
     collections::{HashSet, VecDeque},
     sync::Arc,
 };
+
+pub(super) use finish::{Finish, overlap};
 
 use super::pace::Fill;
 use crate::{
@@ -79,15 +83,6 @@ impl Batch {
     pub(super) fn len(&self) -> u64 {
         (self.events.len() + self.set_aside.len()) as u64
     }
-}
-
-/// What the end of the page made of what was still held.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Finish {
-    /// The page does not fit the cursor.
-    pub(super) rejected: Option<FetchError>,
-    /// Received events that will be asked for again.
-    pub(super) dropped: u64,
 }
 
 impl Prefix {
@@ -271,50 +266,6 @@ impl Prefix {
         batch.len + self.abandon()
     }
 
-    /// The response is over; `read_to_end` tells whether it was complete. What may still be committed is left for
-    /// [`Prefix::take`].
-    pub(super) fn finish(&mut self, read_to_end: bool) -> Finish {
-        self.finished = true;
-        if self.overlaps {
-            return Finish { rejected: read_to_end.then(overlap), dropped: self.dropped };
-        }
-        let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
-        let Some(disorder) = self.disorder else {
-            if !self.progressive && !read_to_end {
-                // A stream known not to ascend: a part of a page proves nothing about what lies below its ids.
-                return Finish { rejected: None, dropped: self.keep_only(|_| false) };
-            }
-            return Finish { rejected: if read_to_end { self.only_repeats() } else { None }, dropped: 0 };
-        };
-        if complete {
-            self.sort();
-            return Finish::default();
-        }
-        // Events that the cursor has already passed would never be asked for again: they are kept.
-        let passed = self.passed.clone();
-        let dropped = self.keep_only(|id| passed.id().is_some_and(|passed| order(id, passed) != Ordering::Greater));
-        let rejected = read_to_end.then(|| FetchError::CursorRejected {
-            detail: format!(
-                "the ids do not ascend (item {disorder} is smaller than one before it) and the page may not be all there is \
-                 ({} items, {}); sort the answer by id, or raise `poll.batchSize` above the number of new events",
-                self.seen,
-                self.limit.map_or_else(|| "no limit was sent".to_owned(), |limit| format!("limit {limit}")),
-            ),
-        });
-        Finish { rejected, dropped }
-    }
-
-    /// A full page of nothing but known events would come again and again.
-    fn only_repeats(&self) -> Option<FetchError> {
-        let stuck = self.repeats == self.seen && self.limit.is_some_and(|limit| self.seen >= limit);
-        stuck.then(|| FetchError::CursorRejected {
-            detail: format!(
-                "all {} items of a full page are at or below the cursor; check that the source starts after the id in `http.cursor`",
-                self.seen
-            ),
-        })
-    }
-
     fn keep_only(&mut self, keep: impl Fn(&EventId) -> bool) -> u64 {
         let before = self.pending.len();
         self.pending.retain(|item| keep(item.id()));
@@ -382,14 +333,6 @@ impl Prefix {
         } else {
             Fill::Partial
         }
-    }
-}
-
-pub(super) fn overlap() -> FetchError {
-    FetchError::CursorRejected {
-        detail: "the page begins with an event that is stored already, and so does not begin after the event in `http.cursor`, which the source \
-                 may not know any more; if its feed was rebuilt, raise `spec.epoch` to read it again"
-            .to_owned(),
     }
 }
 

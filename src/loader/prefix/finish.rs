@@ -1,0 +1,69 @@
+//! What becomes of a page at its end.
+
+use std::cmp::Ordering;
+
+use super::{Prefix, order};
+use crate::fetch::FetchError;
+
+/// What the end of the page made of what was still held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::loader) struct Finish {
+    /// The page does not fit the cursor.
+    pub(in crate::loader) rejected: Option<FetchError>,
+    /// Received events that will be asked for again.
+    pub(in crate::loader) dropped: u64,
+}
+
+impl Prefix {
+    /// The response is over; `read_to_end` tells whether it was complete. What may still be committed is left for
+    /// [`Prefix::take`].
+    pub(in crate::loader) fn finish(&mut self, read_to_end: bool) -> Finish {
+        self.finished = true;
+        if self.overlaps {
+            return Finish { rejected: read_to_end.then(overlap), dropped: self.dropped };
+        }
+        let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
+        let Some(disorder) = self.disorder else {
+            if !self.progressive && !read_to_end {
+                // A stream known not to ascend: a part of a page proves nothing about what lies below its ids.
+                return Finish { rejected: None, dropped: self.keep_only(|_| false) };
+            }
+            return Finish { rejected: if read_to_end { self.only_repeats() } else { None }, dropped: 0 };
+        };
+        if complete {
+            self.sort();
+            return Finish::default();
+        }
+        // Events that the cursor has already passed would never be asked for again: they are kept.
+        let passed = self.passed.clone();
+        let dropped = self.keep_only(|id| passed.id().is_some_and(|passed| order(id, passed) != Ordering::Greater));
+        let rejected = read_to_end.then(|| FetchError::CursorRejected {
+            detail: format!(
+                "the ids do not ascend (item {disorder} is smaller than one before it) and the page may not be all there is \
+                 ({} items, {}); sort the answer by id, or raise `poll.batchSize` above the number of new events",
+                self.seen,
+                self.limit.map_or_else(|| "no limit was sent".to_owned(), |limit| format!("limit {limit}")),
+            ),
+        });
+        Finish { rejected, dropped }
+    }
+
+    /// A full page of nothing but known events would come again and again.
+    fn only_repeats(&self) -> Option<FetchError> {
+        let stuck = self.repeats == self.seen && self.limit.is_some_and(|limit| self.seen >= limit);
+        stuck.then(|| FetchError::CursorRejected {
+            detail: format!(
+                "all {} items of a full page are at or below the cursor; check that the source starts after the id in `http.cursor`",
+                self.seen
+            ),
+        })
+    }
+}
+
+pub(in crate::loader) fn overlap() -> FetchError {
+    FetchError::CursorRejected {
+        detail: "the page begins with an event that is stored already, and so does not begin after the event in `http.cursor`, which the source \
+                 may not know any more; if its feed was rebuilt, raise `spec.epoch` to read it again"
+            .to_owned(),
+    }
+}
