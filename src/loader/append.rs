@@ -45,10 +45,26 @@ pub(super) struct Committed {
 /// Why a batch was given up.
 #[derive(Debug)]
 pub(super) enum NotAppended {
-    /// The row has moved on: somebody else has reserved, or the stream was reset. What was held is of no use any more.
-    Superseded { row: Option<Row> },
-    /// The page begins with an event that is stored, and so not after the cursor. Nothing was changed.
-    StoredBefore,
+    Superseded(Superseded),
+    /// The page begins with events that are stored, and so not after the cursor. Nothing was changed.
+    StoredBefore(Batch),
+    /// What has come of the page does not tell yet where it begins: not before more has come, or its end. Nothing was changed.
+    Undecided(Batch),
+}
+
+/// The row has moved on: somebody else has reserved, or the stream was reset. What was held is of no use any more.
+#[derive(Debug)]
+pub(super) struct Superseded {
+    pub(super) row: Option<Row>,
+}
+
+/// Where a page begins.
+#[derive(Debug, PartialEq, Eq)]
+enum Beginning {
+    AfterTheCursor,
+    /// As from a source that does not know the cursor and begins anew: all that follows would travel again.
+    Anew,
+    Undecided,
 }
 
 /// What became of one statement.
@@ -79,11 +95,12 @@ impl<'a> Appender<'a> {
     ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
         let stored = self.find_stored(&batch, &mut hold).await;
-        // As from a source that does not know the cursor and begins anew: all that follows would travel again. One event
-        // that is listed again may come first; two in a row are a beginning.
-        let begins_anew = !batch.events.is_empty() && batch.events.iter().take(2).all(|it| stored.contains(&it.id));
-        if self.part == 0 && begins_anew {
-            return Err(NotAppended::StoredBefore);
+        if self.part == 0 {
+            match batch.beginning(&stored) {
+                Beginning::AfterTheCursor => {}
+                Beginning::Anew => return Err(NotAppended::StoredBefore(batch)),
+                Beginning::Undecided => return Err(NotAppended::Undecided(batch)),
+            }
         }
         batch.stop_before_trailing(&stored);
         let cursor = batch.cursor_after.clone();
@@ -107,7 +124,7 @@ impl<'a> Appender<'a> {
                 Err(superseded) => {
                     let lost = items + left.iter().map(self::items).sum::<usize>();
                     self.context.count_retransported(Cause::Superseded, lost as u64);
-                    return Err(superseded);
+                    return Err(NotAppended::Superseded(superseded));
                 }
             }
         }
@@ -120,7 +137,7 @@ impl<'a> Appender<'a> {
         mut append: Append,
         next_start: Option<Instant>,
         hold: &mut Hold<'_>,
-    ) -> Result<Sent, NotAppended> {
+    ) -> Result<Sent, Superseded> {
         append.part = self.part;
         let (mut retry, mut locked_retry, mut lock) = (FIRST_RETRY, LOCKED_RETRY, RowLock::default());
         loop {
@@ -146,7 +163,7 @@ impl<'a> Appender<'a> {
                     self.part += 1;
                     return Ok(Sent::Stored { row_opens: None });
                 }
-                Ok(Answer::Refused(row)) => return Err(NotAppended::Superseded { row }),
+                Ok(Answer::Refused(row)) => return Err(Superseded { row }),
                 Err(StoreError::TooSlow { .. }) if append.events.len() > 1 => return Ok(Sent::TooSlow(append)),
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
@@ -156,10 +173,10 @@ impl<'a> Appender<'a> {
     /// Opaque ids have no order, so only the store can tell which of them came before the cursor. It takes longer with
     /// each day that is kept, so what takes too long is asked in parts; nobody else appends in between.
     async fn find_stored(&self, batch: &Batch, hold: &mut Hold<'_>) -> HashSet<EventId> {
-        let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
-        if batch.cursor_before == Cursor::Start || ids.first().is_none_or(|id| id.kind() == IdKind::Number) {
+        if !batch.may_begin_anew() {
             return HashSet::new();
         }
+        let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
         let (mut left, mut at_once) = (&ids[..], ids.len());
         let mut stored = HashSet::new();
         let mut retry = FIRST_RETRY;
@@ -306,6 +323,24 @@ fn last_fresh(cursor: &Cursor, events: &[Event], stored: &HashSet<EventId>) -> C
 }
 
 impl Batch {
+    /// Whether only the store can tell which of its events came before the cursor.
+    fn may_begin_anew(&self) -> bool {
+        let first = self.events.first().map(|event| &event.id).or(self.set_aside.first().map(|item| &item.id));
+        self.cursor_before != Cursor::Start && first.is_some_and(|id| id.kind() == IdKind::Opaque)
+    }
+
+    /// Where its page begins, of which it is the first part. One event that is listed again may come first; two in a row are a
+    /// beginning, and so is one that is all. What is set aside is not looked up, and tells nothing.
+    fn beginning(&self, stored: &HashSet<EventId>) -> Beginning {
+        let all_stored = self.events.iter().take(2).all(|event| stored.contains(&event.id));
+        match self.events.len() {
+            _ if !all_stored || !self.may_begin_anew() => Beginning::AfterTheCursor,
+            0 | 1 if !self.ends_page => Beginning::Undecided,
+            0 => Beginning::AfterTheCursor,
+            _ => Beginning::Anew,
+        }
+    }
+
     /// Keeps the cursor before stored events that the batch ends with.
     fn stop_before_trailing(&mut self, stored: &HashSet<EventId>) {
         if self.cursor_after.id().is_some_and(|id| stored.contains(id)) {

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    append::{Appender, NotAppended},
+    append::{Appender, NotAppended, Superseded},
     buffer::Share,
     context::{Cause, Context, IN_FLIGHT},
     extend::{extend_given_up, keep_extending},
@@ -227,15 +227,11 @@ impl Exchange<'_> {
             appender.nothing_came();
             return outcome(end, page, finish, Left::Ended { next_start, opens });
         }
-        match self.commit_rest(&mut page, &mut appender, &end, next_start).await {
+        match self.commit_rest(&mut page, &mut finish, &mut appender, &end, next_start).await {
             Ok(row_opens) => outcome(end, page, finish, row_opens.map_or(open, |opens| Left::Closed { opens })),
-            Err(NotAppended::Superseded { row }) => {
+            Err(Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
                 outcome(End::Superseded(row), page, finish, Left::Alone)
-            }
-            Err(NotAppended::StoredBefore) => {
-                finish.rejected = Some(overlap());
-                outcome(end, page, finish, open)
             }
         }
     }
@@ -253,27 +249,29 @@ impl Exchange<'_> {
     async fn commit_rest(
         &self,
         page: &mut Prefix,
+        finish: &mut Finish,
         appender: &mut Appender<'_>,
         end: &End,
         next_start: Option<Instant>,
-    ) -> Result<Option<Instant>, NotAppended> {
+    ) -> Result<Option<Instant>, Superseded> {
         let mut row_opens = None;
         let nothing_left = !page.has_pending();
         while page.has_pending() {
             let batch = page.take();
-            let taken = batch.taken();
-            let next_start = next_start.filter(|_| !page.has_pending());
-            row_opens = match appender.append(batch, next_start).await {
-                Err(NotAppended::StoredBefore) => {
-                    self.context.count_retransported(Cause::Unusable, page.overlaps(&taken));
-                    return Err(NotAppended::StoredBefore);
-                }
-                result => {
-                    let committed = result?;
+            let next_start = next_start.filter(|_| batch.ends_page);
+            match appender.append(batch, next_start).await {
+                Ok(committed) => {
                     page.stands_at(committed.cursor);
-                    committed.row_opens
+                    row_opens = committed.row_opens;
                 }
-            };
+                Err(NotAppended::Undecided(batch)) => page.give_back(&batch),
+                Err(NotAppended::StoredBefore(batch)) => {
+                    self.context.count_retransported(Cause::Unusable, page.overlaps(&batch));
+                    finish.rejected = Some(overlap());
+                    return Ok(None);
+                }
+                Err(NotAppended::Superseded(superseded)) => return Err(superseded),
+            }
         }
         if nothing_left && (page.is_out_of_order() || matches!(end, End::Page { .. })) {
             row_opens = appender.append_nothing(page.take(), next_start).await;
@@ -304,7 +302,7 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
         return;
     }
     while let Some(batch) = intake.next_prefix().await {
-        let (bytes, taken) = (batch.bytes, batch.taken());
+        let bytes = batch.bytes;
         let issued = Instant::now();
         match appender.append_prefix(batch).await {
             Ok(committed) => {
@@ -312,9 +310,10 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
                 lapse.extended(issued);
                 intake.committed(bytes, committed.cursor);
             }
-            Err(NotAppended::Superseded { row }) => return intake.supersede(row),
-            Err(NotAppended::StoredBefore) => {
-                context.count_retransported(Cause::Unusable, intake.overlaps(&taken));
+            Err(NotAppended::Superseded(Superseded { row })) => return intake.supersede(row),
+            Err(NotAppended::Undecided(batch)) => intake.give_back(&batch),
+            Err(NotAppended::StoredBefore(batch)) => {
+                context.count_retransported(Cause::Unusable, intake.overlaps(&batch));
                 return;
             }
         }

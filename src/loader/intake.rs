@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     buffer::Share,
     context::Context,
-    prefix::{Batch, Prefix, Taken},
+    prefix::{Batch, Prefix},
     report::BlockedBy,
 };
 use crate::{
@@ -206,7 +206,15 @@ impl Intake {
 
     /// Whether commits of this very page will free some of what is held.
     fn frees_room(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > 0 && self.page().flows()
+        let (ready, flows) = self.flow();
+        let under_way = self.uncommitted().under_way.is_some();
+        self.held.load(Ordering::Relaxed) > 0 && flows && (ready > 0 || under_way)
+    }
+
+    /// How many items may be committed now, and whether more may while the page goes on.
+    fn flow(&self) -> (usize, bool) {
+        let page = self.page();
+        (page.ready(), page.flows())
     }
 
     /// Waits while a whole prefix is here and not in the store: what is read meanwhile would travel again after a crash.
@@ -224,12 +232,9 @@ impl Intake {
     }
 
     fn commit_awaited_until(&self) -> Option<Instant> {
-        let (ready, flows) = {
-            let page = self.page();
-            (page.ready() as u64, page.flows())
-        };
+        let (ready, flows) = self.flow();
         let under_way = self.uncommitted().under_way;
-        let waiting = ready + under_way.map_or(0, |(events, _)| events);
+        let waiting = ready as u64 + under_way.map_or(0, |(events, _)| events);
         let now = Instant::now();
         let until = under_way.map_or(now, |(_, since)| since) + COMMIT_AWAITED;
         (flows && waiting >= PREFIX_EVENTS as u64 && now < until).then_some(until)
@@ -273,8 +278,15 @@ impl Intake {
         self.freed.notify_one();
     }
 
-    /// The batch taken last begins with an event that is stored. What is held is of no use, and what still comes is not held.
-    pub(super) fn overlaps(&self, batch: &Taken) -> u64 {
+    /// The batch taken last does not tell where the page begins: it is held until more has come, or the end.
+    pub(super) fn give_back(&self, batch: &Batch) {
+        self.page().give_back(batch);
+        self.uncommitted().under_way = None;
+        self.freed.notify_one();
+    }
+
+    /// The batch taken last begins with events that are stored. What is held is of no use, and what still comes is not held.
+    pub(super) fn overlaps(&self, batch: &Batch) -> u64 {
         let dropped = self.page().overlaps(batch);
         *self.uncommitted() = Uncommitted::default();
         self.held.store(0, Ordering::Relaxed);

@@ -44,6 +44,8 @@ pub(super) struct Prefix {
     /// Where the batches taken so far leave the cursor.
     passed: Cursor,
     pending: VecDeque<Item>,
+    /// As many events are to be in the next batch, or the end of the page, see [`Prefix::give_back`].
+    least_events: usize,
     /// The opaque ids of the page, committed or not: they cannot be sorted, so a repeat within the page is found here.
     page_ids: HashSet<EventId>,
     /// What they take in memory.
@@ -66,20 +68,11 @@ pub(super) struct Batch {
     pub(super) bytes: u64,
     /// The ids of its stream were seen not to ascend. Said with each batch, because the row may not have heard it.
     pub(super) not_ascending: bool,
-}
-
-/// What is remembered of a batch that was handed on.
-#[derive(Debug, Clone)]
-pub(super) struct Taken {
-    cursor_before: Cursor,
-    len: u64,
+    /// Nothing comes after it in its page.
+    pub(super) ends_page: bool,
 }
 
 impl Batch {
-    pub(super) fn taken(&self) -> Taken {
-        Taken { cursor_before: self.cursor_before.clone(), len: self.len() }
-    }
-
     pub(super) fn len(&self) -> u64 {
         (self.events.len() + self.set_aside.len()) as u64
     }
@@ -97,6 +90,7 @@ impl Prefix {
             repeats: 0,
             highest: None,
             pending: VecDeque::new(),
+            least_events: 0,
             page_ids: HashSet::new(),
             page_ids_bytes: 0,
             disorder: None,
@@ -216,7 +210,12 @@ impl Prefix {
 
     /// How many items may be committed now.
     pub(super) fn ready(&self) -> usize {
-        if self.finished || self.flows() { self.pending.len() } else { 0 }
+        if self.finished || (self.flows() && self.has_least_events()) { self.pending.len() } else { 0 }
+    }
+
+    fn has_least_events(&self) -> bool {
+        let events = self.pending.iter().filter(|item| matches!(item, Item::Event(_)));
+        events.take(self.least_events).count() == self.least_events
     }
 
     /// Whether items may be committed while the page goes on.
@@ -228,7 +227,11 @@ impl Prefix {
     pub(super) fn take(&mut self) -> Batch {
         let cursor_before = self.passed.clone();
         let (mut events, mut set_aside, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..self.ready().min(MOST_EVENTS) {
+        for number in 0..self.ready() {
+            let full = number >= MOST_EVENTS || bytes >= MOST_BYTES;
+            if full && events.len() >= self.least_events {
+                break;
+            }
             let Some(item) = self.pending.pop_front() else { break };
             bytes += item.bytes();
             self.passed = self.passed.moved_to(item.id());
@@ -236,10 +239,8 @@ impl Prefix {
                 Item::Event(event) => events.push(event),
                 Item::SetAside(item) => set_aside.push(item),
             }
-            if bytes >= MOST_BYTES {
-                break;
-            }
         }
+        self.least_events = 0;
         let cursor_after = self.passed.clone();
         Batch {
             cursor_before,
@@ -248,6 +249,7 @@ impl Prefix {
             set_aside: set_aside.into(),
             bytes,
             not_ascending: !self.flows(),
+            ends_page: self.finished && self.pending.is_empty(),
         }
     }
 
@@ -256,14 +258,27 @@ impl Prefix {
         self.passed = cursor;
     }
 
-    /// The batch that was taken last begins with an event that is stored: the page does not begin after the cursor. It is given
-    /// back, and neither the rest of the page nor what follows it is of any use. Returns the events that came in vain.
-    pub(super) fn overlaps(&mut self, batch: &Taken) -> u64 {
+    /// Takes the batch that was taken last back: it does not tell where the page begins. The next one has an event more, if one
+    /// comes.
+    pub(super) fn give_back(&mut self, batch: &Batch) {
+        self.passed = batch.cursor_before.clone();
+        self.least_events = batch.events.len() + 1;
+        // One event at most: its place among the others decides nothing.
+        let items = batch.set_aside.iter().cloned().map(Item::SetAside);
+        let items = items.chain(batch.events.iter().cloned().map(Item::Event));
+        for item in items.rev() {
+            self.pending.push_front(item);
+        }
+    }
+
+    /// The batch that was taken last begins with events that are stored: the page does not begin after the cursor. Neither that
+    /// batch nor the rest of the page is of any use, nor what follows it. Returns the events that came in vain.
+    pub(super) fn overlaps(&mut self, batch: &Batch) -> u64 {
         self.passed = batch.cursor_before.clone();
         self.overlaps = true;
         self.page_ids = HashSet::new();
         self.page_ids_bytes = 0;
-        batch.len + self.abandon()
+        batch.len() + self.abandon()
     }
 
     fn keep_only(&mut self, keep: impl Fn(&EventId) -> bool) -> u64 {

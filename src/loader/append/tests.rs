@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     api::{ReachableReason, StoredReason},
-    event::Event,
-    fetch::FetchError,
+    event::{Event, Payload, SetAside, SetAsideReason},
+    fetch::{FetchError, Item},
     loader::{
         report::BlockedBy,
         testing::{Script, World, event},
@@ -220,4 +220,97 @@ async fn a_stored_event_that_begins_a_page_with_new_ones_is_dropped_and_stops_no
     polling.poll().await;
     polling.poll().await;
     assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
+}
+
+fn items(ids: &[&str]) -> Vec<Item> {
+    let item = |id: &&str| match id.strip_prefix("deep") {
+        None => Item::Event(event(id)),
+        Some(_) => Item::SetAside(SetAside {
+            id: EventId::new(id).expect("an id"),
+            reason: SetAsideReason::NestedTooDeep,
+            item: id.as_bytes().into(),
+        }),
+    };
+    ids.iter().map(item).collect()
+}
+
+/// What one page leaves behind: the ids of what is stored, the cursor, the verdict, and how many events travelled in vain.
+async fn after_a_page(answer: Script) -> (Vec<String>, String, ReachableReason, u64) {
+    let world = World::new();
+    world.source.next([Script::Exactly(opaque(1..=10)), answer]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!(world.source.log().len(), 2);
+    let report = world.report();
+    let reason = report.reachable.as_ref().expect("a verdict").reason;
+    (world.stored_ids(), world.cursor(), reason, report.retransported)
+}
+
+/// All ways to put up to four of these in a row.
+fn arrangements<'a>(of: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let mut all: Vec<Vec<&str>> = vec![vec![]];
+    for length in 0..of.len() {
+        let longest: Vec<_> = all.iter().filter(|page| page.len() == length).cloned().collect();
+        for page in longest {
+            let more = of.iter().filter(|id| !page.contains(*id)).map(|id| [page.as_slice(), &[*id]].concat());
+            all.extend(more.collect::<Vec<_>>());
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_an_opaque_page_does_not_depend_on_how_fast_it_comes() {
+    // Two that are stored, and two that are not.
+    for page in arrangements(&["x3", "x4", "x11", "x12"]) {
+        for page in [page.clone(), [vec!["deep"], page].concat()] {
+            let fast = after_a_page(Script::OneByOne(items(&page), Duration::ZERO)).await;
+            let slow = after_a_page(Script::OneByOne(items(&page), Duration::from_millis(100))).await;
+            assert_eq!(fast, slow, "{page:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_page_that_begins_with_an_item_set_aside_and_stored_events_does_not_move_the_cursor_back_to_it() {
+    let slow = Script::OneByOne(items(&["deep", "x1", "x2", "x3"]), Duration::from_millis(100));
+    let (stored, cursor, reason, _) = after_a_page(slow).await;
+    assert_eq!((stored, cursor.as_str()), (names(&opaque(1..=10)), "x10"));
+    assert_eq!(reason, ReachableReason::CursorRejected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_event_that_fills_a_statement_begins_a_page_as_a_small_one_does() {
+    let large = Payload::from_json_text(format!("\"{}\"", "x".repeat(5 * 1024 * 1024)));
+    let large = |id| Event { payload: large.clone(), ..event(id) };
+    let world = World::new();
+    world.source.next([Script::Exactly(vec![large("x3"), event("x10")])]);
+    world.source.next([Script::Exactly(vec![large("x3"), event("x11"), event("x12")])]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    assert_eq!((world.stored_ids().len(), world.cursor()), (4, "x12".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_event_that_begins_a_page_is_held_with_what_follows_it_through_an_outage() {
+    let world = World::new();
+    let slow = Script::OneByOne(items(&["x3", "x11", "x12"]), Duration::from_millis(100));
+    world.source.next([Script::Exactly(opaque(1..=10)), slow]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    let asked = world.store.asked("find_stored");
+    let passing = tokio::spawn(async move { polling.poll().await });
+    while world.store.asked("find_stored") == asked {
+        sleep(Duration::from_millis(5)).await;
+    }
+    world.store.faults(|faults| faults.unavailable = true);
+    sleep(Duration::from_secs(20)).await;
+    assert!(world.ownership.told().holding_a_batch.contains(&world.stream));
+    world.store.faults(|faults| faults.unavailable = false);
+    passing.await.expect("no panic");
+    assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
+    assert_eq!(world.source.log().len(), 2, "the outage caused no second fetch");
+    assert!(world.ownership.told().holding_a_batch.is_empty());
 }

@@ -8,6 +8,7 @@ use tokio::{
 use crate::{
     api::ReachableReason,
     event::{Event, Payload, StreamName},
+    fetch::Item,
     loader::{
         buffer::Buffer,
         report::BlockedBy,
@@ -198,4 +199,24 @@ async fn a_page_of_more_opaque_ids_than_the_budget_holds_ends_with_what_it_broug
     polling.poll().await;
     assert!(world.stored_ids().len() > stored.len());
     assert_eq!(world.source.log()[1].after.as_ref(), stored.last());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_whose_first_event_is_stored_and_fills_its_share_reads_on_with_the_last_part_of_the_budget() {
+    let mut world = World::new();
+    world.buffer = Buffer::new(MIB);
+    let payload = Payload::from_json_text(format!("\"{}\"", "x".repeat(100 * KIB)));
+    let large = Event { payload, ..event("x3") };
+    world.source.next([Script::Exactly(vec![large.clone(), event("x10")])]);
+    let page = [large, event("x11"), event("x12")].map(Item::Event).to_vec();
+    world.source.next([Script::OneByOne(page, Duration::from_millis(100))]);
+    world.adopted_by("a").await.poll().await;
+    // What is left are the small shares, and the last part.
+    let others = world.buffer.take(MIB).await;
+    // Who has not seen how large its pages are.
+    world.adopted_by("b").await.poll().await;
+    let stored = world.stored_ids();
+    assert_eq!((stored.len(), world.cursor()), (4, "x12".to_owned()), "{:?}", world.report().reachable);
+    drop(others);
+    assert_eq!(world.buffer.free(), MIB);
 }

@@ -186,9 +186,7 @@ fn the_same_id_twice_counts_once_and_other_content_is_set_aside() {
 fn an_item_that_was_set_aside_moves_the_cursor_as_any_other() {
     let mut page = page(Cursor::Start, 1000);
     push(&mut page, &["1"]);
-    let id = EventId::new("2").expect("a valid id");
-    let deep = SetAside { id, reason: SetAsideReason::NestedTooDeep, item: Box::default() };
-    page.push(Item::SetAside(deep)).expect("an item");
+    page.push(set_aside("2")).expect("an item");
     page.finish(true);
     assert_eq!(page.take().cursor_after, after("2"));
 }
@@ -202,6 +200,46 @@ fn a_large_page_is_taken_in_statements_of_bounded_size() {
     page.finish(true);
     let sizes: Vec<_> = std::iter::from_fn(|| page.has_pending().then(|| page.take().len())).collect();
     assert_eq!(sizes, [1000, 1000, 500]);
+}
+
+fn set_aside(id: &str) -> Item {
+    let id = EventId::new(id).expect("a valid id");
+    Item::SetAside(SetAside { id, reason: SetAsideReason::NestedTooDeep, item: Box::default() })
+}
+
+#[test]
+fn a_batch_that_was_given_back_comes_again_with_one_event_more_or_at_the_end_of_the_page() {
+    let mut page = page(after("b"), 10_000);
+    page.push(set_aside("deep")).expect("an item");
+    let batch = page.take();
+    assert_eq!((batch.len(), batch.ends_page), (1, false));
+    page.give_back(&batch);
+    assert_eq!((page.ready(), page.cursor()), (0, after("b")));
+    // However many there are: what is handed out again is never the same.
+    for number in 0..2000 {
+        page.push(set_aside(&format!("deep-{number}"))).expect("an item");
+    }
+    assert_eq!(page.ready(), 0);
+    push(&mut page, &["c"]);
+    let batch = page.take();
+    assert_eq!((ids(&batch).as_str(), batch.set_aside.len(), batch.cursor_before.clone()), ("c", 2001, after("b")));
+    page.give_back(&batch);
+    assert_eq!(page.ready(), 0);
+    page.finish(true);
+    let batch = page.take();
+    assert_eq!((batch.len(), batch.ends_page), (2002, true));
+}
+
+#[test]
+fn what_follows_a_batch_that_was_given_back_and_then_committed_waits_for_nothing() {
+    let mut page = page(after("b"), 1000);
+    push(&mut page, &["c"]);
+    let batch = page.take();
+    page.give_back(&batch);
+    push(&mut page, &["d"]);
+    assert_eq!(ids(&page.take()), "c d");
+    push(&mut page, &["e"]);
+    assert_eq!(ids(&page.take()), "e");
 }
 
 /// A page as a source may send it: which ids, in which order, how it ends, and when prefixes are taken.

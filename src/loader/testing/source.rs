@@ -39,6 +39,8 @@ pub(in crate::loader) enum Script {
     Bad(usize),
     /// Sends exactly these, whatever was asked.
     Exactly(Vec<Event>),
+    /// Sends exactly these, one at a time, with a pause after each.
+    OneByOne(Vec<Item>, Duration),
     /// An error that is read to its end.
     Fails(FetchError),
     /// An error whose body is too long to be read.
@@ -296,6 +298,7 @@ impl Server {
             Script::Exactly(events) => {
                 self.send_items(events.into_iter().map(Item::Event).collect(), usize::MAX, Duration::ZERO).await?;
             }
+            Script::OneByOne(items, pause) => self.send_items(items, 1, pause).await?,
             Script::Cut(count) | Script::Bad(count) => {
                 let some = page().into_iter().take(count).collect();
                 self.send_items(some, 20, Duration::from_millis(10)).await?;
