@@ -94,6 +94,11 @@ impl Guard {
         self.out_of_order = true;
     }
 
+    /// The ids are to be read anew, perhaps from elsewhere.
+    pub(super) fn forget_disorder(&mut self) {
+        self.out_of_order = false;
+    }
+
     pub(super) fn is_out_of_order(&self) -> bool {
         self.out_of_order
     }

@@ -98,7 +98,7 @@ pub struct Adopted {
     pub cursor: Cursor,
     /// How ids of this stream compare; unknown before the first event.
     pub id_kind: Option<IdKind>,
-    /// Off once a page did not ascend: then the whole page is held until it is complete (DESIGN 4).
+    /// Off once a page did not ascend, until the next RESET: then the whole page is held until it is complete (DESIGN 4).
     pub progressive: bool,
     /// Events stored over the whole life of the stream.
     pub events_stored: u64,
@@ -111,7 +111,8 @@ pub struct Adopted {
     pub id_path: String,
 }
 
-/// RESET: `spec.epoch` grew. The cursor becomes `start`; open attempts lose their token; the waits stay.
+/// RESET: `spec.epoch` grew. The cursor becomes `start`; open attempts lose their token; the waits stay. What the ids of the epoch
+/// before were like is forgotten.
 #[derive(Debug, Clone)]
 pub struct Reset {
     pub stream: StreamName,
@@ -213,7 +214,7 @@ pub struct Append {
     /// In the order in which they are to be stored.
     pub events: Arc<[Event]>,
     pub set_aside: Arc<[SetAside]>,
-    /// This stream was seen not to ascend: remember that progressive commit is off.
+    /// This stream was seen not to ascend: remember that progressive commit is off, until the next RESET.
     pub not_ascending: bool,
     /// It is known to hold events that are stored: each one is looked up, and none is stored twice.
     pub looks_up: bool,

@@ -118,6 +118,21 @@ async fn the_parts_of_one_answer_are_appended_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn that_ids_do_not_ascend_is_remembered_until_their_epoch_ends() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.reserve().await;
+    let unsorted = Append { not_ascending: true, ..replica.closing(events([1, 2])) };
+    replica.append(&unsorted).await;
+    assert!(!replica.adopt().await.progressive);
+    let before = replica.clone();
+    assert!(replica.reset(1).await.progressive, "the next epoch may read other ids");
+    let again = applied(before.store.reset(before.resetting_to(1, Cursor::Start)).await.unwrap());
+    assert!(again.progressive, "also where its answer was lost");
+    assert!(replica.adopt().await.progressive);
+}
+
+#[tokio::test]
 async fn an_append_whose_answer_was_lost_is_applied_once() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;

@@ -83,6 +83,8 @@ impl SourceTask {
             start: settings.start.clone(),
             id_path: settings.id_path.clone(),
         };
+        // Before the answer, which may be lost: then the next ADOPT finds the epoch grown.
+        self.context.guard().forget_disorder();
         self.context.store().reset(reset).await
     }
 

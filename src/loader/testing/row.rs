@@ -139,6 +139,7 @@ impl FakeRow {
         self.epoch = reset.epoch;
         self.reread_to = self.reread_to.take().or_else(|| self.cursor.id().cloned());
         self.cursor = reset.start.clone();
+        (self.kind, self.progressive) = (None, true);
         self.id_path.clone_from(&reset.id_path);
         self.attempt = self.attempt.map(|_| Attempt::random());
         Answer::Applied(self.adopted(false))

@@ -1,6 +1,9 @@
 //! What becomes of ids that do not ascend, repeat, or are of another kind.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::{api::Source, loader::testing::Frost};
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_does_not_ascend_is_held_whole_from_then_on() {
@@ -77,4 +80,35 @@ async fn opaque_ids_are_loaded_in_feed_order_and_a_number_among_them_is_a_mappin
     polling.poll().await;
     assert_eq!(world.cursor(), "u-4");
     assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_ids_do_not_ascend_is_forgotten_with_their_epoch_also_when_its_answer_was_lost() {
+    for lost in [vec![], vec!["reset"]] {
+        let world = World::new();
+        world.source.next([Script::Exactly([5, 2, 9].map(number).to_vec())]);
+        let (task, steering) = world.task("a", &Frost::default(), 1);
+        let task = tokio::spawn(task.run());
+        sleep(Duration::from_millis(100)).await;
+        assert!(world.report().note.as_ref().is_some_and(|note| note.contains("ascend")));
+
+        // The id is read from elsewhere now, and there it ascends.
+        world.source.add((1..=900).map(number));
+        world.source.next([Script::Slow(100, Duration::from_millis(300))]);
+        world.store.faults(|faults| faults.lose_next = lost);
+        let mut changed = Source::clone(&steering.source.borrow());
+        (changed.generation, changed.spec.epoch) = (2, 1);
+        steering.source.send_replace(Arc::new(changed));
+        while world.source.log().len() < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert!(world.source.log()[1].end.is_none(), "it is being sent");
+        assert_ne!(world.cursor(), "(start)", "and committed as it comes");
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!((world.stored_ids().len(), world.cursor()), (900, "900".to_owned()));
+        assert_eq!(world.report().note, None);
+        steering.stop.cancel();
+        task.await.expect("no panic");
+    }
 }

@@ -45,8 +45,9 @@ reset AS (
         epoch = j.epoch_after,
         cursor = j.start,
         attempt = CASE WHEN j.attempt IS NOT NULL THEN uuid_send(gen_random_uuid()) END,
-        -- Another epoch may read its ids from another path; the first one decides again.
+        -- Another epoch may read its ids from another path; the first one decides again, and so does their order.
         id_kind = NULL,
+        progressive = true,
         id_path = j.id_path,
         id_path_epoch = j.epoch_after,
         -- The first append that looks ids up puts the mark of its kind first.
@@ -58,7 +59,7 @@ reset AS (
     FROM judged AS j
     LEFT JOIN ahead AS m USING (stream)
     WHERE g.stream = j.stream AND j.grows
-    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind
+    RETURNING g.stream, g.fence, g.epoch, g.cursor, g.id_kind, g.progressive
 )
 SELECT
     r.ordinal,
@@ -74,7 +75,7 @@ SELECT
     CASE WHEN a.stream IS NULL THEN j.cursor ELSE a.cursor END AS cursor,
     CASE WHEN a.stream IS NULL THEN j.id_kind ELSE a.id_kind END AS id_kind,
     j.attempt,
-    j.progressive,
+    CASE WHEN a.stream IS NULL THEN j.progressive ELSE a.progressive END AS progressive,
     j.events_stored,
     false AS start_ignored,
     r.id_path,
