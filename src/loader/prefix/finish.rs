@@ -28,6 +28,8 @@ impl Prefix {
                 // A stream known not to ascend: a part of a page proves nothing about what lies below its ids.
                 return Finish { rejected: None, dropped: self.keep_only(|_| false) };
             }
+            // Taken though it may be full, and also of a stream that was seen not to ascend: a backlog would stand still for ever
+            // else. It rests on what is asked of a source: a page holds the smallest ids above the cursor.
             return Finish { rejected: if read_to_end { self.only_repeats() } else { None }, dropped: 0 };
         };
         if complete {

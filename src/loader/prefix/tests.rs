@@ -82,6 +82,14 @@ fn a_full_page_that_does_not_ascend_is_rejected_and_the_cursor_stays() {
 }
 
 #[test]
+fn a_full_page_that_ascends_is_taken_also_of_a_stream_that_once_did_not() {
+    let mut page = Prefix::new(after("1"), None, Some(3), false);
+    push(&mut page, &["3", "4", "5"]);
+    assert_eq!(page.finish(true), Finish::default());
+    assert_eq!((ids(&page.take()).as_str(), page.cursor()), ("3 4 5", after("5")));
+}
+
+#[test]
 fn without_a_limit_no_page_that_does_not_ascend_is_provably_complete() {
     let mut page = Prefix::new(Cursor::Start, None, None, true);
     push(&mut page, &["2", "1"]);
