@@ -335,7 +335,7 @@ impl Batch {
         let all_stored = self.events.iter().take(2).all(|event| stored.contains(&event.id));
         match self.events.len() {
             _ if !all_stored || !self.may_begin_anew() => Beginning::AfterTheCursor,
-            0 | 1 if !self.ends_page => Beginning::Undecided,
+            0 | 1 if self.may_wait => Beginning::Undecided,
             0 => Beginning::AfterTheCursor,
             _ => Beginning::Anew,
         }

@@ -70,6 +70,27 @@ pub(super) struct Batch {
     pub(super) not_ascending: bool,
     /// Nothing comes after it in its page.
     pub(super) ends_page: bool,
+    /// It may be given back until more of its page has come. Not one that is full of what is set aside: the next could only be
+    /// larger, and some size no statement can take.
+    pub(super) may_wait: bool,
+}
+
+/// How much of a statement is taken.
+#[derive(Debug, Default, Clone, Copy)]
+struct Fullness {
+    items: usize,
+    bytes: u64,
+}
+
+impl Fullness {
+    fn add(&mut self, bytes: u64) {
+        self.items += 1;
+        self.bytes += bytes;
+    }
+
+    fn is_full(self) -> bool {
+        self.items >= MOST_EVENTS || self.bytes >= MOST_BYTES
+    }
 }
 
 impl Batch {
@@ -213,9 +234,19 @@ impl Prefix {
         if self.finished || (self.flows() && self.has_least_events()) { self.pending.len() } else { 0 }
     }
 
+    /// What is set aside is looked up nowhere, and held for no event once a statement is full of it.
     fn has_least_events(&self) -> bool {
-        let events = self.pending.iter().filter(|item| matches!(item, Item::Event(_)));
-        events.take(self.least_events).count() == self.least_events
+        let (mut events, mut set_aside) = (0, Fullness::default());
+        for item in &self.pending {
+            if events == self.least_events || set_aside.is_full() {
+                return true;
+            }
+            match item {
+                Item::Event(_) => events += 1,
+                Item::SetAside(_) => set_aside.add(item.bytes()),
+            }
+        }
+        events == self.least_events || set_aside.is_full()
     }
 
     /// Whether items may be committed while the page goes on.
@@ -226,30 +257,36 @@ impl Prefix {
     /// Takes the next batch that may be committed; empty when there is none.
     pub(super) fn take(&mut self) -> Batch {
         let cursor_before = self.passed.clone();
-        let (mut events, mut set_aside, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for number in 0..self.ready() {
-            let full = number >= MOST_EVENTS || bytes >= MOST_BYTES;
-            if full && events.len() >= self.least_events {
+        let (mut events, mut set_aside) = (Vec::new(), Vec::new());
+        let (mut all, mut aside) = (Fullness::default(), Fullness::default());
+        for _ in 0..self.ready() {
+            if aside.is_full() || (all.is_full() && events.len() >= self.least_events) {
                 break;
             }
             let Some(item) = self.pending.pop_front() else { break };
-            bytes += item.bytes();
+            let bytes = item.bytes();
+            all.add(bytes);
             self.passed = self.passed.moved_to(item.id());
             match item {
                 Item::Event(event) => events.push(event),
-                Item::SetAside(item) => set_aside.push(item),
+                Item::SetAside(item) => {
+                    aside.add(bytes);
+                    set_aside.push(item);
+                }
             }
         }
         self.least_events = 0;
+        let ends_page = self.finished && self.pending.is_empty();
         let cursor_after = self.passed.clone();
         Batch {
             cursor_before,
             cursor_after,
             events: events.into(),
             set_aside: set_aside.into(),
-            bytes,
+            bytes: all.bytes,
             not_ascending: !self.flows(),
-            ends_page: self.finished && self.pending.is_empty(),
+            ends_page,
+            may_wait: !ends_page && !aside.is_full(),
         }
     }
 
