@@ -127,7 +127,7 @@ impl Poller {
         self.fetcher
     }
 
-    /// Requests sent so far.
+    /// How often the source was asked for events so far.
     pub(super) fn polls(&self) -> u64 {
         self.polls
     }

@@ -226,7 +226,7 @@ impl SourceTask {
         pass.await
     }
 
-    /// A request was sent: it serves the poll that was asked for.
+    /// The source was asked: that serves the poll that was asked for.
     fn served(&mut self) {
         if let Some(requested) = self.requested.take() {
             self.context.reporter.tell(|report| report.handled_poll_request = Some(requested));

@@ -26,6 +26,10 @@ impl Poller {
                 _ => {}
             }
         }
+        if asked_for_events(&outcome.end) {
+            self.polls += 1;
+            self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
+        }
         // Not what could not keep the row: the database may have gone away since.
         if self.pace.keeps_expiring() && !matches!(outcome.end, End::Lapsed { .. } | End::Superseded(_)) {
             self.context.reporter.database_answers();
@@ -40,7 +44,6 @@ impl Poller {
             self.context.guard().saw_disorder();
         }
         self.page_size.observe(outcome.size);
-        self.context.reporter.note(|report| report.last_poll = Some(Timestamp::now()));
         self.note_evidence(&outcome.page);
         debug!(stream = %self.context.stream, cursor = %self.cursor, items = outcome.page.seen(), "polled");
         match outcome.end {
@@ -48,24 +51,16 @@ impl Poller {
                 self.context.count_request("superseded");
                 self.superseded(row)
             }
-            End::Lapsed { .. } => {
-                self.polls += 1;
-                self.lapse()
-            }
+            End::Lapsed { .. } => self.lapse(),
             End::Prepared { first_byte } => {
-                self.polls += 1;
                 self.context.count_request("prepared");
                 Pass::Again(first_byte + self.settings.min_interval - LEAD)
             }
-            End::Page { first_byte } => {
-                self.polls += 1;
-                match outcome.finish.rejected {
-                    None => self.succeed(outcome.page.fill(), first_byte, outcome.left),
-                    Some(error) => self.fail_request(&error, moved),
-                }
-            }
+            End::Page { first_byte } => match outcome.finish.rejected {
+                None => self.succeed(outcome.page.fill(), first_byte, outcome.left),
+                Some(error) => self.fail_request(&error, moved),
+            },
             End::Failed(Failure { error, progress }) => {
-                self.polls += 1;
                 self.ask_for_less(&error, progress, moved);
                 self.fail_request(&error, moved)
             }
@@ -176,4 +171,9 @@ impl Poller {
         let note = (!notes.is_empty()).then(|| notes.join("; "));
         self.context.reporter.note(|report| report.note = note);
     }
+}
+
+/// By how far the request came, and not by how it ended: it left, and was none that had to come first.
+fn asked_for_events(end: &End) -> bool {
+    !matches!(end, End::Prepared { .. } | End::Failed(Failure { progress: Progress::NeverLeft, .. }))
 }

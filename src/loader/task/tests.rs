@@ -1,3 +1,5 @@
+mod poll_requests;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
@@ -13,7 +15,7 @@ use crate::{
         report::BlockedBy,
         testing::{Frost, Script, Steering, World, number},
     },
-    store::{Adopt, Epoch, Gate, Holder, Reserve},
+    store::{Adopt, Epoch, Gate, Holder},
 };
 
 /// A task that runs as on a replica, and what steers it.
@@ -178,56 +180,6 @@ async fn a_changed_spec_takes_effect_between_polls_and_cuts_no_request() {
     assert!(log[0].usable, "the running request was read to its end");
     assert_eq!(log[1].limit, 7);
     running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_poll_that_is_asked_for_comes_now_and_through_the_gate() {
-    let mut world = World::with_events(3);
-    world.object.spec.poll.max_idle_interval = Duration::from_hours(1).into();
-    let running = start(&world);
-    sleep(Duration::from_hours(20)).await;
-    let before = world.source.log().len();
-    let asked = Instant::now();
-    running.change(|source| source.poll_requested_at = Some("now".to_owned()));
-    until("a poll", || world.source.log().len() > before).await;
-    assert!(asked.elapsed() < Duration::from_secs(1));
-    let patience = |reserve: Option<&Reserve>| reserve.expect("it was reserved").patience.longest;
-    let reserves = world.store.reserves();
-    assert_eq!(patience(reserves.last()), Duration::ZERO, "nobody else is waited for");
-    assert_eq!(patience(reserves.iter().rev().nth(1)), Duration::from_secs(1), "as is usual");
-    until("told", || world.report().handled_poll_request.as_deref() == Some("now")).await;
-    for value in ["again", "and again", "once more"] {
-        running.change(|source| source.poll_requested_at = Some(value.to_owned()));
-        sleep(Duration::from_millis(20)).await;
-    }
-    sleep(Duration::from_secs(5)).await;
-    let log = world.source.log();
-    assert!(log.windows(2).all(|pair| pair[1].start - pair[0].start >= Duration::from_millis(200)));
-    assert_eq!(world.source.opens(), 1, "the task was not restarted");
-    running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_poll_that_is_asked_for_or_another_spec_does_not_wait_for_the_company_that_a_reservation_waits_for() {
-    let changes: [fn(&mut Source); 2] =
-        [|source| source.poll_requested_at = Some("now".to_owned()), |source| source.generation += 1];
-    for change in changes {
-        let mut world = World::with_events(3);
-        world.object.spec.poll.max_idle_interval = Duration::from_mins(1).into();
-        world.store.faults(|faults| faults.lonely = true);
-        let running = start(&world);
-        sleep(Duration::from_mins(10)).await;
-        until("a reservation waits", || world.store.waiting() == 1).await;
-        let (before, changed) = (world.source.log().len(), Instant::now());
-        running.change(change);
-        until("a poll", || world.source.log().len() > before).await;
-        assert!(
-            changed.elapsed() < Duration::from_millis(100),
-            "a second is what it may wait: {:?}",
-            changed.elapsed()
-        );
-        running.stop().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

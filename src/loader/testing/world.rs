@@ -353,7 +353,7 @@ impl Polling {
         pass
     }
 
-    /// Passes until a request was sent or the passes end.
+    /// Passes until the source was asked or the passes end.
     pub(in crate::loader) async fn poll(&mut self) -> Pass {
         let before = self.poller.polls();
         loop {
