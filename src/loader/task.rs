@@ -149,8 +149,8 @@ impl SourceTask {
                 report.forget_verdicts();
             }
             if report.uid != source.uid {
-                // What was forgotten, and the cursor until this one has it, were of another object.
-                (report.forgotten, report.cursor) = (false, None);
+                // What was forgotten and served, and the cursor until this one has it, were of another object.
+                (report.forgotten, report.handled_poll_request, report.cursor) = (false, None, None);
             }
             report.generation = source.generation;
             report.uid.clone_from(&source.uid);

@@ -92,3 +92,14 @@ async fn a_request_that_must_come_first_serves_no_poll_that_was_asked_for() {
     assert_eq!(world.source.log().len(), asked + 2, "the source was asked");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_served_to_one_object_is_not_said_of_the_next_of_its_name() {
+    let (world, running, _) = idle().await;
+    ask(&running);
+    until("served", || is_served(&world)).await;
+    running.change(|source| (source.uid, source.poll_requested_at) = ("another".to_owned(), None));
+    until("the next one runs", || world.report().uid == "another").await;
+    assert!(!is_served(&world));
+    running.stop().await;
+}
