@@ -35,6 +35,8 @@ pub(super) struct Held {
     pub(super) leaving: Option<Leaving>,
     /// The Lease came back while the task was ending.
     pub(super) next: Option<Next>,
+    /// When the Lease was won, until something runs under it.
+    pub(super) won: Option<Instant>,
     panics: u32,
     last_panic: Option<Instant>,
 }
@@ -43,6 +45,8 @@ pub(super) struct Held {
 pub(super) struct Next {
     pub(super) holding: Holding,
     pub(super) is_ours: bool,
+    /// When the Lease was won; none if this replica had it before.
+    pub(super) won: Option<Instant>,
 }
 
 /// What runs for a source right now; at most one thing.
@@ -68,9 +72,9 @@ pub(super) enum Leaving {
 
 impl Held {
     pub(super) fn new(next: Next, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
-        let Next { holding, is_ours } = next;
+        let Next { holding, is_ours, won } = next;
         let lease = watch::Sender::new(is_ours);
-        Self { holding, pen, guard, lease, job: None, leaving: None, next: None, panics: 0, last_panic: None }
+        Self { holding, pen, guard, lease, job: None, leaving: None, next: None, won, panics: 0, last_panic: None }
     }
 
     /// After a panic: tells of it, and returns how long the next task waits.

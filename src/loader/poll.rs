@@ -78,7 +78,7 @@ pub(super) struct Poller {
     /// When the next request was due, for the metric of waiting.
     due: Instant,
     polls: u64,
-    /// When the Lease was won, until the first reservation is granted.
+    /// When the Lease was won, until the first reservation is granted or the source cannot be connected to.
     won: Option<Instant>,
     rng: StdRng,
 }
@@ -249,6 +249,7 @@ impl Poller {
         match connected.unwrap_or(Err(FetchError::Timeout { after: limit })) {
             Ok(()) => Ok(()),
             Err(error) => {
+                self.won = None;
                 self.context.count_request(error.label());
                 // What keeps it from being asked is its source now.
                 if self.pace.keeps_expiring() || self.reservations.row_stays_locked() {

@@ -269,6 +269,11 @@ impl Reports {
         self.bump();
     }
 
+    /// Whether a source was given up under this very Lease, and nobody has taken it.
+    pub(super) fn gave_up(&self, holding: &Holding) -> bool {
+        locked(&self.yielded).get(&holding.stream).is_some_and(|report| report.holding == *holding)
+    }
+
     /// The object of a source is gone, so nobody will ask who has it.
     pub(super) fn forget_given_up(&self, stream: &StreamName) {
         locked(&self.yielded).remove(stream);

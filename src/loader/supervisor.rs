@@ -9,7 +9,7 @@ use tokio::{
     select,
     sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -176,21 +176,23 @@ impl Supervisor {
     fn hold(&mut self, holding: Holding) {
         let stream = holding.stream.clone();
         let is_ours = self.doubted.take().as_ref() != Some(&stream);
+        let won = (is_ours && !self.reports.gave_up(&holding)).then(Instant::now);
+        let next = Next { holding, is_ours, won };
         match self.held.get_mut(&stream) {
             // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
-            Some(held) if held.leaving.is_some() || held.holding.holder != holding.holder => {
-                if held.holding.holder != holding.holder {
+            Some(held) if held.leaving.is_some() || held.holding.holder != next.holding.holder => {
+                if held.holding.holder != next.holding.holder {
                     held.lease.send_replace(false);
                 }
                 held.leaving = Some(Leaving::Lost);
-                held.next = Some(Next { holding, is_ours });
+                held.next = Some(next);
                 if let Some(job) = &held.job {
                     job.stop.cancel();
                 }
             }
-            Some(held) => held.holding = holding,
+            Some(held) => held.holding = next.holding,
             None => {
-                let held = self.held_for(Next { holding, is_ours }, Arc::default());
+                let held = self.held_for(next, Arc::default());
                 self.held.insert(stream.clone(), held);
             }
         }
@@ -303,7 +305,7 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let (sender, sources) = watch::channel(source);
         let rng = StdRng::from_rng(&mut rand::rng());
-        let task = SourceTask::new(context, sources, stop.clone(), rng);
+        let task = SourceTask::new(context, sources, stop.clone(), held.won, rng);
         self.start(stream, Job { stop, work: Work::Polling(sender) }, task.run());
     }
 
@@ -324,6 +326,7 @@ impl Supervisor {
     fn start(&mut self, stream: &StreamName, job: Job, work: impl Future<Output = ()> + Send + 'static) {
         if let Some(held) = self.held.get_mut(stream) {
             held.job = Some(job);
+            held.won = None;
             let id = self.jobs.spawn(work).id();
             self.streams.insert(id, stream.clone());
         }

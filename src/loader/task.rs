@@ -71,7 +71,8 @@ pub(super) struct SourceTask {
     sources: watch::Receiver<Arc<Source>>,
     running: Arc<Source>,
     stop: CancellationToken,
-    /// When the Lease was won.
+    /// When the Lease was won, until the first reservation is granted. None if something of the source itself had to come about
+    /// first: its takeover was over by then.
     won: Option<Instant>,
     /// A value of `headgate.dev/poll-requested-at` that no poll has served yet.
     requested: Option<String>,
@@ -85,10 +86,11 @@ impl SourceTask {
         context: Context,
         mut sources: watch::Receiver<Arc<Source>>,
         stop: CancellationToken,
+        won: Option<Instant>,
         rng: StdRng,
     ) -> Self {
         let running = Arc::clone(&sources.borrow_and_update());
-        Self { context, sources, running, stop, won: Some(Instant::now()), requested: None, fenced_off: None, rng }
+        Self { context, sources, running, stop, won, requested: None, fenced_off: None, rng }
     }
 
     /// Runs until told to stop; then ends between two polls.
@@ -168,6 +170,7 @@ impl SourceTask {
                 None => return Err(Wake::Stopped),
                 Some(Ok(fetcher)) => return Ok(fetcher),
                 Some(Err(error)) => {
+                    self.won = None;
                     self.context.reporter.not_opened(&error);
                     let retry = OPEN_RETRY.after(failures, &mut self.rng);
                     failures += 1;
@@ -256,7 +259,9 @@ impl SourceTask {
         }
     }
 
+    /// Nothing can be done for the source before its object changes, or somebody else has done something.
     async fn wait_for_change(&mut self) -> Wake {
+        self.won = None;
         loop {
             // A poll that is asked for now is served after the change.
             match self.wait(Instant::now() + Duration::from_hours(24)).await {

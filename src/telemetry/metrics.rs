@@ -186,7 +186,7 @@ impl Metrics {
     fn register_ownership(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "takeover_duration",
-            "Lease won to the first reservation granted",
+            "Lease won to the first reservation granted, of sources that could be polled at once",
             Unit::Seconds,
             self.takeover_duration.clone(),
         );

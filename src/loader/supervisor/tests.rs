@@ -10,14 +10,18 @@ use tokio::{
 
 use super::*;
 use crate::{
-    api::{ReachableReason, event_source::DeletionPolicy},
+    api::{
+        ReachableReason,
+        event_source::{DeletionPolicy, StartPosition},
+    },
     event::StreamName,
-    fetch::{Fetcher, OpenError},
+    fetch::{FetchError, Fetcher, OpenError},
     loader::testing::{Faults, Frost, Script, World, number},
     store::Holder,
 };
 
 mod parting;
+mod takeover;
 
 /// A replica with a supervisor, steered by a test as ownership and the controller would.
 struct Replica {

@@ -296,7 +296,7 @@ impl World {
         let (sender, sources) = watch::channel(Arc::new(self.object.clone()));
         let stop = CancellationToken::new();
         let context = self.context(holder, frost, ownership);
-        let task = SourceTask::new(context, sources, stop.clone(), StdRng::seed_from_u64(seed));
+        let task = SourceTask::new(context, sources, stop.clone(), None, StdRng::seed_from_u64(seed));
         (task, Steering { source: sender, stop })
     }
 

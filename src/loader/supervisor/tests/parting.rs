@@ -8,7 +8,7 @@ use crate::{
 
 impl Replica {
     /// All that a scrape finds.
-    fn exposition(&self) -> String {
+    pub(super) fn exposition(&self) -> String {
         let sources = Sources { desired: self.desired.clone(), reports: self.world.reports.clone() };
         let admin = Admin { health: Health::starting(), registry: Arc::clone(&self.world.registry), sources };
         admin.metrics(Moment::now()).expect("a text")
