@@ -124,7 +124,7 @@ impl SourceTask {
                 Ok(adopted) => adopted,
                 Err(wake) => return wake,
             };
-            if self.running.spec.suspend || self.running.deleting {
+            if self.running.spec.suspend {
                 return self.wait_for_change().await;
             }
             let rng = StdRng::from_rng(&mut self.rng);
@@ -296,7 +296,7 @@ impl SourceTask {
     fn look(&mut self) -> Option<Wake> {
         let new = Arc::clone(&self.sources.borrow_and_update());
         let (old, new) = (std::mem::replace(&mut self.running, Arc::clone(&new)), new);
-        if old.generation != new.generation || old.uid != new.uid || old.deleting != new.deleting {
+        if old.generation != new.generation || old.uid != new.uid {
             return Some(Wake::Changed);
         }
         if new.poll_requested_at.is_some() && new.poll_requested_at != old.poll_requested_at {
