@@ -32,16 +32,25 @@ pub(super) struct Held {
     /// Whether the Lease is known to be ours.
     pub(super) lease: watch::Sender<bool>,
     pub(super) job: Option<Job>,
-    pub(super) leaving: Option<Leaving>,
-    /// The Lease came back while the task was ending.
-    pub(super) next: Option<Next>,
+    /// What follows when the job has ended, if it is to end.
+    pub(super) ending: Option<After>,
     /// When the Lease was won, until something runs under it.
     pub(super) won: Option<Instant>,
     panics: u32,
     last_panic: Option<Instant>,
 }
 
-/// What a source is held as once its task has ended.
+/// What becomes of a source once its job has ended.
+pub(super) enum After {
+    /// Another replica may have it: ownership waits to be told.
+    Yield,
+    /// Its Lease is lost; nobody waits.
+    Drop,
+    /// It runs again: its Lease came back while the job was ending, or is another incarnation's.
+    RunAgain(Next),
+}
+
+/// What a source is held as from now on.
 pub(super) struct Next {
     pub(super) holding: Holding,
     pub(super) is_ours: bool,
@@ -64,17 +73,30 @@ pub(super) enum Work {
     Recovering,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leaving {
-    Yield,
-    Lost,
-}
-
 impl Held {
     pub(super) fn new(next: Next, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
         let Next { holding, is_ours, won } = next;
         let lease = watch::Sender::new(is_ours);
-        Self { holding, pen, guard, lease, job: None, leaving: None, next: None, won, panics: 0, last_panic: None }
+        Self { holding, pen, guard, lease, job: None, ending: None, won, panics: 0, last_panic: None }
+    }
+
+    /// The job ends between two polls, and then this follows.
+    pub(super) fn end(&mut self, after: After) {
+        self.ending = Some(after);
+        if let Some(job) = &self.job {
+            job.stop.cancel();
+        }
+    }
+
+    /// Whether the Lease is known to be ours. What is lost is not found again by the same task.
+    pub(super) fn know_the_lease(&mut self, is_ours: bool) {
+        match &mut self.ending {
+            None | Some(After::Yield) => {
+                self.lease.send_replace(is_ours);
+            }
+            Some(After::RunAgain(next)) => next.is_ours = is_ours,
+            Some(After::Drop) => {}
+        }
     }
 
     /// After a panic: tells of it, and returns how long the next task waits.

@@ -19,7 +19,7 @@ use super::{
     context::{Context, Shared},
     forget::{forget_stream, must_forget},
     guard::Guard,
-    held::{Held, Job, Leaving, Next, Work},
+    held::{After, Held, Job, Next, Work},
     report::{BlockedBy, Report, Reports, Verdict},
     reporter::Reporter,
     send_limit::SendLimit,
@@ -142,12 +142,12 @@ impl Supervisor {
             }
             Directive::Confirmed(stream) => self.know_the_lease(&stream, true),
             Directive::Yield(stream) => {
-                if !self.leave(&stream, Leaving::Yield) {
+                if !self.end(&stream, After::Yield) {
                     self.shared.ownership.yielded(&stream);
                 }
             }
             Directive::Lost(stream, reason) => {
-                if let Some(held) = self.held.get(&stream) {
+                if let Some(held) = self.held.get_mut(&stream) {
                     warn!(%stream, ?reason, "lost its Lease");
                     let message = lost(reason).to_owned();
                     held.pen.write(|report| {
@@ -155,20 +155,16 @@ impl Supervisor {
                         report.blocked_by = Some(BlockedBy::Lease);
                         true
                     });
+                    held.lease.send_replace(false);
                 }
-                self.know_the_lease(&stream, false);
-                self.leave(&stream, Leaving::Lost);
+                self.end(&stream, After::Drop);
             }
         }
     }
 
-    /// Whether the Lease of a source is known to be ours. What is lost is not found again by the same task.
     fn know_the_lease(&mut self, stream: &StreamName, is_ours: bool) {
-        let Some(held) = self.held.get_mut(stream) else { return };
-        if let Some(next) = &mut held.next {
-            next.is_ours = is_ours;
-        } else if held.leaving != Some(Leaving::Lost) {
-            held.lease.send_replace(is_ours);
+        if let Some(held) = self.held.get_mut(stream) {
+            held.know_the_lease(is_ours);
         }
     }
 
@@ -180,15 +176,11 @@ impl Supervisor {
         let next = Next { holding, is_ours, won };
         match self.held.get_mut(&stream) {
             // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
-            Some(held) if held.leaving.is_some() || held.holding.holder != next.holding.holder => {
+            Some(held) if held.ending.is_some() || held.holding.holder != next.holding.holder => {
                 if held.holding.holder != next.holding.holder {
                     held.lease.send_replace(false);
                 }
-                held.leaving = Some(Leaving::Lost);
-                held.next = Some(next);
-                if let Some(job) = &held.job {
-                    job.stop.cancel();
-                }
+                held.end(After::RunAgain(next));
             }
             Some(held) => held.holding = next.holding,
             None => {
@@ -207,14 +199,10 @@ impl Supervisor {
         Held::new(next, pen, guard)
     }
 
-    /// Lets a source go, once its task has ended. Returns whether it was held.
-    fn leave(&mut self, stream: &StreamName, leaving: Leaving) -> bool {
+    /// Ends what runs for a source; then this follows. Returns whether it was held.
+    fn end(&mut self, stream: &StreamName, after: After) -> bool {
         let Some(held) = self.held.get_mut(stream) else { return false };
-        held.leaving = Some(leaving);
-        held.next = None;
-        if let Some(job) = &held.job {
-            job.stop.cancel();
-        }
+        held.end(after);
         self.settle(stream);
         true
     }
@@ -246,9 +234,9 @@ impl Supervisor {
 
     /// Starts what is to run next for a source, if nothing runs.
     fn settle(&mut self, stream: &StreamName) {
-        let Some(held) = self.held.get(stream).filter(|held| held.job.is_none()) else { return };
-        if let Some(leaving) = held.leaving {
-            return self.let_go(stream, leaving);
+        let Some(held) = self.held.get_mut(stream).filter(|held| held.job.is_none()) else { return };
+        if let Some(after) = held.ending.take() {
+            return self.go_on(stream, after);
         }
         if self.stopping {
             return;
@@ -256,7 +244,8 @@ impl Supervisor {
         match self.desired.get(stream) {
             None if self.desired.is_complete() => {
                 info!(%stream, "its object is gone");
-                self.forget_held(stream);
+                self.held.remove(stream);
+                self.reports.remove(stream);
                 self.shared.ownership.finished(stream);
             }
             Some(source) if !source.deleting => self.start_polling(stream, source),
@@ -268,28 +257,27 @@ impl Supervisor {
         }
     }
 
-    fn let_go(&mut self, stream: &StreamName, leaving: Leaving) {
+    /// Its job has ended as it was to.
+    fn go_on(&mut self, stream: &StreamName, after: After) {
         let Some(held) = self.held.remove(stream) else { return };
-        // Nobody takes over, and nobody will ask for, what was deleted meanwhile.
-        let may_go_on = self.desired.get(stream).is_some() || !self.desired.is_complete();
-        match (&held.next, leaving) {
-            (None, Leaving::Yield) if may_go_on => self.reports.give_up(stream),
-            _ => self.reports.remove(stream),
-        }
-        match (leaving, held.next) {
-            (_, Some(next)) => {
+        match after {
+            After::Yield => {
+                // Nobody takes over, and nobody will ask for, what was deleted meanwhile.
+                if self.desired.get(stream).is_some() || !self.desired.is_complete() {
+                    self.reports.give_up(stream);
+                } else {
+                    self.reports.remove(stream);
+                }
+                self.shared.ownership.yielded(stream);
+            }
+            After::Drop => self.reports.remove(stream),
+            After::RunAgain(next) => {
+                self.reports.remove(stream);
                 let held = self.held_for(next, held.guard);
                 self.held.insert(stream.clone(), held);
                 self.settle(stream);
             }
-            (Leaving::Yield, None) => self.shared.ownership.yielded(stream),
-            (Leaving::Lost, None) => {}
         }
-    }
-
-    fn forget_held(&mut self, stream: &StreamName) -> Option<Held> {
-        self.reports.remove(stream);
-        self.held.remove(stream)
     }
 
     fn start_polling(&mut self, stream: &StreamName, source: Arc<Source>) {
@@ -340,7 +328,7 @@ impl Supervisor {
         let Some(stream) = self.streams.remove(&id) else { return };
         let Some(held) = self.held.get_mut(&stream) else { return };
         held.job = None;
-        if panicked && held.leaving.is_none() && !self.stopping {
+        if panicked && held.ending.is_none() && !self.stopping {
             let wait = held.recover();
             error!(%stream, restart_in = ?wait, "the task of this source panicked; only this source is affected");
             let stop = CancellationToken::new();
