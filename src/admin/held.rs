@@ -7,15 +7,16 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{AssignedReason, CaughtUpReason, conditions::CAUGHT_UP},
+    api::{
+        CaughtUpReason,
+        conditions::{CAUGHT_UP, PENDING, SUSPENDED},
+    },
     clock::Moment,
     loader::report::{BlockedBy, Report},
     telemetry::metrics::{OutcomeLabels, SourceLabels, StatusLabels},
 };
 
-/// The status of a source that was not asked yet.
-const PENDING: &str = "Pending";
-/// The same, while its row says that it may not be asked yet: a wait that began with the holder before goes on.
+/// Pending, while the row of the source says that it may not be asked yet: a wait that began with the holder before goes on.
 const WAITING: &str = "Waiting";
 
 /// The series of these reports. Counters count from when this replica won the Lease.
@@ -25,9 +26,7 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     let events_appended = Family::<SourceLabels, Counter>::default();
     let lag = Family::<SourceLabels, Gauge>::default();
     // Always there, so that an alert need not guess whether no series means 0.
-    let healthy =
-        [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), AssignedReason::Suspended.as_str(), WAITING, PENDING];
-    for status in healthy {
+    for status in [CAUGHT_UP, CaughtUpReason::Backfilling.as_str(), SUSPENDED, WAITING, PENDING] {
         drop(sources.get_or_create(&StatusLabels { status }));
     }
     for report in reports {
@@ -58,16 +57,9 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     registry
 }
 
-/// The reason of the Ready condition.
 fn status(report: &Report) -> &'static str {
-    if report.suspended {
-        return AssignedReason::Suspended.as_str();
-    }
-    match (report.problem(), report.caught_up) {
-        (Some((reason, _)), _) => reason,
-        (None, Some(true)) => CAUGHT_UP,
-        (None, Some(false)) => CaughtUpReason::Backfilling.as_str(),
-        (None, None) if report.blocked_by == Some(BlockedBy::Gate) => WAITING,
-        (None, None) => PENDING,
+    match report.facts().status() {
+        PENDING if report.blocked_by == Some(BlockedBy::Gate) => WAITING,
+        status => status,
     }
 }

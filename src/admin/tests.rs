@@ -1,14 +1,20 @@
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use axum::body::{Body, to_bytes};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::registry::Registry;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::Service;
 
 use super::*;
 use crate::{
-    api::{EventSource, EventSourceSpec, ReachableReason, Source, StoredReason, event_source::Http},
+    api::{
+        AcceptedReason, AssignedReason, EventSource, EventSourceSpec, ReachableReason, Source, StoredReason,
+        conditions::{Facts, READY, conditions},
+        event_source::Http,
+    },
     desired::Desired,
     event::StreamName,
     loader::report::{BlockedBy, LastCaughtUp, Report, Reports, Verdict},
@@ -43,16 +49,9 @@ impl Replica {
     }
 
     fn holds(&self, name: &str, story: impl FnOnce(&mut Report)) {
-        let stream = StreamName::new("shop", name);
-        let holding = Holding {
-            stream: stream.clone(),
-            holder: Holder::new("headgate-0#a1"),
-            lease_name: format!("shop.{name}"),
-            acquired_at: Timestamp::UNIX_EPOCH,
-        };
-        let mut report = Report::of(holding, 1, format!("uid-of-{name}"));
+        let mut report = Report::of(holding(name), 1, format!("uid-of-{name}"));
         story(&mut report);
-        self.admin.sources.reports.put(&stream, report);
+        self.admin.sources.reports.put(&StreamName::new("shop", name), report);
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
@@ -67,6 +66,23 @@ impl Replica {
         let (status, body) = self.get(path).await;
         (status, serde_json::from_str(&body).expect("JSON"))
     }
+}
+
+fn holding(name: &str) -> Holding {
+    Holding {
+        stream: StreamName::new("shop", name),
+        holder: Holder::new("headgate-0#a1"),
+        lease_name: format!("shop.{name}"),
+        acquired_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// All is as it should be, as far as it was asked.
+fn well(report: &mut Report, caught_up: bool) {
+    report.accepted = Some(verdict(AcceptedReason::Valid));
+    report.stored = Some(verdict(StoredReason::AppendSucceeded));
+    report.reachable = Some(verdict(ReachableReason::PollSucceeded));
+    report.caught_up = Some(caught_up);
 }
 
 fn unreachable(report: &mut Report) {
@@ -128,8 +144,8 @@ async fn every_promise_has_a_series() {
 #[tokio::test]
 async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when_they_go() {
     let replica = Replica::knowing(&["a", "b", "c", "d", "e"]);
-    replica.holds("a", |report| report.caught_up = Some(true));
-    replica.holds("b", |report| report.caught_up = Some(false));
+    replica.holds("a", |report| well(report, true));
+    replica.holds("b", |report| well(report, false));
     replica.holds("c", |report| report.suspended = true);
     replica.holds("d", unreachable);
     replica.holds("e", |report| report.blocked_by = Some(BlockedBy::Gate));
@@ -148,18 +164,79 @@ async fn the_sources_of_a_replica_are_counted_by_status_and_leave_no_series_when
     assert_eq!(count(&text, "Timeout"), None);
 }
 
+/// Whatever a replica may know of a source that it holds.
+fn any_report() -> impl Strategy<Value = Report> {
+    fn any_verdict<R: Copy + Debug + 'static>(reasons: [R; 2]) -> impl Strategy<Value = Option<Verdict<R>>> {
+        prop::option::of(prop::sample::select(reasons.to_vec()).prop_map(|reason| verdict(reason)))
+    }
+    let known = (
+        any_verdict([AcceptedReason::Valid, AcceptedReason::InvalidSpec]),
+        prop::sample::select(vec![AssignedReason::LeaseHeld, AssignedReason::LeaseLost]),
+        any_verdict([StoredReason::AppendSucceeded, StoredReason::DatabaseUnavailable]),
+        any_verdict([ReachableReason::PollSucceeded, ReachableReason::Timeout]),
+        any::<Option<bool>>(),
+        any::<bool>(),
+    );
+    known.prop_map(|(accepted, assigned, stored, reachable, caught_up, suspended)| Report {
+        accepted,
+        assigned: verdict(assigned),
+        stored,
+        reachable,
+        caught_up,
+        suspended,
+        ..Report::of(holding("orders"), 1, "uid-of-orders".to_owned())
+    })
+}
+
+fn verdict<R>(reason: R) -> Verdict<R> {
+    Verdict { reason, message: "why".to_owned() }
+}
+
+fn ready(report: &Report) -> Condition {
+    fn of<R: Copy>(verdict: &Verdict<R>) -> (R, &str) {
+        (verdict.reason, &verdict.message)
+    }
+    let facts = Facts {
+        suspended: report.suspended,
+        accepted: report.accepted.as_ref().map(of),
+        assigned: Some(of(&report.assigned)),
+        stored: report.stored.as_ref().map(of),
+        reachable: report.reachable.as_ref().map(of),
+        caught_up: report.caught_up,
+        ..Facts::unknown(1)
+    };
+    let conditions = conditions(&facts, &[], Timestamp::UNIX_EPOCH);
+    conditions.into_iter().find(|condition| condition.type_ == READY).expect("always there")
+}
+
+proptest! {
+    #[test]
+    fn what_metrics_and_the_list_say_of_a_source_is_what_its_ready_condition_says(report in any_report()) {
+        let ready = ready(&report);
+        let replica = Replica::knowing(&["orders"]);
+        replica.holds("orders", |held| *held = report);
+        let text = replica.admin.metrics(Moment::now()).expect("a text");
+        let series = format!("headgate_sources{{status=\"{}\"}} 1", ready.reason);
+        prop_assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
+        if ready.status == "False" {
+            let problem = replica.admin.sources.list(true).remove(0).problem.map(|it| (it.reason, it.message));
+            prop_assert_eq!(problem.as_ref().map(|it| (it.0, &it.1)), Some((&*ready.reason, &ready.message)));
+        }
+    }
+}
+
 #[test]
 fn lag_is_told_per_source_once_it_is_known() {
     let replica = Replica::knowing(&["orders", "bills", "new"]);
     let then = Moment::now();
     let later = Moment { at: then.at + Duration::from_secs(30), slept: then.slept + Duration::from_mins(1) };
-    replica.holds("orders", |report| {
-        (report.caught_up, report.last_caught_up) = (Some(true), Some(LastCaughtUp::before(then, Duration::ZERO)));
-    });
-    replica.holds("bills", |report| {
-        (report.caught_up, report.last_caught_up) = (Some(false), Some(LastCaughtUp::before(then, Duration::ZERO)));
-    });
-    replica.holds("new", |report| report.caught_up = Some(false));
+    for (name, caught_up) in [("orders", true), ("bills", false)] {
+        replica.holds(name, |report| {
+            well(report, caught_up);
+            report.last_caught_up = Some(LastCaughtUp::before(then, Duration::ZERO));
+        });
+    }
+    replica.holds("new", |report| well(report, false));
     let text = replica.admin.metrics(later).expect("a text");
     let lag = |name: &str| {
         let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");

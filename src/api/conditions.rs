@@ -4,9 +4,12 @@
 //! They follow the API conventions and kstatus: `Ready` sums up, every type is written from the first visit on (`Unknown`
 //! until it is known), and `Reconciling` and `Stalled` are there only while True.
 
+mod ready;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use self::ready::Ready;
 use super::{
     AcceptedReason, AssignedReason, CaughtUpReason, ReachableReason, StoredReason,
     event_source::{LONGEST_MESSAGE, Poll},
@@ -31,8 +34,9 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 
 /// The reason of a condition that is not known yet.
-const PENDING: &str = "Pending";
-const SUSPENDED: &str = "Suspended";
+pub const PENDING: &str = "Pending";
+/// The reason of `Ready` while `suspend` is true, and of what is not looked at meanwhile.
+pub const SUSPENDED: &str = "Suspended";
 
 /// A reason and the message that says what to do.
 pub type Verdict<'a, R> = (R, &'a str);
@@ -58,7 +62,15 @@ pub struct Facts<'a> {
     pub note: Option<&'a str>,
 }
 
-impl Facts<'_> {
+/// A verdict as its condition says it.
+#[derive(Debug, Clone, Copy)]
+struct Said<'a> {
+    status: Status,
+    reason: &'static str,
+    message: &'a str,
+}
+
+impl<'a> Facts<'a> {
     /// A source of which nothing is known.
     #[must_use]
     pub fn unknown(generation: i64) -> Self {
@@ -74,6 +86,32 @@ impl Facts<'_> {
             shares_endpoint_with: None,
             note: None,
         }
+    }
+
+    fn accepted(&self) -> Option<Said<'a>> {
+        let (reason, message) = self.accepted?;
+        Some(Said { status: Status::good(reason == AcceptedReason::Valid), reason: reason.as_str(), message })
+    }
+
+    fn assigned(&self) -> Said<'a> {
+        let (reason, message) =
+            self.assigned.unwrap_or((AssignedReason::AwaitingReplica, "no replica holds the source yet"));
+        let status = match reason {
+            AssignedReason::LeaseHeld => Status::True,
+            AssignedReason::AwaitingReplica => Status::Unknown,
+            AssignedReason::LeaseLost | AssignedReason::Suspended => Status::False,
+        };
+        Said { status, reason: reason.as_str(), message }
+    }
+
+    fn stored(&self) -> Option<Said<'a>> {
+        let (reason, message) = self.stored?;
+        Some(Said { status: Status::good(reason == StoredReason::AppendSucceeded), reason: reason.as_str(), message })
+    }
+
+    fn reachable(&self) -> Option<Said<'a>> {
+        let (reason, message) = self.reachable?;
+        Some(Said { status: Status::good(reason == ReachableReason::PollSucceeded), reason: reason.as_str(), message })
     }
 }
 
@@ -112,6 +150,15 @@ impl Finding {
         Self { status, reason: reason.to_owned(), message: message.into() }
     }
 
+    /// What is said, and something beside it.
+    fn and(said: Said<'_>, beside: Option<&str>) -> Self {
+        let message = match beside {
+            Some(beside) => format!("{}; {beside}", said.message),
+            None => said.message.to_owned(),
+        };
+        Self::new(said.status, said.reason, message)
+    }
+
     fn of(condition: &Condition) -> Self {
         let status = match condition.status.as_str() {
             "True" => Status::True,
@@ -138,9 +185,11 @@ pub fn conditions(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> Vec<C
         found.or_else(|| kept(kind)).unwrap_or_else(|| not_known(facts, pending))
     };
     let accepted = or_kept(accepted(facts), ACCEPTED, "no replica has read the spec yet");
-    let assigned = assigned(facts);
-    let stored = or_kept(stored(facts), STORED, "nothing was written to the store yet");
-    let reachable = or_kept(reachable(facts), REACHABLE, "the source was not asked yet");
+    let assigned = Finding::and(facts.assigned(), None);
+    let stored = facts.stored().map(|said| Finding::and(said, None));
+    let stored = or_kept(stored, STORED, "nothing was written to the store yet");
+    let reachable = facts.reachable().map(|said| Finding::and(said, facts.note));
+    let reachable = or_kept(reachable, REACHABLE, "the source was not asked yet");
     let caught_up = or_kept(caught_up(facts), CAUGHT_UP, "the source was not asked yet");
 
     let ready = ready(facts, [&accepted, &assigned, &stored, &reachable], &caught_up);
@@ -170,45 +219,14 @@ fn not_known(facts: &Facts<'_>, pending: &str) -> Finding {
 }
 
 fn accepted(facts: &Facts<'_>) -> Option<Finding> {
-    let (reason, message) = facts.accepted?;
+    let said = facts.accepted()?;
     // A warning and not a refusal: two objects with one URL are two sources to the gate.
-    let message = match facts.shares_endpoint_with {
-        Some(elder) => format!(
-            "{message}; SharedEndpoint: the older EventSource {elder} has the same `url`, and each of the two is asked at \
-             its own pace"
-        ),
-        None => message.to_owned(),
-    };
-    Some(Finding::new(Status::good(reason == AcceptedReason::Valid), reason.as_str(), message))
-}
-
-fn assigned(facts: &Facts<'_>) -> Finding {
-    match facts.assigned {
-        Some((reason @ AssignedReason::LeaseHeld, message)) => Finding::new(Status::True, reason.as_str(), message),
-        Some((reason @ AssignedReason::AwaitingReplica, message)) => {
-            Finding::new(Status::Unknown, reason.as_str(), message)
-        }
-        Some((reason @ (AssignedReason::LeaseLost | AssignedReason::Suspended), message)) => {
-            Finding::new(Status::False, reason.as_str(), message)
-        }
-        None => {
-            Finding::new(Status::Unknown, AssignedReason::AwaitingReplica.as_str(), "no replica holds the source yet")
-        }
-    }
-}
-
-fn stored(facts: &Facts<'_>) -> Option<Finding> {
-    let (reason, message) = facts.stored?;
-    Some(Finding::new(Status::good(reason == StoredReason::AppendSucceeded), reason.as_str(), message))
-}
-
-fn reachable(facts: &Facts<'_>) -> Option<Finding> {
-    let (reason, message) = facts.reachable?;
-    let message = match facts.note {
-        Some(note) => format!("{message}; {note}"),
-        None => message.to_owned(),
-    };
-    Some(Finding::new(Status::good(reason == ReachableReason::PollSucceeded), reason.as_str(), message))
+    let shared = facts.shares_endpoint_with.map(|elder| {
+        format!(
+            "SharedEndpoint: the older EventSource {elder} has the same `url`, and each of the two is asked at its own pace"
+        )
+    });
+    Some(Finding::and(said, shared.as_deref()))
 }
 
 fn caught_up(facts: &Facts<'_>) -> Option<Finding> {
@@ -219,17 +237,8 @@ fn caught_up(facts: &Facts<'_>) -> Option<Finding> {
     })
 }
 
-/// The first failure in the order of `dependents`; without one, the first unknown.
 fn ready(facts: &Facts<'_>, dependents: [&Finding; 4], caught_up: &Finding) -> Finding {
-    if facts.suspended {
-        // Ready, so that nobody's `helm install --wait` hangs on what they asked for.
-        return Finding::new(Status::True, SUSPENDED, "polling is suspended; the cursor and the stored events stay");
-    }
-    let first = |status| dependents.into_iter().find(|dependent| dependent.status == status);
-    if let Some(cause) = first(Status::False).or_else(|| first(Status::Unknown)) {
-        return cause.clone();
-    }
-    let pace = match facts.poll {
+    let pace = || match facts.poll {
         Some(poll) => format!(
             "polling every {} to {}",
             super::Duration::from(poll.min_interval()),
@@ -237,10 +246,19 @@ fn ready(facts: &Facts<'_>, dependents: [&Finding; 4], caught_up: &Finding) -> F
         ),
         None => "polling".to_owned(),
     };
-    if caught_up.status == Status::True {
-        return Finding::new(Status::True, CAUGHT_UP, pace);
+    let dependents = dependents.map(|dependent| (dependent.status, dependent));
+    match Ready::of(facts.suspended, dependents, caught_up.status == Status::True) {
+        // True, so that nobody's `helm install --wait` hangs on what they asked for.
+        Ready::Suspended => {
+            Finding::new(Status::True, SUSPENDED, "polling is suspended; the cursor and the stored events stay")
+        }
+        Ready::Because(cause) => cause.clone(),
+        Ready::CaughtUp => Finding::new(Status::True, CAUGHT_UP, pace()),
+        Ready::Backfilling => {
+            let message = format!("{}; the source has more events", pace());
+            Finding::new(Status::True, CaughtUpReason::Backfilling.as_str(), message)
+        }
     }
-    Finding::new(Status::True, CaughtUpReason::Backfilling.as_str(), format!("{pace}; the source has more events"))
 }
 
 /// Set when only a change of the object or of the source's data helps, so that waiting tools fail at once instead of at their

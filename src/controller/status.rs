@@ -13,7 +13,6 @@ use crate::{
         event_source::HolderStatus,
     },
     clock::Moment,
-    loader::report::Verdict,
 };
 
 /// A next poll that is nearer than this is over before anybody reads of it.
@@ -68,22 +67,16 @@ pub(super) fn compose(view: &View, previous: &EventSourceStatus, now: Timestamp,
     }
 }
 
+/// What the holder knows, with what flaps held still.
 fn facts(view: &View) -> Facts<'_> {
-    fn of<R: Copy>(verdict: &Verdict<R>) -> (R, &str) {
-        (verdict.reason, &verdict.message)
-    }
-    let report = &view.report;
+    let known = view.report.facts();
     Facts {
-        generation: report.generation,
-        suspended: report.suspended,
         poll: view.source.as_ref().map(|source| &source.spec.poll),
-        accepted: report.accepted.as_ref().map(of),
-        assigned: Some(if view.leaving { (AssignedReason::AwaitingReplica, LEFT) } else { of(&report.assigned) }),
-        stored: report.stored.as_ref().map(of),
-        reachable: view.reachable().map(of),
+        assigned: if view.leaving { Some((AssignedReason::AwaitingReplica, LEFT)) } else { known.assigned },
+        reachable: view.reachable().map(|verdict| (verdict.reason, &*verdict.message)),
         caught_up: view.caught_up,
         shares_endpoint_with: view.source.as_ref().and_then(|source| source.shares_endpoint_with.as_ref()),
-        note: report.note.as_deref(),
+        ..known
     }
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    api::{AcceptedReason, AssignedReason, ReachableReason, StoredReason},
+    api::{AcceptedReason, AssignedReason, ReachableReason, StoredReason, conditions::Facts},
     clock::Moment,
     event::{Cursor, StreamName},
     ownership::Holding,
@@ -112,6 +112,30 @@ impl Report {
         self.next_poll = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
     }
 
+    /// What this replica knows of the source, as its conditions are made of it.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        fn of<R: Copy>(verdict: &Verdict<R>) -> (R, &str) {
+            (verdict.reason, &verdict.message)
+        }
+        Facts {
+            suspended: self.suspended,
+            accepted: self.accepted.as_ref().map(of),
+            assigned: Some(of(&self.assigned)),
+            stored: self.stored.as_ref().map(of),
+            reachable: self.reachable.as_ref().map(of),
+            caught_up: self.caught_up,
+            note: self.note.as_deref(),
+            ..Facts::unknown(self.generation)
+        }
+    }
+
+    /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, &str)> {
+        self.facts().problem()
+    }
+
     /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended, while
     /// another replica may well store it, and when nobody knows that it ever was. What a source that fails has meanwhile, nobody
     /// knows.
@@ -132,20 +156,6 @@ impl Report {
     #[must_use]
     pub fn lag_seconds(&self, now: Moment) -> Option<i64> {
         self.lag(now).and_then(|lag| lag.as_secs().try_into().ok())
-    }
-
-    /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
-    #[must_use]
-    pub fn problem(&self) -> Option<(&'static str, &str)> {
-        let accepted = self.accepted.as_ref().filter(|verdict| verdict.reason != AcceptedReason::Valid);
-        let assigned = Some(&self.assigned).filter(|verdict| verdict.reason == AssignedReason::LeaseLost);
-        let stored = self.stored.as_ref().filter(|verdict| verdict.reason != StoredReason::AppendSucceeded);
-        let reachable = self.reachable.as_ref().filter(|verdict| verdict.reason != ReachableReason::PollSucceeded);
-        let accepted = accepted.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str()));
-        accepted
-            .or_else(|| assigned.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
-            .or_else(|| stored.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
-            .or_else(|| reachable.map(|verdict| (verdict.reason.as_str(), verdict.message.as_str())))
     }
 }
 
