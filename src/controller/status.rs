@@ -87,8 +87,7 @@ pub(super) fn says_the_same(new: &EventSourceStatus, old: &EventSourceStatus) ->
     timeless(new) == timeless(old)
 }
 
-/// How long ago the source was last known to hold nothing more; the holder before may have been the one who knew. What a
-/// source that fails has meanwhile, nobody knows, and a suspended one is left behind on purpose.
+/// The lag that goes with these conditions; the holder before may have been the one who knew.
 fn lag(
     view: &View,
     conditions: &[Condition],
@@ -96,18 +95,9 @@ fn lag(
     now: Timestamp,
     moment: Moment,
 ) -> Option<Duration> {
-    if view.report.suspended {
-        return None;
-    }
-    if conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP) {
-        return Some(Duration::ZERO);
-    }
-    let until_it_moved = || {
-        let well_until = well_until(previous, view.report.holding.acquired_at)?;
-        Some(between(well_until, now))
-    };
-    let seen = view.report.last_caught_up.map(|caught_up| caught_up.elapsed(moment));
-    seen.or_else(|| behind_for(previous, now)).or_else(until_it_moved)
+    let is_caught_up = conditions.iter().any(|condition| condition.type_ == READY && condition.reason == CAUGHT_UP);
+    let until_it_moved = || Some(between(well_until(previous, view.report.holding.acquired_at)?, now));
+    view.report.lag(is_caught_up, moment, || behind_for(previous, now).or_else(until_it_moved))
 }
 
 /// A source that is well is written seldom, and its holder knew that it was until it gave it away. Unless nobody had it meanwhile:

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    api::{AcceptedReason, AssignedReason, ReachableReason, StoredReason, conditions::Facts},
+    api::{
+        AcceptedReason, AssignedReason, ReachableReason, StoredReason,
+        conditions::{CAUGHT_UP, Facts},
+    },
     clock::Moment,
     event::{Cursor, StreamName},
     ownership::Holding,
@@ -136,26 +139,28 @@ impl Report {
         self.facts().problem()
     }
 
-    /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended, while
-    /// another replica may well store it, and when nobody knows that it ever was. What a source that fails has meanwhile, nobody
-    /// knows.
-    #[must_use]
-    pub fn lag(&self, now: Moment) -> Option<Duration> {
-        let caught_up = self.last_caught_up.filter(|_| !self.suspended && !self.may_be_with_another())?;
-        let is_current = self.caught_up == Some(true) && self.problem().is_none();
-        Some(if is_current { Duration::ZERO } else { caught_up.elapsed(now) })
+    /// The time since everything was known to be stored: zero while it is caught up and well, `None` while it is suspended, and
+    /// when nobody knows that it ever was; `before` tells what was known before this replica. What a source that fails has
+    /// meanwhile, nobody knows.
+    pub fn lag(&self, is_caught_up: bool, now: Moment, before: impl FnOnce() -> Option<Duration>) -> Option<Duration> {
+        if self.suspended {
+            None
+        } else if is_caught_up {
+            Some(Duration::ZERO)
+        } else {
+            self.last_caught_up.map(|last| last.elapsed(now)).or_else(before)
+        }
     }
 
-    /// A replica that the API server does not reach goes on holding what others have taken over: its word on them is old.
-    fn may_be_with_another(&self) -> bool {
-        self.assigned.reason == AssignedReason::LeaseLost
-            || self.stored.as_ref().is_some_and(|verdict| verdict.reason == StoredReason::FencedOff)
-    }
-
-    /// [`Report::lag`] as people and metrics are told of it.
+    /// [`Report::lag`] in seconds, as this replica tells of it. None where another one may tell: replicas that the API server
+    /// does not reach go on holding what others have taken over, and of all that tell the one that is behind would be heard.
+    /// The status, which is one for all, goes on: the next holder counts on from it.
     #[must_use]
     pub fn lag_seconds(&self, now: Moment) -> Option<i64> {
-        self.lag(now).and_then(|lag| lag.as_secs().try_into().ok())
+        let may_be_with_another = self.assigned.reason == AssignedReason::LeaseLost
+            || self.stored.as_ref().is_some_and(|verdict| verdict.reason == StoredReason::FencedOff);
+        let lag = self.lag(self.facts().status() == CAUGHT_UP, now, || None).filter(|_| !may_be_with_another)?;
+        lag.as_secs().try_into().ok()
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::{AcceptedReason, ReachableReason, StoredReason},
     controller::{
-        fixtures::{Story, held, moment_of, noon_plus, source},
+        fixtures::{Story, held, moment_of, noon_plus, source, verdict},
         sample::Sample,
     },
     loader::report::Report,
@@ -129,6 +129,23 @@ fn a_new_holder_counts_on_from_the_lag_of_the_old_one() {
     let after_a_day = compose(&view_held_from(86_400), &caught_up, noon_plus(86_410));
     assert_eq!(after_a_day.lag_seconds, Some(86_390), "nobody had it for a day");
     assert_eq!(compose(&never_caught_up(), &nothing(), noon_plus(65)).lag_seconds, None, "nobody ever knew");
+}
+
+#[test]
+fn what_another_replica_may_have_by_now_keeps_the_lag_that_the_next_holder_counts_on_from() {
+    let failing = || orders().failing(3, ReachableReason::Timeout);
+    let mut lost = failing();
+    lost.assigned = verdict(AssignedReason::LeaseLost, "another replica holds the Lease");
+    for parting in [lost, failing().stored(StoredReason::FencedOff)] {
+        assert_eq!(parting.lag_seconds(moment_of(noon_plus(50))), None, "the replica itself leaves it to the other");
+        let last = compose(&view(parting), &nothing(), noon_plus(50));
+        let next = view(held("orders").failing(4, ReachableReason::Timeout));
+        assert_eq!(
+            compose(&next, &last, noon_plus(70)).lag_seconds,
+            Some(60),
+            "it last held nothing more at second 10"
+        );
+    }
 }
 
 #[test]
