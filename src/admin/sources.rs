@@ -7,7 +7,10 @@ use crate::{
     api::Source,
     clock::Moment,
     desired::Desired,
-    loader::report::{BlockedBy, Report, Reports},
+    loader::{
+        report::{BlockedBy, Report},
+        reports::Reports,
+    },
 };
 
 /// What the list is made of.

@@ -17,7 +17,10 @@ use crate::{
     },
     desired::Desired,
     event::StreamName,
-    loader::report::{BlockedBy, LastCaughtUp, Report, Reports, Verdict},
+    loader::{
+        report::{BlockedBy, LastCaughtUp, Report, Verdict},
+        reports::Reports,
+    },
     ownership::Holding,
     store::Holder,
     telemetry::{

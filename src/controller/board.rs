@@ -29,7 +29,7 @@ use crate::{
     api::{AssignedReason, EventSourceStatus, Source},
     desired::Desired,
     event::StreamName,
-    loader::report::{Report, Reports},
+    loader::{report::Report, reports::Reports},
 };
 
 /// DESIGN 7: writes per second and replica, on average and at once.

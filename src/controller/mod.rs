@@ -10,7 +10,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use self::leases_first::LeasesFirst;
-use crate::{desired::Desired, loader::report::Reports, ownership::Peers, telemetry::metrics::Metrics};
+use crate::{desired::Desired, loader::reports::Reports, ownership::Peers, telemetry::metrics::Metrics};
 
 mod announcements;
 mod board;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     desired::Desired,
     event::StreamName,
-    loader::report::Reports,
+    loader::reports::Reports,
     telemetry::metrics::{Metrics, StatusWriteLabels},
 };
 

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     guard::Guard,
-    report::{BlockedBy, Pen, Verdict},
+    report::{BlockedBy, Verdict},
+    reports::Pen,
 };
 use crate::{
     api::{ReachableReason, Source},

@@ -18,7 +18,9 @@
 //! | `pace` | when to ask next, and for how much (pure) |
 //! | `buffer` | the byte budget of the process |
 //! | `guard`, `send_limit` | what this process knows of its own requests; S |
-//! | [`report`] | what a source was last seen to do |
+//! | [`report`] | what one source was last seen to do |
+//! | [`reports`] | those of all held sources, for who looks |
+//! | `reporter` | who says it: in the report, and in the log |
 
 mod append;
 pub mod buffer;
@@ -35,6 +37,7 @@ mod poll;
 mod prefix;
 pub mod report;
 mod reporter;
+pub mod reports;
 mod reserve;
 mod row_lock;
 mod send_limit;

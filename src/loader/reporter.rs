@@ -3,7 +3,10 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::report::{BlockedBy, LastCaughtUp, Pen, Report, Verdict};
+use super::{
+    report::{BlockedBy, LastCaughtUp, Report, Verdict},
+    reports::Pen,
+};
 use crate::{
     api::{AcceptedReason, ReachableReason, StoredReason},
     clock::Moment,
@@ -184,7 +187,7 @@ impl Reporter {
 mod tests {
     use super::*;
     use crate::{
-        loader::{report::Reports, testing::World},
+        loader::{reports::Reports, testing::World},
         ownership::Holding,
     };
 

@@ -72,10 +72,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::loader::{
-        report::{Report, Reports},
-        testing::World,
-    };
+    use crate::loader::{report::Report, reports::Reports, testing::World};
 
     #[tokio::test(start_paused = true)]
     async fn two_short_locks_with_an_outage_between_them_are_not_a_long_one() {

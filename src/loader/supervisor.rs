@@ -20,8 +20,9 @@ use super::{
     forget::{forget_stream, must_forget},
     guard::Guard,
     held::{After, Held, Job, Next, Work},
-    report::{BlockedBy, Report, Reports, Verdict},
+    report::{BlockedBy, Report, Verdict},
     reporter::Reporter,
+    reports::Reports,
     send_limit::SendLimit,
     task::SourceTask,
 };

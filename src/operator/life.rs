@@ -24,7 +24,7 @@ use crate::{
     admin::{Admin, Sources},
     cli::RunArgs,
     desired::Desired,
-    loader::report::Reports,
+    loader::reports::Reports,
     mutation,
     store::postgres::PostgresStore,
     telemetry::{cause::in_one_line, health::Health, metrics::Metrics},

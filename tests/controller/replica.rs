@@ -7,7 +7,10 @@ use headgate::{
     controller::{self, ControllerConfig, ControllerError, Inputs, WatchState},
     desired::Desired,
     event::{Cursor, EventId, StreamName},
-    loader::report::{Report, Reports, Verdict},
+    loader::{
+        report::{Report, Verdict},
+        reports::Reports,
+    },
     ownership::{Holding, Peers},
     store::{Epoch, Holder},
     telemetry::metrics::{Metrics, StatusWriteLabels},
