@@ -51,7 +51,7 @@ impl Desired {
     }
 
     /// Notes that the object of a source is there, and that this release cannot read it.
-    pub fn refuse(&self, stream: &StreamName) {
+    pub fn mark_unreadable(&self, stream: &StreamName) {
         locked(&self.unreadable).insert(stream.clone());
         self.drop_source(stream);
     }

@@ -1,10 +1,10 @@
 //! Which EventSource is written next, and why. Pure: reports in, jobs out, the caller passes `now`.
 //!
 //! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longest.
-//! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`Budget`].
+//! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`TokenBucket`].
 
 mod tracked;
-mod turns;
+mod write_queues;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use self::{
     tracked::{Tracked, Turn, UnderWay, Work, Wrote},
-    turns::{Turns, Wanted},
+    write_queues::{Wanted, WriteQueues},
 };
 use super::{
     announcements::{Announcement, Seen, announcements},
-    budget::Budget,
     finalizer::FinalizerStep,
     sample::View,
+    token_bucket::TokenBucket,
 };
 use crate::{
     api::{AssignedReason, EventSourceStatus, Source},
@@ -119,9 +119,9 @@ pub(super) enum Done {
     Failed,
 }
 
-/// An Event to publish, with the object it is about.
+/// A Kubernetes Event that is to be published, and the object it is about.
 #[derive(Debug)]
-pub(super) struct News {
+pub(super) struct PendingEvent {
     pub(super) stream: StreamName,
     pub(super) uid: String,
     pub(super) announcement: Announcement,
@@ -139,15 +139,15 @@ pub(super) enum Look {
 /// All sources that this replica holds.
 pub(super) struct Board {
     status_every: Duration,
-    budget: Budget,
+    budget: TokenBucket,
     /// Of those writes, for the ones that only tell the time.
-    times_budget: Budget,
+    times_budget: TokenBucket,
     random: SmallRng,
     serials: u64,
     tracked: HashMap<StreamName, Tracked>,
     /// Those that are not reported any more and have a last word to be written.
     parting: HashSet<StreamName>,
-    turns: Turns,
+    queues: WriteQueues,
     statuses_held_back: bool,
     /// This replica ends.
     leaving: bool,
@@ -158,13 +158,13 @@ impl Board {
     pub(super) fn new(status_every: Duration, seed: u64) -> Self {
         Self {
             status_every,
-            budget: Budget::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
-            times_budget: Budget::new(TIMES_PER_SECOND, 1),
+            budget: TokenBucket::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
+            times_budget: TokenBucket::new(TIMES_PER_SECOND, 1),
             random: SmallRng::seed_from_u64(seed),
             serials: 0,
             tracked: HashMap::new(),
             parting: HashSet::new(),
-            turns: Turns::default(),
+            queues: WriteQueues::default(),
             statuses_held_back: false,
             leaving: false,
             in_flight: 0,
@@ -172,11 +172,11 @@ impl Board {
     }
 
     /// Takes in what changed since the last look. Returns what is worth an Event.
-    pub(super) fn look(&mut self, at: Look, reports: &Reports, desired: &Desired, now: Instant) -> Vec<News> {
-        let mut news = Vec::new();
+    pub(super) fn look(&mut self, at: Look, reports: &Reports, desired: &Desired, now: Instant) -> Vec<PendingEvent> {
+        let mut events = Vec::new();
         for report in reports.take_parted() {
             let source = desired.get(&report.holding.stream);
-            self.see(report, source, true, now, &mut news);
+            self.see(report, source, true, now, &mut events);
         }
         let mut streams = reports.take_touched();
         match at {
@@ -186,22 +186,22 @@ impl Board {
         for stream in streams {
             // Without a UID the desired set did not know the object when its Lease was won; it soon will.
             match reports.get(&stream).filter(|report| !report.uid.is_empty()) {
-                Some(report) => self.see(report, desired.get(&stream), false, now, &mut news),
-                None => self.release(&stream, &mut news),
+                Some(report) => self.see(report, desired.get(&stream), false, now, &mut events),
+                None => self.release(&stream, &mut events),
             }
         }
-        news
+        events
     }
 
     /// It is not reported any more. No last write for what was handed off: the next holder writes its own, and ours must
     /// not come after it.
-    fn release(&mut self, stream: &StreamName, news: &mut Vec<News>) {
+    fn release(&mut self, stream: &StreamName, events: &mut Vec<PendingEvent>) {
         let is_over = |tracked: &Tracked| !tracked.parting || tracked.is_told();
         if self.tracked.get(stream).is_some_and(is_over)
             && let Some(tracked) = self.forget(stream)
         {
             self.parting.remove(stream);
-            tell(stream, Some(&tracked.seen), None, news);
+            tell(stream, Some(&tracked.seen), None, events);
         }
     }
 
@@ -211,7 +211,7 @@ impl Board {
         source: Option<Arc<Source>>,
         parting: bool,
         now: Instant,
-        news: &mut Vec<News>,
+        events: &mut Vec<PendingEvent>,
     ) {
         let stream = report.holding.stream.clone();
         if parting {
@@ -230,7 +230,7 @@ impl Board {
         let same_object = known.filter(|known| known.report.uid == report.uid).cloned();
         let same_holding = same_object.clone().filter(|known| known.report.holding == report.holding);
         let seen = Seen::after(same_holding.as_ref(), report, source);
-        tell(&stream, same_object.as_ref(), Some(&seen), news);
+        tell(&stream, same_object.as_ref(), Some(&seen), events);
         match self.tracked.get_mut(&stream) {
             Some(tracked) if same_holding.is_some() => tracked.seen = seen,
             _ => {
@@ -257,7 +257,7 @@ impl Board {
         }
         let wanted = Wanted { times: self.times_budget.clone().take(now).is_ok(), ..self.wanted() };
         loop {
-            let stream = self.turns.first(wanted, now)?;
+            let stream = self.queues.first(wanted, now)?;
             // A flapping value may have come back since the turn was given; then a later turn, or none, is left.
             self.give_turn(&stream, now);
             let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
@@ -280,10 +280,10 @@ impl Board {
         if self.in_flight >= IN_FLIGHT {
             return None;
         }
-        let affordable = |budget: &Budget| budget.clone().take(now).err().unwrap_or(now);
+        let affordable = |budget: &TokenBucket| budget.clone().take(now).err().unwrap_or(now);
         let wanted = self.wanted();
-        let others = self.turns.next(Wanted { times: false, ..wanted });
-        let with_times = self.turns.next(wanted).map(|at| affordable(&self.times_budget).max(at));
+        let others = self.queues.next(Wanted { times: false, ..wanted });
+        let with_times = self.queues.next(wanted).map(|at| affordable(&self.times_budget).max(at));
         Some(others.into_iter().chain(with_times).min()?.max(affordable(&self.budget)))
     }
 
@@ -373,7 +373,7 @@ impl Board {
 
     fn take_turn(&mut self, stream: &StreamName) {
         if let Some(turn) = self.tracked.get_mut(stream).and_then(|tracked| tracked.turn.take()) {
-            self.turns.take(turn, stream);
+            self.queues.take(turn, stream);
         }
     }
 
@@ -389,14 +389,14 @@ impl Board {
         self.take_turn(stream);
         if let (Some(turn), Some(tracked)) = (turn, self.tracked.get_mut(stream)) {
             tracked.turn = Some(turn);
-            self.turns.put(turn, stream);
+            self.queues.put(turn, stream);
         }
     }
 }
 
-fn tell(stream: &StreamName, old: Option<&Seen>, new: Option<&Seen>, news: &mut Vec<News>) {
+fn tell(stream: &StreamName, old: Option<&Seen>, new: Option<&Seen>, events: &mut Vec<PendingEvent>) {
     let Some(uid) = new.or(old).map(|seen| seen.report.uid.clone()) else { return };
-    news.extend(announcements(old, new).into_iter().map(|announcement| News {
+    events.extend(announcements(old, new).into_iter().map(|announcement| PendingEvent {
         stream: stream.clone(),
         uid: uid.clone(),
         announcement,

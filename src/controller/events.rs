@@ -1,4 +1,4 @@
-//! Publishes Kubernetes Events, beside everything else: a slow API server or a storm of news delays nothing and no one.
+//! Publishes Kubernetes Events, beside everything else: a slow API server or a storm of Events delays nothing and no one.
 
 use std::sync::Arc;
 
@@ -15,14 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    board::News, budget::Budget, leases_first::LeasesFirst, patch::REQUEST_TIMEOUT, writer::LAST_WORDS_WITHIN,
+    board::PendingEvent, leases_first::LeasesFirst, patch::REQUEST_TIMEOUT, token_bucket::TokenBucket,
+    writer::LAST_WORDS_WITHIN,
 };
 use crate::{
     api::EventSource,
     telemetry::metrics::{Metrics, ResultLabels},
 };
 
-/// News beyond this are dropped and counted: when a database goes away, every source has the same to say.
+/// Events beyond this are dropped and counted: when a database goes away, every source has the same to say.
 const WAITING_AT_MOST: usize = 1_000;
 
 /// Events are for people; the API server gets at most this many per second from one replica, and so many at once.
@@ -32,10 +33,10 @@ const EVENTS_AT_ONCE: u32 = 100;
 /// The API server refuses longer notes.
 const LONGEST_NOTE: usize = 1_024;
 
-/// The end that takes news. It never waits.
+/// The end that takes Events. It never waits.
 #[derive(Clone)]
-pub(super) struct Herald {
-    news: mpsc::Sender<News>,
+pub(super) struct EventSink {
+    events: mpsc::Sender<PendingEvent>,
     metrics: Arc<Metrics>,
 }
 
@@ -43,27 +44,27 @@ pub(super) struct Herald {
 pub(super) struct Publisher {
     client: Client,
     reporter: Reporter,
-    news: mpsc::Receiver<News>,
+    events: mpsc::Receiver<PendingEvent>,
     leases_first: LeasesFirst,
     metrics: Arc<Metrics>,
 }
 
 /// Both ends. `instance` is the name of the pod.
-pub(super) fn herald(
+pub(super) fn channel(
     client: Client,
     instance: &str,
     leases_first: LeasesFirst,
     metrics: Arc<Metrics>,
-) -> (Herald, Publisher) {
+) -> (EventSink, Publisher) {
     let reporter = Reporter { controller: "headgate".to_owned(), instance: Some(instance.to_owned()) };
     let (sender, receiver) = mpsc::channel(WAITING_AT_MOST);
-    let publisher = Publisher { client, reporter, news: receiver, leases_first, metrics: metrics.clone() };
-    (Herald { news: sender, metrics }, publisher)
+    let publisher = Publisher { client, reporter, events: receiver, leases_first, metrics: metrics.clone() };
+    (EventSink { events: sender, metrics }, publisher)
 }
 
-impl Herald {
-    pub(super) fn tell(&self, news: News) {
-        if self.news.try_send(news).is_err() {
+impl EventSink {
+    pub(super) fn tell(&self, event: PendingEvent) {
+        if self.events.try_send(event).is_err() {
             count(&self.metrics, "dropped");
         }
     }
@@ -79,19 +80,19 @@ impl Publisher {
     }
 
     async fn publish_all(&mut self, shutdown: &CancellationToken) {
-        let mut budget = Budget::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE);
-        while let Some(news) = self.news.recv().await {
+        let mut budget = TokenBucket::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE);
+        while let Some(event) = self.events.recv().await {
             // Last words wait for nobody.
             shutdown.run_until_cancelled(self.leases_first.passed()).await;
             while let Err(next) = budget.take(Instant::now()) {
                 sleep_until(next).await;
             }
-            self.publish(&news).await;
+            self.publish(&event).await;
         }
     }
 
-    async fn publish(&self, news: &News) {
-        let announcement = &news.announcement;
+    async fn publish(&self, pending: &PendingEvent) {
+        let announcement = &pending.announcement;
         let event = Event {
             type_: announcement.severity,
             reason: announcement.reason.to_owned(),
@@ -102,9 +103,9 @@ impl Publisher {
         let reference = ObjectReference {
             api_version: Some(EventSource::api_version(&()).into_owned()),
             kind: Some(EventSource::kind(&()).into_owned()),
-            namespace: Some(news.stream.namespace().to_owned()),
-            name: Some(news.stream.name().to_owned()),
-            uid: Some(news.uid.clone()),
+            namespace: Some(pending.stream.namespace().to_owned()),
+            name: Some(pending.stream.name().to_owned()),
+            uid: Some(pending.uid.clone()),
             ..ObjectReference::default()
         };
         // A new one each time: one that knows the last Event of this reason counts it up, and leaves its note as it was.
@@ -112,7 +113,7 @@ impl Publisher {
         let result = match timeout(REQUEST_TIMEOUT, recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => "ok",
             Ok(Err(error)) => {
-                debug!(source = %news.stream, reason = announcement.reason, %error, "an Event was not published");
+                debug!(source = %pending.stream, reason = announcement.reason, %error, "an Event was not published");
                 "failed"
             }
             Err(_) => "timeout",
@@ -148,7 +149,7 @@ mod tests {
         let metrics = Metrics::register(&mut Registry::default());
         let (_leases_wait, waiting) = watch::channel(false);
         let client = Client::new(service, "default");
-        let (herald, publisher) = herald(client, "headgate-0", LeasesFirst::new(waiting), metrics);
+        let (sink, publisher) = channel(client, "headgate-0", LeasesFirst::new(waiting), metrics);
         let shutdown = CancellationToken::new();
         let publishing = tokio::spawn(async move { publisher.run(&shutdown).await });
         for note in ["3 polls failed in a row, Timeout", "6 polls failed in a row, ServerError"] {
@@ -158,7 +159,7 @@ mod tests {
                 action: "Poll",
                 note: note.to_owned(),
             };
-            herald.tell(News { stream: stream("orders"), uid: "uid".to_owned(), announcement });
+            sink.tell(PendingEvent { stream: stream("orders"), uid: "uid".to_owned(), announcement });
             let (request, answer) = handle.next_request().await.expect("an Event");
             assert_eq!(request.method(), Method::POST);
             let body = request.into_body().collect().await.expect("a body").to_bytes();

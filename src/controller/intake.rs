@@ -145,7 +145,7 @@ impl Intake {
     fn reject(&mut self, metadata: &ObjectMeta, message: String) -> Outcome {
         let (Some(stream), Some(uid)) = (stream_of(metadata), metadata.uid.clone()) else { return Outcome::Unchanged };
         let generation = metadata.generation.unwrap_or_default();
-        self.desired.refuse(&stream);
+        self.desired.mark_unreadable(&stream);
         self.leave_endpoint(&stream);
         let source = InvalidSource { stream, uid, generation, message };
         if self.unreadable.enter(source.clone(), Instant::now()) {

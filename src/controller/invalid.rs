@@ -18,8 +18,8 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    budget::Budget,
     patch::{FIELD_MANAGER, REQUEST_TIMEOUT},
+    token_bucket::TokenBucket,
     unreadable::{InvalidSource, Next, Unreadable},
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) struct Marks<'a> {
 impl Marks<'_> {
     /// Marks what is due, until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut budget = Budget::new(MARKS_PER_SECOND, MARKS_AT_ONCE);
+        let mut budget = TokenBucket::new(MARKS_PER_SECOND, MARKS_AT_ONCE);
         let mut entered = self.unreadable.changes();
         let mut known = self.peers.borrow().clone();
         loop {

@@ -14,7 +14,6 @@ use crate::{desired::Desired, loader::reports::Reports, ownership::Peers, teleme
 
 mod announcements;
 mod board;
-mod budget;
 mod credentials;
 mod endpoints;
 mod events;
@@ -28,6 +27,7 @@ mod patch;
 mod sample;
 mod status;
 mod steady;
+mod token_bucket;
 mod unreadable;
 mod watch;
 mod writer;
@@ -88,7 +88,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ControllerError> {
     let leases_first = LeasesFirst::new(inputs.leases_wait.clone());
-    let (herald, publisher) = events::herald(client.clone(), &config.pod_name, leases_first, metrics.clone());
+    let (sink, publisher) = events::channel(client.clone(), &config.pod_name, leases_first, metrics.clone());
     let unreadable = unreadable::Unreadable::default();
     let watch = watch::Watch {
         client: client.clone(),
@@ -100,7 +100,7 @@ pub async fn run(
     };
     let marks = invalid::Marks { client: client.clone(), unreadable, peers: inputs.peers.clone(), metrics: &metrics };
     let board = board::Board::new(config.status_interval, rand::random());
-    let writer = writer::StatusWriter::new(client, board, inputs, herald, metrics.clone());
+    let writer = writer::StatusWriter::new(client, board, inputs, sink, metrics.clone());
     let watching = watch.run(&shutdown);
     let telling = async {
         tokio::join!(writer.run(&shutdown), publisher.run(&shutdown), shutdown.run_until_cancelled(marks.run()),);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inputs,
     board::{Board, Done, Job, JobKind, Look, Serial},
-    events::Herald,
+    events::EventSink,
     leases_first::LeasesFirst,
     patch::{Performed, perform},
     status::behind_for,
@@ -42,7 +42,7 @@ pub(super) struct StatusWriter {
     desired: Desired,
     reports: Reports,
     leases_first: LeasesFirst,
-    herald: Herald,
+    sink: EventSink,
     metrics: Arc<Metrics>,
     jobs: JoinSet<Finished>,
 }
@@ -58,11 +58,11 @@ impl StatusWriter {
         client: Client,
         board: Board,
         Inputs { desired, reports, leases_wait, .. }: Inputs,
-        herald: Herald,
+        sink: EventSink,
         metrics: Arc<Metrics>,
     ) -> Self {
         let leases_first = LeasesFirst::new(leases_wait);
-        Self { client, board, desired, reports, leases_first, herald, metrics, jobs: JoinSet::new() }
+        Self { client, board, desired, reports, leases_first, sink, metrics, jobs: JoinSet::new() }
     }
 
     /// Runs until `shutdown`, which must come after the drain: a source that is still in the reports then has no
@@ -112,8 +112,8 @@ impl StatusWriter {
     }
 
     fn look(&mut self, at: Look, now: Instant) {
-        for news in self.board.look(at, &self.reports, &self.desired, now) {
-            self.herald.tell(news);
+        for event in self.board.look(at, &self.reports, &self.desired, now) {
+            self.sink.tell(event);
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     guard::Guard,
     report::{BlockedBy, Verdict},
-    reports::Pen,
+    reports::ReportWriter,
 };
 use crate::{
     api::{ReachableReason, Source},
@@ -28,7 +28,7 @@ const PANICS_FORGOTTEN: Duration = Duration::from_hours(1);
 /// A source whose Lease is ours, or was until its task has ended.
 pub(super) struct Held {
     pub(super) holding: Holding,
-    pub(super) pen: Pen,
+    pub(super) report: ReportWriter,
     pub(super) guard: Arc<Mutex<Guard>>,
     /// Whether the Lease is known to be ours.
     pub(super) lease: watch::Sender<bool>,
@@ -75,10 +75,10 @@ pub(super) enum Work {
 }
 
 impl Held {
-    pub(super) fn new(next: Next, pen: Pen, guard: Arc<Mutex<Guard>>) -> Self {
+    pub(super) fn new(next: Next, report: ReportWriter, guard: Arc<Mutex<Guard>>) -> Self {
         let Next { holding, is_ours, won } = next;
         let lease = watch::Sender::new(is_ours);
-        Self { holding, pen, guard, lease, job: None, ending: None, won, panics: 0, last_panic: None }
+        Self { holding, report, guard, lease, job: None, ending: None, won, panics: 0, last_panic: None }
     }
 
     /// The job ends between two polls, and then this follows.
@@ -114,7 +114,7 @@ impl Held {
              when the object changes",
             self.holding.holder
         );
-        self.pen.write(|report| {
+        self.report.write(|report| {
             report.reachable = Some(Verdict { reason: ReachableReason::InternalError, message });
             report.blocked_by = Some(BlockedBy::Backoff);
             report.next_poll_in(wait);

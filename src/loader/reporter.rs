@@ -5,7 +5,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     report::{BlockedBy, LastCaughtUp, Report, Verdict},
-    reports::Pen,
+    reports::ReportWriter,
 };
 use crate::{
     api::{AcceptedReason, ReachableReason, StoredReason},
@@ -19,11 +19,11 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Reporter {
     stream: StreamName,
-    pen: Pen,
+    writer: ReportWriter,
 }
 
 /// Changes a verdict and tells whether its reason did.
-fn turn<R: PartialEq + Copy>(slot: &mut Option<Verdict<R>>, reason: R, message: String) -> bool {
+fn replace_verdict<R: PartialEq + Copy>(slot: &mut Option<Verdict<R>>, reason: R, message: String) -> bool {
     let turned = slot.as_ref().is_none_or(|verdict| verdict.reason != reason);
     let told = turned || slot.as_ref().is_some_and(|verdict| verdict.message != message);
     if told {
@@ -33,13 +33,13 @@ fn turn<R: PartialEq + Copy>(slot: &mut Option<Verdict<R>>, reason: R, message: 
 }
 
 impl Reporter {
-    pub(super) fn new(stream: StreamName, pen: Pen) -> Self {
-        Self { stream, pen }
+    pub(super) fn new(stream: StreamName, writer: ReportWriter) -> Self {
+        Self { stream, writer }
     }
 
     /// Notes counters and times, which nobody waits for.
     pub(super) fn note(&self, change: impl FnOnce(&mut Report)) {
-        self.pen.write(|report| {
+        self.writer.write(|report| {
             change(report);
             false
         });
@@ -47,14 +47,14 @@ impl Reporter {
 
     /// Notes what readers are to see at once.
     pub(super) fn tell(&self, change: impl FnOnce(&mut Report)) {
-        self.pen.write(|report| {
+        self.writer.write(|report| {
             change(report);
             true
         });
     }
 
     pub(super) fn blocked_by(&self, blocked_by: Option<BlockedBy>) {
-        self.pen.write(|report| {
+        self.writer.write(|report| {
             let changed = report.blocked_by != blocked_by;
             report.blocked_by = blocked_by;
             changed
@@ -62,14 +62,14 @@ impl Reporter {
     }
 
     pub(super) fn accepted(&self, message: String) {
-        if self.turn(|report| turn(&mut report.accepted, AcceptedReason::Valid, message)) {
+        if self.turn(|report| replace_verdict(&mut report.accepted, AcceptedReason::Valid, message)) {
             info!(stream = %self.stream, reason = %AcceptedReason::Valid, "accepted");
         }
     }
 
-    pub(super) fn refused(&self, reason: AcceptedReason, message: &dyn fmt::Display) {
+    pub(super) fn not_accepted(&self, reason: AcceptedReason, message: &dyn fmt::Display) {
         let message = message.to_string();
-        if self.turn(|report| turn(&mut report.accepted, reason, message.clone())) {
+        if self.turn(|report| replace_verdict(&mut report.accepted, reason, message.clone())) {
             warn!(stream = %self.stream, %reason, message, "not accepted");
         }
     }
@@ -77,7 +77,7 @@ impl Reporter {
     /// The fetcher could not be opened. Without a reason nothing is known and the condition keeps its value.
     pub(super) fn not_opened(&self, error: &OpenError) {
         if let Some(reason) = error.reason() {
-            self.refused(reason, error);
+            self.not_accepted(reason, error);
         } else {
             debug!(stream = %self.stream, %error, "waits for its credentials");
         }
@@ -94,7 +94,8 @@ impl Reporter {
             if caught_up {
                 report.last_caught_up = Some(LastCaughtUp::before(Moment::now(), Duration::ZERO));
             }
-            turn(&mut report.reachable, ReachableReason::PollSucceeded, "the last poll succeeded".to_owned()) || turned
+            replace_verdict(&mut report.reachable, ReachableReason::PollSucceeded, "the last poll succeeded".to_owned())
+                || turned
         });
         if turned {
             info!(stream = %self.stream, reason = %ReachableReason::PollSucceeded, caught_up, "polls");
@@ -109,7 +110,7 @@ impl Reporter {
         let message = format!("{error}; next try in {}", crate::api::Duration::from(next_try));
         let turned = self.turn(|report| {
             report.consecutive_failures = failures;
-            turn(&mut report.reachable, reason, message)
+            replace_verdict(&mut report.reachable, reason, message)
         });
         if turned {
             warn!(stream = %self.stream, %reason, %error, retry_in = ?wait, "poll failed");
@@ -122,7 +123,7 @@ impl Reporter {
 
     pub(super) fn stored(&self) {
         let turned = self.turn(|report| {
-            turn(&mut report.stored, StoredReason::AppendSucceeded, "events reach the store".to_owned())
+            replace_verdict(&mut report.stored, StoredReason::AppendSucceeded, "events reach the store".to_owned())
         });
         if turned {
             info!(stream = %self.stream, reason = %StoredReason::AppendSucceeded, "stores");
@@ -130,7 +131,7 @@ impl Reporter {
     }
 
     pub(super) fn not_stored(&self, reason: StoredReason, message: &str) {
-        if self.turn(|report| turn(&mut report.stored, reason, message.to_owned())) {
+        if self.turn(|report| replace_verdict(&mut report.stored, reason, message.to_owned())) {
             warn!(stream = %self.stream, %reason, message, "not stored");
         }
     }
@@ -159,7 +160,7 @@ impl Reporter {
 
     /// The database has granted something: what it was blamed for is over.
     pub(super) fn database_answers(&self) {
-        let report = self.pen.read();
+        let report = self.writer.read();
         if report.blocked_by == Some(BlockedBy::Database) {
             self.blocked_by(None);
         }
@@ -170,12 +171,12 @@ impl Reporter {
     }
 
     pub(super) fn report(&self) -> std::sync::Arc<Report> {
-        self.pen.read()
+        self.writer.read()
     }
 
     fn turn(&self, change: impl FnOnce(&mut Report) -> bool) -> bool {
         let mut turned = false;
-        self.pen.write(|report| {
+        self.writer.write(|report| {
             turned = change(report);
             turned
         });

@@ -50,15 +50,15 @@ impl Reports {
         self.open(stream, report);
     }
 
-    /// Puts a report and returns the pen that goes on writing it.
-    pub(super) fn open(&self, stream: &StreamName, report: Report) -> Pen {
+    /// Puts a report and returns what goes on writing it.
+    pub(super) fn open(&self, stream: &StreamName, report: Report) -> ReportWriter {
         let slot: Slot = Arc::new(Mutex::new(Leaf { report: Arc::new(report), touched: true }));
         locked(&self.parted).remove(stream);
         locked(&self.yielded).remove(stream);
         self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(stream.clone(), Arc::clone(&slot));
         self.touch(stream);
         self.bump();
-        Pen { stream: stream.clone(), slot, reports: self.clone() }
+        ReportWriter { stream: stream.clone(), slot, reports: self.clone() }
     }
 
     pub fn remove(&self, stream: &StreamName) {
@@ -171,13 +171,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Writes one report.
 #[derive(Clone)]
-pub(super) struct Pen {
+pub(super) struct ReportWriter {
     stream: StreamName,
     slot: Slot,
     reports: Reports,
 }
 
-impl Pen {
+impl ReportWriter {
     pub(super) fn read(&self) -> Arc<Report> {
         read(&self.slot)
     }
@@ -224,11 +224,11 @@ mod tests {
     #[test]
     fn what_was_put_written_or_removed_is_touched_once_until_it_is_taken() {
         let reports = Reports::default();
-        let pen = reports.open(&orders(), report(AssignedReason::LeaseHeld));
+        let writer = reports.open(&orders(), report(AssignedReason::LeaseHeld));
         assert_eq!(reports.take_touched(), [orders()]);
         assert!(reports.take_touched().is_empty());
         for polls in 1..=3 {
-            pen.write(|report| {
+            writer.write(|report| {
                 report.consecutive_failures = polls;
                 false
             });

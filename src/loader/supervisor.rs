@@ -151,7 +151,7 @@ impl Supervisor {
                 if let Some(held) = self.held.get_mut(&stream) {
                     warn!(%stream, ?reason, "lost its Lease");
                     let message = lost(reason).to_owned();
-                    held.pen.write(|report| {
+                    held.report.write(|report| {
                         report.assigned = Verdict { reason: AssignedReason::LeaseLost, message };
                         report.blocked_by = Some(BlockedBy::Lease);
                         true
@@ -189,22 +189,22 @@ impl Supervisor {
                 self.held.insert(stream.clone(), held);
             }
         }
-        self.settle(&stream);
+        self.start_next(&stream);
     }
 
     fn held_for(&self, next: Next, guard: Arc<Mutex<Guard>>) -> Held {
         let stream = next.holding.stream.clone();
         let (generation, uid) =
             self.desired.get(&stream).map(|source| (source.generation, source.uid.clone())).unwrap_or_default();
-        let pen = self.reports.open(&stream, Report::of(next.holding.clone(), generation, uid));
-        Held::new(next, pen, guard)
+        let report = self.reports.open(&stream, Report::of(next.holding.clone(), generation, uid));
+        Held::new(next, report, guard)
     }
 
     /// Ends what runs for a source; then this follows. Returns whether it was held.
     fn end(&mut self, stream: &StreamName, after: After) -> bool {
         let Some(held) = self.held.get_mut(stream) else { return false };
         held.end(after);
-        self.settle(stream);
+        self.start_next(stream);
         true
     }
 
@@ -229,12 +229,12 @@ impl Supervisor {
                     (Work::Forgetting, _) => {}
                 }
             }
-            self.settle(&stream);
+            self.start_next(&stream);
         }
     }
 
     /// Starts what is to run next for a source, if nothing runs.
-    fn settle(&mut self, stream: &StreamName) {
+    fn start_next(&mut self, stream: &StreamName) {
         let Some(held) = self.held.get_mut(stream).filter(|held| held.job.is_none()) else { return };
         if let Some(after) = held.ending.take() {
             return self.go_on(stream, after);
@@ -250,7 +250,7 @@ impl Supervisor {
                 self.shared.ownership.finished(stream);
             }
             Some(source) if !source.deleting => self.start_polling(stream, source),
-            Some(source) if must_forget(&source) && !held.pen.read().forgotten => {
+            Some(source) if must_forget(&source) && !held.report.read().forgotten => {
                 self.start_forgetting(stream, &source);
             }
             // Not listed yet; or kept by somebody else's finalizer, or by ours, which is about to go.
@@ -276,7 +276,7 @@ impl Supervisor {
                 self.reports.remove(stream);
                 let held = self.held_for(next, held.guard);
                 self.held.insert(stream.clone(), held);
-                self.settle(stream);
+                self.start_next(stream);
             }
         }
     }
@@ -287,7 +287,7 @@ impl Supervisor {
             Arc::clone(&self.shared),
             stream.clone(),
             held.holding.holder.clone(),
-            Reporter::new(stream.clone(), held.pen.clone()),
+            Reporter::new(stream.clone(), held.report.clone()),
             held.lease.subscribe(),
             Arc::clone(&held.guard),
         );
@@ -303,7 +303,7 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let forget = Forget { stream: stream.clone(), uid: source.uid.clone() };
         let (shared, stopped) = (Arc::clone(&self.shared), stop.clone());
-        let reporter = Reporter::new(stream.clone(), held.pen.clone());
+        let reporter = Reporter::new(stream.clone(), held.report.clone());
         let job = async move {
             if stopped.run_until_cancelled(forget_stream(&*shared.store, forget, &reporter)).await.is_some() {
                 reporter.tell(|report| report.forgotten = true);
@@ -339,7 +339,7 @@ impl Supervisor {
             };
             self.start(&stream, Job { stop, work: Work::Recovering }, waits);
         } else {
-            self.settle(&stream);
+            self.start_next(&stream);
         }
     }
 }

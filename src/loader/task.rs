@@ -111,7 +111,7 @@ impl SourceTask {
             Ok(settings) => settings,
             Err(error) => {
                 let reason = AcceptedReason::InvalidSpec;
-                self.context.reporter.refused(reason, &format!("spec.start.afterID is not valid: {error}"));
+                self.context.reporter.not_accepted(reason, &format!("spec.start.afterID is not valid: {error}"));
                 return self.wait_for_change().await;
             }
         };

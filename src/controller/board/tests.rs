@@ -55,7 +55,7 @@ impl Desk {
         self
     }
 
-    fn look(&mut self) -> Vec<News> {
+    fn look(&mut self) -> Vec<PendingEvent> {
         let wanted = self.wanted.has_changed().expect("the desired set lives");
         self.wanted.mark_unchanged();
         let at = if wanted { Look::Everything } else { Look::Reports };
@@ -251,7 +251,7 @@ async fn a_source_that_waits_keeps_its_place_however_often_it_changes() {
     }
     assert_eq!(desk.write().len(), 100);
     let all = Wanted { statuses: true, times: true };
-    let waiting = desk.board.turns.first(all, desk.now).expect("one is left");
+    let waiting = desk.board.queues.first(all, desk.now).expect("one is left");
     desk.pass(Duration::from_millis(10));
     for name in ["new-1", "new-2"] {
         desk.report(held(name));

@@ -40,7 +40,7 @@ impl SourceTask {
         info!(stream = %self.context.stream, fence = adopted.fence.0, cursor = %adopted.cursor, "adopted");
         if adopted.id_path != settings.id_path {
             // Nothing is said of the cursor: with one in its status, an object may not go back to its former path.
-            reporter.refused(AcceptedReason::InvalidSpec, &read_from_elsewhere(&adopted.id_path));
+            reporter.not_accepted(AcceptedReason::InvalidSpec, &read_from_elsewhere(&adopted.id_path));
             return Err(self.wait_for_change().await);
         }
         let message = if adopted.start_ignored {

@@ -51,8 +51,8 @@ async fn a_lost_lease_is_written_and_told_even_when_the_task_ended_before_anybod
     lost.assigned.reason = AssignedReason::LeaseLost;
     desk.reports.put(&stream("orders"), lost);
     desk.reports.remove(&stream("orders"));
-    let news = desk.look();
-    assert_eq!(news.iter().map(|news| news.announcement.reason).collect::<Vec<_>>(), ["LeaseLost"]);
+    let events = desk.look();
+    assert_eq!(events.iter().map(|event| event.announcement.reason).collect::<Vec<_>>(), ["LeaseLost"]);
     assert!(desk.look().is_empty());
     assert_eq!(reasons(&desk.write()), ["transition"]);
     assert!(desk.look().is_empty());
@@ -94,7 +94,7 @@ async fn a_lost_lease_is_written_and_told() {
     let mut lost = held("orders");
     lost.assigned.reason = AssignedReason::LeaseLost;
     desk.reports.put(&stream("orders"), lost);
-    let news = desk.look();
-    assert_eq!(news.iter().map(|news| news.announcement.reason).collect::<Vec<_>>(), ["LeaseLost"]);
+    let events = desk.look();
+    assert_eq!(events.iter().map(|event| event.announcement.reason).collect::<Vec<_>>(), ["LeaseLost"]);
     assert_eq!(reasons(&desk.write()), ["transition"]);
 }

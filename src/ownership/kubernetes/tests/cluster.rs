@@ -175,7 +175,7 @@ impl Cluster {
     /// One controller cannot read the object, as it stands now.
     pub(super) fn cannot_read(&self, pod: &str, stream: &StreamName) {
         let pod = &self.pods[pod];
-        pod.desired.refuse(stream);
+        pod.desired.mark_unreadable(stream);
         if pod.running.tasks.lock().unwrap().remove(stream).is_some() {
             pod.ownership.finished(stream);
         }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// A token bucket that begins full.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(super) struct TokenBucket {
     every: Duration,
     burst: u32,
     /// When the bucket would be full if nothing more were taken (the virtual schedule of GCRA): no fraction is ever
@@ -14,7 +14,7 @@ pub(super) struct Budget {
     full_at: Option<Instant>,
 }
 
-impl Budget {
+impl TokenBucket {
     /// `per_second` on average, `burst` at once.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         Self { every: Duration::from_secs(1) / per_second.max(1), burst: burst.max(1), full_at: None }
@@ -43,24 +43,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_bucket_gives_its_burst_at_once_and_then_its_rate() {
-        let mut budget = Budget::new(20, 100);
+        let mut bucket = TokenBucket::new(20, 100);
         let now = Instant::now();
-        assert_eq!((0..150).filter(|_| budget.take(now).is_ok()).count(), 100);
-        assert_eq!(budget.take(now), Err(now + Duration::from_millis(50)));
-        assert!(budget.take(now + Duration::from_millis(50)).is_ok());
-        assert!(budget.take(now + Duration::from_millis(50)).is_err());
+        assert_eq!((0..150).filter(|_| bucket.take(now).is_ok()).count(), 100);
+        assert_eq!(bucket.take(now), Err(now + Duration::from_millis(50)));
+        assert!(bucket.take(now + Duration::from_millis(50)).is_ok());
+        assert!(bucket.take(now + Duration::from_millis(50)).is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_window_of_any_history_holds_more_than_burst_plus_rate() {
         for seed in 0..300 {
             let mut random = SmallRng::seed_from_u64(seed);
-            let mut budget = Budget::new(20, 100);
+            let mut bucket = TokenBucket::new(20, 100);
             let mut now = Instant::now();
             let mut taken = Vec::new();
             for _ in 0..2_000 {
                 now += Duration::from_millis(random.random_range(0..60));
-                match budget.take(now) {
+                match bucket.take(now) {
                     Ok(()) => taken.push(now),
                     Err(next) => assert!(next > now, "a refusal names a later instant"),
                 }
@@ -75,12 +75,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_promised_instant_does_grant() {
-        let mut budget = Budget::new(7, 3);
+        let mut bucket = TokenBucket::new(7, 3);
         let mut now = Instant::now();
         for _ in 0..100 {
-            if let Err(next) = budget.take(now) {
+            if let Err(next) = bucket.take(now) {
                 now = next;
-                assert!(budget.take(now).is_ok());
+                assert!(bucket.take(now).is_ok());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Whose turn comes when. Pure.
+//! Who waits to be written, and whose turn comes first. Pure.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ type Queue = BTreeSet<(Instant, StreamName)>;
 
 /// The queues of a board. A source stands in one of them at most.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct WriteQueues {
     finalizers: Queue,
     urgent: Queue,
     samples: Queue,
@@ -27,7 +27,7 @@ pub(super) struct Wanted {
     pub(super) times: bool,
 }
 
-impl Turns {
+impl WriteQueues {
     pub(super) fn put(&mut self, turn: Turn, stream: &StreamName) {
         self.queue(turn).insert((turn.at(), stream.clone()));
     }
