@@ -46,7 +46,7 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     let mut registry = Registry::with_prefix("headgate");
     registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`; Pending and Waiting were not asked by this replica yet", sources);
     registry.register("requests", "Requests to sources by outcome", requests);
-    registry.register("events_appended", "Events stored", events_appended);
+    registry.register("events_appended", "Events stored by this replica since it won the Lease", events_appended);
     registry.register_with_unit(
         "lag",
         "Time since everything of a source was known to be stored; 0 while it is caught up and well, no series while it is suspended, \

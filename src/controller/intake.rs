@@ -38,9 +38,11 @@ pub(super) enum Outcome {
     Removed,
     /// The object cannot be run as it stands. Said once for each generation of it.
     Invalid(InvalidSource),
-    /// A list began, or ended and removed this many.
+    /// A list began.
     Listing,
+    /// It ended.
     Listed {
+        /// How many sources it did not name, which were removed.
         gone: usize,
     },
 }

@@ -30,7 +30,7 @@ pub(super) struct Held {
     pub(super) holding: Holding,
     pub(super) report: ReportWriter,
     pub(super) guard: Arc<Mutex<Guard>>,
-    /// Whether the Lease is known to be ours.
+    /// Whether the Lease is known to be ours: not while it is in doubt, and for this task never again once it was lost.
     pub(super) lease: watch::Sender<bool>,
     pub(super) job: Option<Job>,
     /// What follows when the job has ended, if it is to end.
@@ -68,7 +68,7 @@ pub(super) struct Job {
 pub(super) enum Work {
     /// Polls, and hears of each change of its object.
     Polling(watch::Sender<Arc<Source>>),
-    /// To its end, whatever follows: a new object of that name is to find nothing of the old one.
+    /// Not ended by a change of the object: a new one of that name is to find nothing of the old one.
     Forgetting,
     /// Waits after a panic, until its object changes at most: what changed may be the remedy.
     Recovering,

@@ -13,7 +13,7 @@ use tokio::{
 use super::context::{Context, IN_FLIGHT};
 use crate::{clock::Moment, permit::Permit};
 
-/// How long before another replica may send a response is given up: a reset needs a moment to arrive, and two clocks do not
+/// How long before another replica may send a response is given up: a TCP RST needs a moment to arrive, and two clocks do not
 /// run alike. What is left of D and of a Lease's duration is still long enough for two lost extensions or renewals.
 const AHEAD: Duration = Duration::from_millis(300);
 
@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 ///   it away: then the row counts alone.
 ///
 /// What is left is a Lease that somebody deletes or edits by hand, until the watch shows it; a second process under the
-/// name of this one ([`Renewal`](crate::ownership::Renewal)); and a source that ignores a reset (R3).
+/// name of this one ([`Renewal`](crate::ownership::Renewal)); and a source that ignores an RST (R3).
 ///
 /// All of this goes by a clock that stands still while the machine is suspended. What it has slept since the grant is taken off: a
 /// little too much, where it was heard of since.

@@ -34,7 +34,7 @@ const FIRST_ERROR_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait after reservations that came too late to be spent: the database is slow, and mends in its own time.
 const LAST_EXPIRY_WAIT: Duration = Duration::from_secs(10);
 
-/// So many reservations in a row that came too late are no chance: three seconds or more of a database that is slow.
+/// This many late reservations in a row are no coincidence: three seconds or more of a database that is slow.
 const EXPIRIES_TO_BLAME: u32 = 5;
 
 /// The part of its wait by which an idle source may be asked sooner, to share a statement with others (DESIGN 4), and the most

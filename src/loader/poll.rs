@@ -73,7 +73,7 @@ pub(super) struct Poller {
     ended: Option<(Owed, Instant)>,
     /// A kept connection was found closed, and neither a page nor a failure has come since.
     asks_again: bool,
-    /// By how much the next reservation comes sooner than it had to, which it may wait for others.
+    /// How much before its due time the next RESERVE is issued; it may wait that long to share a statement.
     patience: Duration,
     /// When the next request was due, for the metric of waiting.
     due: Instant,

@@ -19,8 +19,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Report {
     pub holding: Holding,
-    /// The generation and UID of the object that runs.
+    /// Of the object that runs; 0 as long as it is not known here.
     pub generation: i64,
+    /// Of the same; empty as long as it is not known here. There is nothing to be written then.
     pub uid: String,
     pub epoch: Option<Epoch>,
     pub cursor: Option<Cursor>,
@@ -164,7 +165,7 @@ impl Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastCaughtUp {
     noted: Moment,
-    /// How long it was over by then.
+    /// How long before `noted` that was.
     ago: Duration,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Reservations {
     fence: Fence,
     min_interval: Duration,
     failures: u32,
-    /// The database answers, but each time too late: the exchange says when that is over.
+    /// Grants keep arriving after their send limit; cleared by the exchange.
     pub(super) keeps_expiring: bool,
     lock: RowLock,
     rng: StdRng,

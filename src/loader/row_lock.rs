@@ -47,7 +47,7 @@ impl RowLock {
         self.met = None;
     }
 
-    /// Whether it was said.
+    /// Whether the lock has lasted for [`LASTS`], so that it is reported.
     pub(super) fn lasts(&self) -> bool {
         self.lasts_for() >= LASTS
     }

@@ -65,7 +65,7 @@ pub struct Supervisor {
     health: Health,
     jobs: JoinSet<()>,
     streams: HashMap<Id, StreamName>,
-    /// Its `Run` is the next directive.
+    /// The last directive was [`Directive::Doubted`] of this source: the `Run` that comes next takes it up with its Lease in doubt.
     doubted: Option<StreamName>,
     stopping: bool,
 }
@@ -344,7 +344,7 @@ impl Supervisor {
     }
 }
 
-/// Tells ownership when the database last answered. Ends never.
+/// Tells ownership when the database last answered. Never returns.
 async fn watch_database(shared: &Shared, health: &Health) {
     loop {
         match shared.store.ping().await {

@@ -74,7 +74,8 @@ pub(super) struct SourceTask {
     /// When the Lease was won, until the first reservation is granted. None if something of the source itself had to come about
     /// first: its takeover was over by then.
     won: Option<Instant>,
-    /// A value of `headgate.dev/poll-requested-at` that no poll has served yet.
+    /// The value of `headgate.dev/poll-requested-at` that the next request serves. That of another generation or holder may have
+    /// been served before; then it is said again of the first request, which is sent in any case.
     requested: Option<String>,
     /// Another holder had adopted the row when it was last asked, at this instant.
     fenced_off: Option<Instant>,

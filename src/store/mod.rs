@@ -39,7 +39,8 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Counts the changes of holder of a row. Every ADOPT raises it; a holder with an older one fails its next RESERVE.
+/// Counts what ends the right of whoever held a row before: every ADOPT, RESET and FORGET, and the death of its holder, raise it.
+/// A holder with an older one fails its next RESERVE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fence(pub i64);
 
@@ -311,7 +312,8 @@ pub enum StoreError {
 /// Who may send, and when (DESIGN 4).
 #[async_trait]
 pub trait Gate: Send + Sync {
-    /// Takes the row over: fence + 1, holder = me. Creates it when there is none. Never refused.
+    /// Takes the row over: fence + 1, holder = me. Creates it when there is none. Refused only if
+    /// `in_doubt` and the row is not the holder's.
     async fn adopt(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError>;
     /// Begins again at `start`. Refused unless holder and fence are the row's and the epoch grew.
     async fn reset(&self, reset: Reset) -> Result<Answer<Adopted>, StoreError>;

@@ -39,8 +39,8 @@ impl Part {
 
 /// What is pending, shared by clones.
 ///
-/// A replica is ready when nothing is pending. A part may become pending again: a database that is gone later is said
-/// as loudly as one that was never there, and a rollout stops there.
+/// A replica is ready when nothing is pending. The database, the sources and the membership may become pending again: what is
+/// gone later is said as loudly as what was never there, and a rollout stops there. The other parts are asked at the start alone.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     pending: Arc<Mutex<BTreeMap<Part, String>>>,

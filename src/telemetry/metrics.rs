@@ -77,7 +77,7 @@ pub struct Metrics {
     /// How many sources share one statement.
     pub statement_rows: Family<VerbLabels, Histogram>,
     pub retransported_events: Family<CauseLabels, Counter>,
-    /// Rounds in which days were not made or not dropped.
+    /// Rounds in which day partitions were not made or not dropped.
     pub upkeep_failures: Counter,
     pub takeover_duration: Histogram,
     pub leases_held: Gauge,
@@ -177,7 +177,7 @@ impl Metrics {
         );
         registry.register(
             "upkeep_failures",
-            "Rounds in which the days of the store could not be made or dropped",
+            "Rounds in which day partitions of the store could not be made or dropped",
             self.upkeep_failures.clone(),
         );
     }
@@ -203,7 +203,7 @@ impl Metrics {
         );
         registry.register(
             "lease_renew_failures",
-            "Failed or late renewals of the member Lease",
+            "Failed tries to write the member Lease: to join with it, or to renew it",
             self.lease_renew_failures.clone(),
         );
         registry.register_with_unit(
