@@ -103,3 +103,17 @@ async fn what_was_served_to_one_object_is_not_said_of_the_next_of_its_name() {
     assert!(!is_served(&world));
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_a_holder_before_may_have_served_costs_none_more() {
+    let mut asked = Vec::new();
+    for request in [None, Some("now".to_owned())] {
+        let mut world = World::with_events(3);
+        world.object.poll_requested_at = request;
+        let (begun, running) = (Instant::now(), start(&world));
+        sleep(Duration::from_mins(10)).await;
+        asked.push(world.source.log().iter().map(|served| served.start - begun).collect::<Vec<_>>());
+        running.stop().await;
+    }
+    assert_eq!(asked[0], asked[1]);
+}
