@@ -143,6 +143,11 @@ impl Pace {
         self.limit = 1;
     }
 
+    /// A page that does not fit the cursor is no dearer whole: of one event nobody can tell where it begins.
+    pub(super) fn ask_for_all(&mut self) {
+        self.limit = self.batch_size;
+    }
+
     /// The next failure counts as the first.
     pub(super) fn forgive(&mut self) {
         self.failures = 0;

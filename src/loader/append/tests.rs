@@ -222,6 +222,21 @@ async fn a_stored_event_that_begins_a_page_with_new_ones_is_dropped_and_stops_no
     assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stored_event_that_is_all_of_a_page_of_one_does_not_keep_the_source_from_what_follows_it() {
+    let world = World::new();
+    // A bad item, so that one event is asked for; and that is one that is listed again.
+    world.source.next([Script::Exactly(opaque(1..=10)), Script::Bad(0), Script::Exactly(opaque([3]))]);
+    world.source.next([Script::Exactly(opaque([3, 11, 12]))]);
+    let mut polling = world.adopted_by("a").await;
+    for _ in 0..4 {
+        polling.poll().await;
+    }
+    let limits: Vec<_> = world.source.log().iter().map(|served| served.limit).collect();
+    assert_eq!(limits, [limits[0], limits[0], 1, limits[0]]);
+    assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
+}
+
 fn items(ids: &[&str]) -> Vec<Item> {
     let item = |id: &&str| match id.strip_prefix("deep") {
         None => Item::Event(event(id)),

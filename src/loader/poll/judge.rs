@@ -58,7 +58,10 @@ impl Poller {
             }
             End::Page { first_byte } => match outcome.finish.rejected {
                 None => self.succeed(outcome.page.fill(), first_byte, outcome.left),
-                Some(error) => self.fail_request(&error, moved),
+                Some(error) => {
+                    self.pace.ask_for_all();
+                    self.fail_request(&error, moved)
+                }
             },
             End::Failed(Failure { error, progress }) => {
                 self.ask_for_less(&error, progress, moved);
