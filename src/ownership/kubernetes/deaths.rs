@@ -40,15 +40,22 @@ pub(super) enum Duty {
     },
     Fenced {
         dead: Holder,
-        certificate: Option<Arc<str>>,
+        certificate: Option<Certificate>,
     },
     /// A certificate was removed, or stands like this.
     Removed {
-        certificate: Arc<str>,
+        lease: Arc<str>,
         deletion: Deletion,
     },
     Swept(StreamName),
     Pinged(bool),
+}
+
+/// A certificate of death as it was seen. Only this version of the Lease may go: a newer one may be that of a member that lives.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    lease: Arc<str>,
+    version: Version,
 }
 
 impl Replica {
@@ -65,15 +72,18 @@ impl Replica {
             .view
             .members()
             .filter(|lease| lease.holder.is_none() && !self.burying.contains(&lease.name))
-            .filter_map(|lease| Some((lease.name.clone(), lease.death.clone()?)))
+            .filter_map(|lease| {
+                let certificate = Certificate { lease: lease.name.clone(), version: lease.version.clone() };
+                Some((certificate, lease.death.clone()?))
+            })
             .collect();
-        for (name, death) in certificates {
+        for (certificate, death) in certificates {
             // Whoever declared it dead; when that one has died too, or cannot, the first of those who live.
             let declared_by_me = self.me.as_ref() == Some(&death.declared_by);
             let witness_can = self.view.live(&death.declared_by).is_some_and(|lease| lease.state.has_database());
             if declared_by_me || (!witness_can && self.is_first()) {
-                self.burying.insert(name.clone());
-                self.fence_off(death.of, Some(name));
+                self.burying.insert(certificate.lease.clone());
+                self.fence_off(death.of, Some(certificate));
             }
         }
         self.last_signs.retain(|_, at| now - *at < REMEMBER_LAST_SIGN);
@@ -149,9 +159,9 @@ impl Replica {
                     self.remove_certificate(certificate);
                 }
             }
-            Duty::Removed { certificate, deletion } => {
+            Duty::Removed { lease, deletion } => {
                 if let Deletion::Changed(current) = deletion {
-                    self.burying.remove(&certificate);
+                    self.burying.remove(&lease);
                     self.learn(&current);
                 }
             }
@@ -161,7 +171,7 @@ impl Replica {
     }
 
     /// Raises the fence of all rows of the dead, again and again until it worked.
-    fn fence_off(&mut self, dead: Holder, certificate: Option<Arc<str>>) {
+    fn fence_off(&mut self, dead: Holder, certificate: Option<Certificate>) {
         let gate = self.gate.clone();
         let fence = async move {
             fence_off(&*gate, &dead).await;
@@ -170,12 +180,11 @@ impl Replica {
         self.duties.push(fence.boxed());
     }
 
-    fn remove_certificate(&mut self, certificate: Arc<str>) {
-        let Some(lease) = self.view.member(&certificate) else { return };
-        let (api, turns, version) = (self.api.clone(), self.deletion_turns.clone(), lease.version.clone());
+    fn remove_certificate(&mut self, Certificate { lease, version }: Certificate) {
+        let (api, turns) = (self.api.clone(), self.deletion_turns.clone());
         let remove = async move {
-            let deletion = write::delete(api, turns, certificate.to_string(), version, OnDenial::Repeat).await;
-            Duty::Removed { certificate, deletion }
+            let deletion = write::delete(api, turns, lease.to_string(), version, OnDenial::Repeat).await;
+            Duty::Removed { lease, deletion }
         };
         self.duties.push(remove.boxed());
     }

@@ -12,6 +12,7 @@ use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
 
 mod cluster;
 mod gate;
+mod joining;
 mod leaving;
 mod outages;
 mod supervisor;
