@@ -18,7 +18,7 @@ use crate::{
     clock::Moment,
     ownership::{
         Renewal,
-        lease::{self, MemberLease, MemberState, Seen, Version},
+        lease::{MemberLease, MemberState, Version},
     },
     store::Holder,
 };
@@ -99,20 +99,21 @@ impl Member {
 
     /// Creates the Lease of a new incarnation. `None` when told to leave meanwhile.
     async fn join(&mut self) -> Option<MemberLease> {
-        let mut lease =
-            MemberLease::begin(&self.config.pod, rand::random(), &self.config.pod_template, self.config.lease_duration);
+        let mut lease = self.begin();
         while !self.leaves() {
             lease.state = self.state();
             let written = lease.write(Timestamp::now());
             let mut issued = Some(Instant::now());
-            let mut answer = self.call(self.renewals.create(&written)).await;
-            if matches!(answer, Err(LeaseError::Conflict)) {
+            let answer = match self.call(self.renewals.create(&written)).await {
                 // The nonce is random: what exists already is what I wrote without hearing of it, some time ago.
-                issued = None;
-                answer = self.call(self.renewals.get(&lease.name)).await;
-            }
+                Err(LeaseError::Conflict) => {
+                    issued = None;
+                    self.find(&lease).await
+                }
+                answer => answer.map(Some),
+            };
             match answer {
-                Ok(created) => {
+                Ok(Some(created)) => {
                     lease = adopt(lease, &created);
                     let holder = lease.holder.clone()?;
                     tracing::info!(holder = %holder, lease = %lease.name, "joined");
@@ -121,6 +122,10 @@ impl Member {
                     }
                     self.tell(Sign::Joined { holder, lease: created });
                     return Some(lease);
+                }
+                Ok(None) => {
+                    tracing::warn!(lease = %lease.name, "declared dead before I heard that I had joined; joining anew");
+                    lease = self.begin();
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to join; trying again");
@@ -175,17 +180,29 @@ impl Member {
         }
     }
 
-    /// After a conflict: the Lease as it stands if it still names this incarnation. An earlier renewal of mine may have
-    /// landed without an answer, or somebody put a label on it; neither is a death.
-    async fn look(&self, lease: &MemberLease) -> Option<MemberLease> {
+    fn begin(&self) -> MemberLease {
+        let Config { pod, pod_template, lease_duration, .. } = &*self.config;
+        MemberLease::begin(pod, rand::random(), pod_template, *lease_duration)
+    }
+
+    /// After a conflict: the Lease as it stands, unless it is gone or names this incarnation no more. An earlier write of mine may
+    /// have landed without an answer, or somebody put a label on it; neither is a death.
+    async fn find(&self, lease: &MemberLease) -> Result<Option<Lease>, LeaseError> {
         match self.call(self.renewals.get(&lease.name)).await {
-            Ok(current) => match lease::read(&current) {
-                Seen::Member(read) if read.holder == lease.holder => Some(adopt(lease.clone(), &current)),
-                Seen::Member(_) => None,
-                // Its labels were edited away: the next renewal writes them again.
-                _ => Some(adopt(lease.clone(), &current)),
-            },
-            Err(LeaseError::NotFound) => None,
+            Ok(current) => {
+                // One that is not readable was edited: the next renewal writes it again.
+                let is_mine = MemberLease::read(&current).is_none_or(|read| read.holder == lease.holder);
+                Ok(is_mine.then_some(current))
+            }
+            Err(LeaseError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// After a conflict with a renewal: what to renew next, if this incarnation lives.
+    async fn look(&self, lease: &MemberLease) -> Option<MemberLease> {
+        match self.find(lease).await {
+            Ok(found) => found.map(|current| adopt(lease.clone(), &current)),
             Err(_) => {
                 self.tell(Sign::Failed);
                 tokio::time::sleep(RETRY).await;

@@ -1,4 +1,4 @@
-//! A member is declared dead, and comes to life again.
+//! A member Lease is created, and its replica does not hear of it; or it is declared dead, and comes to life again.
 
 use std::sync::atomic::Ordering;
 
@@ -10,6 +10,34 @@ use crate::{
     ownership::lease::{MemberLease, Version},
     store::Holder,
 };
+
+/// `a` and `b`, and an `m` that created its Lease without an answer and is cut off since. Returns the incarnation as well.
+async fn m_does_not_hear_that_it_joined() -> (Cluster, Holder) {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    cluster.start("m").faults.swallow_answers_to_joins(1);
+    cluster.until(5 * SECOND, "created", |cluster| cluster.member_of("m").is_some()).await;
+    cluster.pods["m"].faults.partition(true);
+    let unheard = cluster.member_of("m").and_then(|lease| lease.holder).unwrap();
+    (cluster, unheard)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_declared_dead_before_it_heard_that_it_had_joined_does_not_live_on_over_its_certificate() {
+    let (cluster, unheard) = m_does_not_hear_that_it_joined().await;
+    cluster.gate.down.store(true, Ordering::Relaxed);
+    cluster.until(10 * SECOND, "declared dead", |cluster| cluster.is_certified(&unheard)).await;
+    cluster.pods["m"].faults.partition(false);
+    cluster.until(5 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
+    sleep(3 * SECOND).await;
+    cluster.gate.down.store(false, Ordering::Relaxed);
+    sleep(10 * SECOND).await;
+    assert!(cluster.gate.fenced.lock().unwrap().contains(&unheard));
+    assert_eq!(cluster.deleted_by_others(), [], "whose peers must not take over before their silence");
+    assert_ne!(cluster.pods["m"].ownership.view().holder, Some(unheard));
+    cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
+    assert_eq!(cluster.members().len(), 3, "the certificate is gone");
+    cluster.assert_no_living_holder_was_robbed();
+}
 
 /// By hand, or by a replica of an earlier release, which took a certificate of its own for its Lease.
 #[tokio::test(start_paused = true)]
@@ -32,6 +60,26 @@ async fn a_certificate_that_was_made_a_living_lease_again_is_not_deleted_for_wha
     assert_eq!(cluster.deleted_by_others(), [], "nobody has measured its silence yet");
     cluster.until(20 * SECOND, "buried", |cluster| cluster.members().len() == 2).await;
     cluster.until(10 * SECOND, "settled", Cluster::is_settled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_a_certificate_where_it_would_create_its_lease_begins_another_incarnation() {
+    let mut cluster = cluster_of(&["a"], 4, 1).await;
+    let witness = cluster.member_of("a").and_then(|lease| lease.holder).unwrap();
+    cluster.gate.down.store(true, Ordering::Relaxed);
+    cluster.start("m").faults.swallow_answers_to_joins(1);
+    cluster.until(5 * SECOND, "created", |cluster| cluster.member_of("m").is_some()).await;
+    let unheard = cluster.member_of("m").unwrap();
+    // As for a second process under the name of its pod, which waits for no silence.
+    cluster.api.edit(&unheard.name, |lease| {
+        *lease = MemberLease::read(lease)
+            .and_then(|lease| lease.declared_dead(&witness))
+            .unwrap()
+            .write(Timestamp::UNIX_EPOCH);
+    });
+    cluster.until(4 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
+    assert_ne!(cluster.pods["m"].ownership.view().holder, unheard.holder);
+    assert!(cluster.is_certified(unheard.holder.as_ref().unwrap()), "until its rows are fenced off");
 }
 
 impl Cluster {
