@@ -99,8 +99,12 @@ impl Member {
 
     /// Creates the Lease of a new incarnation. `None` when told to leave meanwhile.
     async fn join(&mut self) -> Option<MemberLease> {
-        let mut lease = self.begin();
+        let (mut lease, mut began) = (self.begin(), Instant::now());
         while !self.leaves() {
+            if began.elapsed() >= self.config.lease_duration {
+                // It may have been created without an answer, declared dead, and removed since; and nobody lives twice.
+                (lease, began) = (self.begin(), Instant::now());
+            }
             lease.state = self.state();
             let written = lease.write(Timestamp::now());
             let mut issued = Some(Instant::now());
@@ -125,7 +129,7 @@ impl Member {
                 }
                 Ok(None) => {
                     tracing::warn!(lease = %lease.name, "declared dead before I heard that I had joined; joining anew");
-                    lease = self.begin();
+                    (lease, began) = (self.begin(), Instant::now());
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to join; trying again");

@@ -82,6 +82,15 @@ async fn who_finds_a_certificate_where_it_would_create_its_lease_begins_another_
     assert!(cluster.is_certified(unheard.holder.as_ref().unwrap()), "until its rows are fenced off");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_incarnation_that_was_declared_dead_unheard_does_not_come_again_once_its_certificate_is_gone() {
+    let (cluster, unheard) = m_does_not_hear_that_it_joined().await;
+    cluster.until(10 * SECOND, "declared dead and buried", |cluster| cluster.members().len() == 2).await;
+    cluster.pods["m"].faults.partition(false);
+    cluster.until(5 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
+    assert_ne!(cluster.pods["m"].ownership.view().holder, Some(unheard));
+}
+
 impl Cluster {
     fn is_certified(&self, dead: &Holder) -> bool {
         self.members().iter().any(|lease| lease.death.as_ref().is_some_and(|death| death.of == *dead))
