@@ -171,6 +171,8 @@ pub(super) struct Faults {
     swallowed: AtomicU32,
     /// So many of the next creations of a member Lease are carried out, and their answers lost.
     swallowed_joins: AtomicU32,
+    /// So many of the next renewals never arrive.
+    lost_renewals: AtomicU32,
     /// No deletion of a Lease with this in its name is answered.
     unanswered_deletions: Mutex<Option<String>>,
     /// How many deletions were asked for.
@@ -215,6 +217,10 @@ impl Faults {
 
     pub(super) fn swallow_answers_to_joins(&self, count: u32) {
         self.swallowed_joins.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn lose_renewals(&self, count: u32) {
+        self.lost_renewals.store(count, Ordering::Relaxed);
     }
 
     /// Takes the permission for everything away, or gives it back.
@@ -309,6 +315,9 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
+        if MemberLease::read(lease).is_some_and(|lease| lease.holder.is_some()) {
+            swallow(&self.faults.lost_renewals).await;
+        }
         let answer = self.call(|| self.api.replace(&self.writer, lease)).await;
         if SourceLease::read(lease).is_some() {
             swallow(&self.faults.swallowed).await;

@@ -23,7 +23,7 @@ use crate::{
     store::Holder,
 };
 
-/// The pause after a failed write. Short: three of them fit into the Lease's duration.
+/// A call that failed at once is made again this long after it began. One that hung was pause enough.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What the replica wants its member Lease to say.
@@ -107,7 +107,8 @@ impl Member {
             }
             lease.state = self.state();
             let written = lease.write(Timestamp::now());
-            let mut issued = Some(Instant::now());
+            let begun = Instant::now();
+            let mut issued = Some(begun);
             let answer = match self.call(self.renewals.create(&written)).await {
                 // The nonce is random: what exists already is what I wrote without hearing of it, some time ago.
                 Err(LeaseError::Conflict) => {
@@ -134,7 +135,7 @@ impl Member {
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to join; trying again");
                     self.tell(Sign::Failed);
-                    tokio::time::sleep(RETRY).await;
+                    self.pause_after(begun).await;
                 }
             }
         }
@@ -174,7 +175,7 @@ impl Member {
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "failed to renew; trying again");
                         self.tell(Sign::Failed);
-                        tokio::time::sleep(RETRY).await;
+                        self.pause_after(issued.at).await;
                     }
                 }
                 if self.leaves() {
@@ -205,11 +206,12 @@ impl Member {
 
     /// After a conflict with a renewal: what to renew next, if this incarnation lives.
     async fn look(&self, lease: &MemberLease) -> Option<MemberLease> {
+        let asked = Instant::now();
         match self.find(lease).await {
             Ok(found) => found.map(|current| adopt(lease.clone(), &current)),
             Err(_) => {
                 self.tell(Sign::Failed);
-                tokio::time::sleep(RETRY).await;
+                self.pause_after(asked).await;
                 Some(lease.clone())
             }
         }
@@ -221,6 +223,7 @@ impl Member {
         self.renewed.send_replace(None);
         let deadline = Instant::now() + self.config.lease_duration;
         while Instant::now() < deadline {
+            let begun = Instant::now();
             match self.call(self.renewals.delete(&lease.name, &lease.version)).await {
                 Ok(()) | Err(LeaseError::NotFound) => return,
                 Err(LeaseError::Conflict) => match self.look(&lease).await {
@@ -236,7 +239,7 @@ impl Member {
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to free the member Lease");
-                    tokio::time::sleep(RETRY).await;
+                    self.pause_after(begun).await;
                 }
             }
         }
@@ -268,7 +271,12 @@ impl Member {
     }
 
     async fn call<T>(&self, call: impl Future<Output = Result<T, LeaseError>>) -> Result<T, LeaseError> {
-        within(self.config.renew_timeout, "keep the member Lease", call).await
+        within(self.config.renew_timeout(), "keep the member Lease", call).await
+    }
+
+    /// The pause after a call that began then and failed.
+    async fn pause_after(&self, begun: Instant) {
+        tokio::time::sleep_until(begun + std::cmp::min(RETRY, self.config.renew_timeout())).await;
     }
 }
 

@@ -47,6 +47,9 @@ mod write;
 pub use client::{KubernetesLeases, LeaseError};
 pub use installation::Installation;
 
+/// A Lease that lasts long leaves time for more calls, not for longer ones.
+const LONGEST_RENEWAL: Duration = Duration::from_millis(1_500);
+
 /// How one replica takes part.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -58,9 +61,8 @@ pub struct Config {
     pub pod: String,
     /// The pod-template-hash, so that a rolling update moves a source once; empty when there is none.
     pub pod_template: String,
-    /// Each renewal is one API write; three of them may fail within `lease_duration`.
+    /// The pause between a renewal of the member Lease that was answered and the next. Each is one API write.
     pub renew_interval: Duration,
-    pub renew_timeout: Duration,
     /// A member is suspect after this silence.
     pub lease_duration: Duration,
     /// Writes of source Leases in flight. The API server does about 1,400/s, at some 10 ms each.
@@ -81,13 +83,19 @@ impl Config {
             pod: pod.into(),
             pod_template: pod_template.into(),
             renew_interval: Duration::from_millis(1_500),
-            renew_timeout: Duration::from_millis(1_500),
             lease_duration: Duration::from_secs(5),
             writes_in_flight: 48,
             yields_in_flight: 128,
             drain_limit: Duration::from_secs(20),
             gone_after: Duration::from_mins(10),
         }
+    }
+
+    /// How long a call for the member Lease waits for its answer. Two in a row may hang: then a seventh of what was left of the Lease
+    /// when the first one was due is still left for the third, half a second by default.
+    fn renew_timeout(&self) -> Duration {
+        let left = self.lease_duration.saturating_sub(self.renew_interval);
+        std::cmp::min(left * 3 / 7, LONGEST_RENEWAL)
     }
 
     /// Who was not heard of for so long is not counted on. Its sign of life is at most an interval old, and mine before that another

@@ -15,6 +15,7 @@ mod gate;
 mod joining;
 mod leaving;
 mod outages;
+mod renewals;
 mod supervisor;
 mod versions;
 

@@ -97,16 +97,20 @@ impl Cluster {
     }
 
     pub(super) fn start_from(&mut self, name: &str, template: &str) -> &Pod {
-        self.launch(name, template, false)
+        self.launch(Config::of_pod(name, template), false)
+    }
+
+    pub(super) fn start_with(&mut self, config: Config) -> &Pod {
+        self.launch(config, false)
     }
 
     /// Starts a replica whose database does not answer.
     pub(super) fn start_without_database(&mut self, name: &str) -> &Pod {
-        self.launch(name, "v2", true)
+        self.launch(Config::of_pod(name, "v2"), true)
     }
 
-    fn launch(&mut self, name: &str, template: &str, database_down: bool) -> &Pod {
-        let config = Config::of_pod(name, template);
+    fn launch(&mut self, config: Config, database_down: bool) -> &Pod {
+        let name = &*config.pod.clone();
         let database = Arc::new(AtomicBool::new(database_down));
         let (faults, desired) = (Arc::new(Faults::default()), Desired::default());
         for stream in &self.streams {

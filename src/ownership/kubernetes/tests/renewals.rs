@@ -1,0 +1,41 @@
+//! Calls for the member Lease that are not answered.
+
+use std::time::Duration;
+
+use rstest::rstest;
+use tokio::time::sleep;
+
+use super::{super::Config, SECOND, cluster::Cluster};
+
+/// A cluster of `a` and `b` whose Leases last and are renewed like this.
+async fn cluster_that_renews(lease_duration_ms: u64, renew_interval_ms: u64) -> Cluster {
+    let mut cluster = Cluster::of(20, 1);
+    for pod in ["a", "b"] {
+        let mut config = Config::of_pod(pod, "v1");
+        config.lease_duration = Duration::from_millis(lease_duration_ms);
+        config.renew_interval = Duration::from_millis(renew_interval_ms);
+        cluster.start_with(config);
+    }
+    cluster.settled().await;
+    sleep(30 * SECOND).await;
+    cluster
+}
+
+#[rstest]
+#[case::the_shortest_that_the_command_line_takes(2_000, 1_000)]
+#[case::renewed_much_more_often_than_needed(2_000, 100)]
+#[case::by_default(5_000, 1_500)]
+#[case::renewed_as_seldom_as_may_be(5_000, 2_500)]
+#[case::long(30_000, 1_500)]
+#[tokio::test(start_paused = true)]
+async fn two_renewals_in_a_row_that_hang_end_no_incarnation(
+    #[case] lease_duration_ms: u64,
+    #[case] renew_interval_ms: u64,
+) {
+    let cluster = cluster_that_renews(lease_duration_ms, renew_interval_ms).await;
+    let before = cluster.member_of("a").unwrap().holder;
+    cluster.pods["a"].faults.lose_renewals(2);
+    sleep(Duration::from_millis(3 * lease_duration_ms)).await;
+    assert_eq!(cluster.member_of("a").unwrap().holder, before);
+    assert_eq!(cluster.members().len(), 2, "nobody was declared dead");
+}
