@@ -68,7 +68,7 @@ pub(super) struct Member {
     pub(super) config: Arc<Config>,
     pub(super) renewals: Arc<dyn LeaseApi>,
     pub(super) wish: watch::Receiver<Wish>,
-    /// Renew now: the watch shows an end of this incarnation.
+    /// Renew now: the watch shows an end of this incarnation, or its last sign of life was long ago.
     pub(super) nudge: Arc<Notify>,
     pub(super) database: Arc<DatabaseClock>,
     pub(super) renewed: watch::Sender<Option<Renewal>>,
@@ -122,8 +122,10 @@ impl Member {
                     lease = adopt(lease, &created);
                     let holder = lease.holder.clone()?;
                     tracing::info!(holder = %holder, lease = %lease.name, "joined");
-                    if let Some(issued) = issued {
-                        self.note_renewal(&lease, issued);
+                    match issued {
+                        Some(issued) => self.note_renewal(&lease, issued),
+                        // Its peers have measured its silence since it was created.
+                        None => self.nudge.notify_one(),
                     }
                     self.tell(Sign::Joined { holder, lease: created });
                     return Some(lease);

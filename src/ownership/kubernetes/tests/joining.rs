@@ -1,6 +1,6 @@
 //! A member Lease is created, and its replica does not hear of it; or it is declared dead, and comes to life again.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -80,6 +80,15 @@ async fn who_finds_a_certificate_where_it_would_create_its_lease_begins_another_
     cluster.until(4 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
     assert_ne!(cluster.pods["m"].ownership.view().holder, unheard.holder);
     assert!(cluster.is_certified(unheard.holder.as_ref().unwrap()), "until its rows are fenced off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_late_that_it_had_joined_renews_before_its_silence_is_over() {
+    let (cluster, joined) = m_does_not_hear_that_it_joined().await;
+    sleep(Duration::from_millis(4_200)).await;
+    cluster.pods["m"].faults.partition(false);
+    sleep(10 * SECOND).await;
+    assert_eq!(cluster.pods["m"].ownership.view().holder, Some(joined));
 }
 
 #[tokio::test(start_paused = true)]
