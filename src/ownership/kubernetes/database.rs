@@ -63,7 +63,11 @@ impl Replica {
         let was_lost = self.database.is_lost();
         let lost = self.database.look(answered, another_works, now);
         if lost != was_lost {
-            tracing::warn!(lost, "the database does not answer me while it answers another replica");
+            if lost {
+                tracing::warn!("my database does not answer while another replica's does");
+            } else {
+                tracing::info!("my database answers again");
+            }
             self.outlets.wish.send_modify(|wish| wish.database_lost = lost);
             self.dirty = true;
         }

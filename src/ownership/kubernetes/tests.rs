@@ -11,6 +11,7 @@ use super::{Stage, fake::Entry};
 use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
 
 mod cluster;
+mod database;
 mod gate;
 mod joining;
 mod leaving;
