@@ -36,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 /// Long enough for a busy machine; nothing is judged by it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+const DATABASE_ANSWERS_EVERY: Duration = Duration::from_secs(2);
+
 /// A namespace of the API server, and a database that remembers whom it fenced off.
 struct Cluster {
     api: TestApi,
@@ -131,7 +133,16 @@ impl Replica {
 }
 
 async fn obey(mut directives: Directives, ownership: Arc<KubernetesOwnership>, heard: Arc<Mutex<Vec<Directive>>>) {
-    while let Some(directive) = directives.recv().await {
+    let mut answers = tokio::time::interval(DATABASE_ANSWERS_EVERY);
+    loop {
+        let directive = tokio::select! {
+            _ = answers.tick() => {
+                ownership.database_answered();
+                continue;
+            }
+            directive = directives.recv() => directive,
+        };
+        let Some(directive) = directive else { return };
         if let Directive::Yield(stream) = &directive {
             ownership.yielded(stream);
         }
@@ -335,6 +346,6 @@ impl Gate for Fenced {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
+        unreachable!("the supervisor asks")
     }
 }

@@ -39,8 +39,8 @@ use crate::{
     },
 };
 
-/// How often the database is asked whether it answers, for the member Lease: twice within the 5 s that make a replica
-/// suspect.
+/// How often the database is asked whether it answers: twice within the 4 s for which the other replicas take it to work
+/// after an answer.
 const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// What the loader needs from the rest of the process.
@@ -344,7 +344,7 @@ impl Supervisor {
     }
 }
 
-/// Tells ownership when the database last answered. Never returns.
+/// Asks the database whether it answers, for `/readyz` and for ownership, which does not ask by itself. Never returns.
 async fn watch_database(shared: &Shared, health: &Health) {
     loop {
         match shared.store.ping().await {

@@ -9,7 +9,7 @@ use super::lease::MemberState;
 
 /// For this long the database must fail for me and work for another, both at once.
 pub const LOST_AFTER: Duration = Duration::from_secs(10);
-/// A database that answered within this works. Replicas ask every 2 s when they have nothing else to ask.
+/// A database that answered within this works. Replicas ask every 2 s.
 pub const WORKS_WITHIN: Duration = Duration::from_secs(4);
 
 /// Whether a member that says this of itself has a database that works, and could take what I cannot load: one that drains takes

@@ -128,7 +128,8 @@ pub trait Ownership: Send + Sync {
     /// Whether a source holds a batch that it could not commit yet. Such a source is not handed off for a lost database.
     fn holds_batch(&self, stream: &StreamName, holds: bool);
 
-    /// When the database last answered this replica; carried by its member Lease.
+    /// The database has just answered this replica. Its member Lease says how long ago that was; without a first answer in 2 s it
+    /// becomes a member that says that it had none.
     fn database_answered(&self);
 
     /// The last renewal of the member Lease; none while no incarnation of this replica is known to live. An outage of the

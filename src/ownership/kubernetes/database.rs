@@ -1,20 +1,19 @@
-//! Whether the database answers this replica: told with every statement that is answered, asked when there are none.
+//! Whether the database answers this replica. The supervisor asks it, and says when it was answered.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::{deaths::Duty, replica::Replica};
+use super::replica::Replica;
 use crate::{clock::Moment, ownership::database::could_take_over};
 
-/// An idle replica asks this often.
-const PING_EVERY: Duration = Duration::from_secs(2);
+/// A replica that starts waits this long for the first answer, to begin its membership with it.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// When the database last answered this replica. Told with every statement, so it is one atomic store.
+/// When the database last answered this replica.
 #[derive(Debug)]
 pub(super) struct DatabaseClock {
     began: Instant,
@@ -37,17 +36,14 @@ impl DatabaseClock {
         Some(self.began + Duration::from_millis(since))
     }
 
+    /// Whether it has answered, or was given its time to.
+    pub(super) fn is_known(&self, now: Instant) -> bool {
+        self.answered().is_some() || now - self.began >= FIRST_ANSWER_WITHIN
+    }
+
     pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
         self.answered().map(|answered| now.saturating_duration_since(answered))
     }
-}
-
-/// The asking of an idle replica.
-#[derive(Debug, Default)]
-pub(super) struct Ping {
-    is_under_way: bool,
-    /// Whatever came of it.
-    pub(super) has_ended_once: bool,
 }
 
 impl Replica {
@@ -70,22 +66,6 @@ impl Replica {
             }
             self.outlets.wish.send_modify(|wish| wish.database_lost = lost);
             self.dirty = true;
-        }
-        if answered.is_none_or(|answered| now - answered >= PING_EVERY) && !self.ping.is_under_way {
-            self.ping.is_under_way = true;
-            let gate = self.gate.clone();
-            let ping = async move {
-                let answer = tokio::time::timeout(PING_EVERY, gate.ping()).await;
-                Duty::Pinged(matches!(answer, Ok(Ok(()))))
-            };
-            self.duties.push(ping.boxed());
-        }
-    }
-
-    pub(super) fn on_pinged(&mut self, answered: bool) {
-        self.ping = Ping { is_under_way: false, has_ended_once: true };
-        if answered {
-            self.database_clock.answered_at(Instant::now());
         }
     }
 }

@@ -48,7 +48,6 @@ pub(super) enum Duty {
         deletion: Deletion,
     },
     Swept(StreamName),
-    Pinged(bool),
 }
 
 /// A certificate of death as it was seen. Only this version of the Lease may go: a newer one may be that of a member that lives.
@@ -166,7 +165,6 @@ impl Replica {
                 }
             }
             Duty::Swept(stream) => drop(self.sweeping.remove(&stream)),
-            Duty::Pinged(answered) => self.on_pinged(answered),
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     Config, OwnershipView, Stage,
     claims::{Claimed, Refusal},
     client::{LeaseApi, LeaseError},
-    database::{DatabaseClock, Ping},
+    database::DatabaseClock,
     deaths::{Duty, EARLY_FOR},
     member::{Part, Sign, Wish},
 };
@@ -121,7 +121,6 @@ pub(super) struct Replica {
     pub(super) dirty: bool,
     /// When all was counted last.
     pub(super) counted: Instant,
-    pub(super) ping: Ping,
     last_event: Instant,
     next_sweep: Instant,
 }
@@ -176,7 +175,6 @@ impl Replica {
             joined_before: false,
             dirty: true,
             counted: now,
-            ping: Ping::default(),
             last_event: now,
             next_sweep: now + SWEEP_EVERY,
         }
@@ -325,7 +323,7 @@ impl Replica {
 
     fn tick(&mut self, now: Instant) {
         // My first word to the others says whether my database works: a replica that cannot load must not attract sources.
-        if self.view.is_synced() && self.desired.is_complete() && self.ping.has_ended_once {
+        if self.view.is_synced() && self.desired.is_complete() && self.database_clock.is_known(now) {
             self.take_part(Part::Joined);
         }
         self.look_at_database(now);

@@ -22,7 +22,7 @@ use super::super::{
     fake::{Entry, FakeApi, Faults},
 };
 use super::{
-    gate::{FakeGate, PodGate},
+    gate::{FakeGate, PodGate, ask},
     supervisor::{Running, supervise},
 };
 use crate::{
@@ -126,17 +126,19 @@ impl Cluster {
             leases,
             renewals,
             desired.clone(),
-            gate,
+            gate.clone(),
             metrics.clone(),
             CancellationToken::new(),
         );
         let (running, frozen) = (Arc::<Running>::default(), Arc::<Frozen>::default());
         self.tasks.lock().unwrap().insert(name.to_owned(), running.clone());
         let supervise = supervise(directives, ownership.clone(), running.clone(), self.rng.random());
+        let asked = ownership.clone();
         let process = async move {
             tokio::select! {
                 () = run => {}
                 () = supervise => {}
+                () = ask(gate, &*asked) => {}
             }
         };
         let process = tokio::spawn(Freezable { inner: Box::pin(process), frozen: frozen.clone() });

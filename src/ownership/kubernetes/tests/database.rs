@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{SECOND, cluster_of};
+use crate::ownership::lease::MemberLease;
 
 #[tokio::test(start_paused = true)]
 async fn the_log_says_when_the_database_is_lost_and_when_it_is_back() {
@@ -22,6 +23,14 @@ async fn the_log_says_when_the_database_is_lost_and_when_it_is_back() {
     cluster.pods["a"].database.store(false, Ordering::Relaxed);
     sleep(30 * SECOND).await;
     assert_eq!(log.lines_about_the_database()[1..], ["INFO my database answers again"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_word_of_a_replica_to_the_others_says_that_its_database_answers() {
+    let cluster = cluster_of(&["a"], 1, 1).await;
+    let log = cluster.api.log();
+    let first = log.iter().find_map(|entry| entry.after.as_ref().and_then(MemberLease::read)).unwrap();
+    assert!(first.state.has_database());
 }
 
 #[derive(Clone, Default)]

@@ -1,13 +1,23 @@
-//! The database as ownership sees it: it fences off, and it answers or not.
+//! The database as ownership sees it: it fences off, and it answers the supervisor or not.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 
-use crate::store::{Abort, Adopt, Adopted, Answer, Extend, Forget, Gate, Holder, Reserve, Reserved, Reset, StoreError};
+use crate::{
+    ownership::Ownership,
+    store::{Abort, Adopt, Adopted, Answer, Extend, Forget, Gate, Holder, Reserve, Reserved, Reset, StoreError},
+};
+
+/// How often the supervisor asks, and how long an answer takes.
+const EVERY: Duration = Duration::from_secs(2);
+const ANSWERED_AFTER: Duration = Duration::from_millis(150);
 
 /// The database, shared by all.
 #[derive(Default)]
@@ -65,6 +75,17 @@ impl Gate for PodGate {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.reach()
+        unreachable!("the supervisor asks")
+    }
+}
+
+/// Asks as the supervisor of the loader does. Ends never.
+pub(super) async fn ask(gate: Arc<PodGate>, ownership: &dyn Ownership) {
+    loop {
+        tokio::time::sleep(ANSWERED_AFTER).await;
+        if gate.reach().is_ok() {
+            ownership.database_answered();
+        }
+        tokio::time::sleep(EVERY).await;
     }
 }
