@@ -99,12 +99,8 @@ impl Member {
 
     /// Creates the Lease of a new incarnation. `None` when told to leave meanwhile.
     async fn join(&mut self) -> Option<MemberLease> {
-        let (mut lease, mut began) = (self.begin(), Instant::now());
+        let (mut lease, mut began) = (self.begin(), Moment::now());
         while !self.leaves() {
-            if began.elapsed() >= self.config.lease_duration {
-                // It may have been created without an answer, declared dead, and removed since; and nobody lives twice.
-                (lease, began) = (self.begin(), Instant::now());
-            }
             lease.state = self.state();
             let written = lease.write(Timestamp::now());
             let begun = Instant::now();
@@ -118,6 +114,11 @@ impl Member {
                 answer => answer.map(Some),
             };
             match answer {
+                Ok(Some(created)) if Moment::now().since(began) >= self.config.lease_duration => {
+                    // It may have been created before without an answer, declared dead, and removed since; and nobody lives twice.
+                    self.free(adopt(lease, &created)).await;
+                    (lease, began) = (self.begin(), Moment::now());
+                }
                 Ok(Some(created)) => {
                     lease = adopt(lease, &created);
                     let holder = lease.holder.clone()?;
@@ -132,7 +133,10 @@ impl Member {
                 }
                 Ok(None) => {
                     tracing::warn!(lease = %lease.name, "declared dead before I heard that I had joined; joining anew");
-                    (lease, began) = (self.begin(), Instant::now());
+                    (lease, began) = (self.begin(), Moment::now());
+                    // A conflict may have other reasons, and then each creation ends in one.
+                    self.tell(Sign::Failed);
+                    self.pause_after(begun).await;
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "failed to join; trying again");

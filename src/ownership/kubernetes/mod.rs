@@ -47,6 +47,10 @@ mod write;
 pub use client::{KubernetesLeases, LeaseError};
 pub use installation::Installation;
 
+/// An API server that needs a second for each call is slow, and not away: where a Lease is short it has this long, and one call
+/// may hang.
+const SLOW_RENEWAL: Duration = Duration::from_millis(1_200);
+
 /// A Lease that lasts long leaves time for more calls, not for longer ones.
 const LONGEST_RENEWAL: Duration = Duration::from_millis(1_500);
 
@@ -92,10 +96,10 @@ impl Config {
     }
 
     /// How long a call for the member Lease waits for its answer. Two in a row may hang: then a seventh of what was left of the Lease
-    /// when the first one was due is still left for the third, half a second by default.
+    /// when the first one was due is still left for the third, half a second by default. Of a Lease that is much shorter, one.
     fn renew_timeout(&self) -> Duration {
         let left = self.lease_duration.saturating_sub(self.renew_interval);
-        std::cmp::min(left * 3 / 7, LONGEST_RENEWAL)
+        (left * 3 / 7).max(SLOW_RENEWAL.min(left * 4 / 5)).min(LONGEST_RENEWAL)
     }
 
     /// Who was not heard of for so long is not counted on. Its sign of life is at most an interval old, and mine before that another
