@@ -213,14 +213,12 @@ impl Member {
     /// After a conflict with a renewal: what to renew next, if this incarnation lives.
     async fn look(&self, lease: &MemberLease) -> Option<MemberLease> {
         let asked = Instant::now();
-        match self.find(lease).await {
-            Ok(found) => found.map(|current| adopt(lease.clone(), &current)),
-            Err(_) => {
-                self.tell(Sign::Failed);
-                self.pause_after(asked).await;
-                Some(lease.clone())
-            }
+        if let Ok(found) = self.find(lease).await {
+            return found.map(|current| adopt(lease.clone(), &current));
         }
+        self.tell(Sign::Failed);
+        self.pause_after(asked).await;
+        Some(lease.clone())
     }
 
     /// Frees the Lease, so that nobody has to wait for its silence.
