@@ -188,7 +188,9 @@ impl Prefix {
             return Ok(true);
         }
         Err(FetchError::CursorRejected {
-            detail: format!("item {number} is the event that was asked to come before the page"),
+            detail: format!(
+                "item {number} is the event at the cursor, but other items come before it; a page must begin after the cursor"
+            ),
         })
     }
 

@@ -55,7 +55,7 @@ impl Prefix {
         let stuck = self.repeats == self.seen && self.limit.is_some_and(|limit| self.seen >= limit);
         stuck.then(|| FetchError::CursorRejected {
             detail: format!(
-                "all {} items of a full page are at or below the cursor; check that the source starts after the id in `http.cursor`",
+                "all {} items of a full page are at or below the cursor; check that the source starts after the id that it is sent (`http.cursor`)",
                 self.seen
             ),
         })
@@ -64,8 +64,8 @@ impl Prefix {
 
 pub(in crate::loader) fn overlap() -> FetchError {
     FetchError::CursorRejected {
-        detail: "the page begins with an event that is stored already, and so does not begin after the event in `http.cursor`, which the source \
-                 may not know any more; if its feed was rebuilt, raise `spec.epoch` to read it again"
+        detail: "the page begins with an event that is stored already, so it does not begin after the cursor; the source may no longer \
+                 know the event there; if its feed was rebuilt, raise `spec.epoch` to read it again"
             .to_owned(),
     }
 }

@@ -110,7 +110,8 @@ impl SourceTask {
     async fn be_confirmed(&mut self) -> Result<(), Wake> {
         let Some(fenced_off) = self.fenced_off else { return Ok(()) };
         self.context.reporter.blocked_by(Some(BlockedBy::Lease));
-        let message = "another holder has adopted the row; adopts it again when its own Lease is seen to be held still";
+        let message =
+            "another replica has taken the row over; this one takes it back only after it has renewed its member Lease";
         self.context.reporter.not_stored(StoredReason::FencedOff, message);
         let mut renewals = self.context.shared.ownership.renewals();
         let holder = self.context.holder.clone();
