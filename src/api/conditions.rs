@@ -301,7 +301,8 @@ fn condition(kind: &str, finding: Finding, generation: i64, old: &[Condition], n
 }
 
 /// Kubernetes keeps whole seconds; what we compute must equal what we read back.
-fn to_second(time: Timestamp) -> Time {
+#[must_use]
+pub fn to_second(time: Timestamp) -> Time {
     Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 

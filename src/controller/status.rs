@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::sample::View;
 use crate::{
     api::{
         AssignedReason, EventSourceStatus,
-        conditions::{CAUGHT_UP, Facts, READY, conditions},
+        conditions::{CAUGHT_UP, Facts, READY, conditions, to_second},
         event_source::HolderStatus,
     },
     clock::Moment,
@@ -22,7 +22,7 @@ const NEXT_POLL_WORTH_TELLING: SignedDuration = SignedDuration::from_secs(30);
 const WRITTEN_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a replica says of the sources that it leaves to nobody.
-const LEFT: &str = "its replica stopped and no other took it over; it runs again when a replica of Headgate does";
+const LEFT: &str = "its replica stopped and no other took it over; it runs again once a replica of Headgate is running";
 
 /// The whole status, as the holder is to write it.
 ///
@@ -117,11 +117,6 @@ pub(super) fn behind_for(status: &EventSourceStatus, now: Timestamp) -> Option<D
 /// Nothing, when the clocks of two machines, or of one that was set, put it the other way round.
 fn between(earlier: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(earlier).try_into().unwrap_or_default()
-}
-
-/// Kubernetes shows times in seconds; so two that look equal are equal.
-fn to_second(time: Timestamp) -> Time {
-    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
 #[cfg(test)]

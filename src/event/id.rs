@@ -54,13 +54,22 @@ impl EventId {
         if self.0.bytes().all(|byte| byte.is_ascii_digit()) { IdKind::Number } else { IdKind::Opaque }
     }
 
+    /// What all texts of the same id have in common: numbers compare without their leading zeros.
+    #[must_use]
+    pub fn significant(&self) -> &str {
+        match self.kind() {
+            IdKind::Number => self.0.trim_start_matches('0'),
+            IdKind::Opaque => &self.0,
+        }
+    }
+
     /// The order of two numeric ids, whatever their length; `None` when either is opaque.
     #[must_use]
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         if self.kind() == IdKind::Opaque || other.kind() == IdKind::Opaque {
             return None;
         }
-        let (a, b) = (self.0.trim_start_matches('0'), other.0.trim_start_matches('0'));
+        let (a, b) = (self.significant(), other.significant());
         Some(a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
     }
 }

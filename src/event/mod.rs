@@ -19,6 +19,18 @@ pub struct Event {
     pub payload: Payload,
 }
 
+impl Event {
+    /// Whether both say the same, whatever their ids: what comes again with the same content is dropped, and other content is a
+    /// conflict.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.event_type == other.event_type
+            && self.subject == other.subject
+            && self.occurred_at == other.occurred_at
+            && self.payload == other.payload
+    }
+}
+
 /// The payload of an event: one JSON text, byte for byte as it was sent.
 ///
 /// It never shows its content in `Debug`: payloads must not reach a log.

@@ -23,6 +23,9 @@ pub mod http;
 
 pub use error::{FetchError, OpenError};
 
+/// A source that asks for a longer wait is asked again after this one (DESIGN 4).
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
 /// One page to ask for.
 #[derive(Debug, Clone)]
 pub struct PageRequest {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 
 use super::settings::Settings;
+use crate::fetch::LONGEST_RETRY_AFTER;
 
 /// How much longer each empty answer makes the wait (DESIGN 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +43,6 @@ const EXPIRIES_TO_BLAME: u32 = 5;
 /// before, and may die meanwhile: then nothing has left, and the source is asked again over another one.
 const PATIENT_PART: u32 = 4;
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The longest `Retry-After` that is obeyed.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// How much a page held, measured by what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -397,12 +397,7 @@ fn order(id: &EventId, other: &EventId) -> Ordering {
 
 fn is_same(first: &Item, second: &Item) -> bool {
     match (first, second) {
-        (Item::Event(a), Item::Event(b)) => {
-            a.payload == b.payload
-                && a.event_type == b.event_type
-                && a.subject == b.subject
-                && a.occurred_at == b.occurred_at
-        }
+        (Item::Event(a), Item::Event(b)) => a.same_content(b),
         (Item::SetAside(a), Item::SetAside(b)) => a.item == b.item,
         _ => false,
     }

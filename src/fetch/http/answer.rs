@@ -14,10 +14,7 @@ use super::{
     line::{Kept, Reach},
     tls,
 };
-use crate::fetch::{Failure, FetchError, Progress};
-
-/// A source that asks for more is asked again after a day (DESIGN 4).
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+use crate::fetch::{Failure, FetchError, LONGEST_RETRY_AFTER, Progress};
 
 /// What a status says of the response.
 #[derive(Debug, PartialEq, Eq)]

@@ -59,12 +59,12 @@ impl<'a> Batch<'a> {
         let mut seen: HashMap<&str, &Event> = HashMap::with_capacity(self.events.len());
         let mut kept = Vec::with_capacity(self.events.len());
         for event in std::mem::take(&mut self.events) {
-            match seen.entry(significant(&event.id)) {
+            match seen.entry(event.id.significant()) {
                 Entry::Vacant(entry) => {
                     entry.insert(event);
                     kept.push(event);
                 }
-                Entry::Occupied(first) if same_content(first.get(), event) => self.repeated += 1,
+                Entry::Occupied(first) if first.get().same_content(event) => self.repeated += 1,
                 Entry::Occupied(_) => {
                     self.conflicting += 1;
                     self.aside.push(set_aside(event, SetAsideReason::ConflictingEvent));
@@ -112,18 +112,6 @@ impl<'a> Batch<'a> {
 
 fn set_aside(event: &Event, reason: SetAsideReason) -> Aside<'_> {
     Aside { id: &event.id, reason, item: event.payload.as_str().as_bytes() }
-}
-
-fn same_content(a: &Event, b: &Event) -> bool {
-    a.event_type == b.event_type && a.subject == b.subject && a.occurred_at == b.occurred_at && a.payload == b.payload
-}
-
-/// What two texts of the same id have in common: numbers compare without their leading zeros.
-fn significant(id: &EventId) -> &str {
-    match id.kind() {
-        IdKind::Number => id.as_str().trim_start_matches('0'),
-        IdKind::Opaque => id.as_str(),
-    }
 }
 
 fn number(id: &EventId) -> Option<i64> {
