@@ -16,7 +16,7 @@ use crate::store::Holder;
 mod member;
 mod source;
 
-pub use member::{Death, MemberLease, MemberState};
+pub use member::{Death, MemberLease, MemberState, Standing};
 pub use source::SourceLease;
 
 /// The Lease whose UID names this installation.

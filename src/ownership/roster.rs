@@ -39,7 +39,7 @@ impl Roster {
         is_stuck: impl Fn(&Holder) -> bool,
         is_denied: impl Fn(&StreamName) -> bool,
     ) -> Self {
-        let live = || view.members().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
+        let live = || view.members().filter_map(|lease| Some((lease, lease.holder()?)));
         let staying = || live().filter(|(lease, _)| !lease.state.draining);
         let any_database = staying().any(|(lease, _)| lease.state.has_database());
         let newest = newest_template(live().map(|(lease, _)| lease));

@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 
 use super::{
     Peers,
-    lease::{self, MemberLease, Seen, SourceLease, Version},
+    lease::{self, MemberLease, Seen, SourceLease, Standing, Version},
 };
 use crate::{event::StreamName, store::Holder};
 
@@ -41,12 +41,25 @@ pub enum Change {
     Source { stream: StreamName, from: Option<Holder>, to: Option<Holder> },
     /// A new incarnation lives.
     Joined(MemberLease),
-    /// An incarnation ended. This is its last Lease, or the certificate of its death.
-    Ended { last: MemberLease, certificate: Option<MemberLease> },
+    /// An incarnation ended. This was its last Lease.
+    Ended { last: MemberLease, by: End },
     /// A sign of life; `altered` when it also says something new of itself.
     Renewed { lease: MemberLease, altered: bool },
     /// A certificate of death was seen, or removed: nobody lives or dies by it.
     Certificate,
+}
+
+/// How an incarnation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Its Lease was deleted.
+    Deleted,
+    /// Another member declared it dead.
+    Declared,
+    /// Somebody edited its Lease, which names nobody now.
+    Released,
+    /// Somebody edited its Lease, which names another holder now. This is how it stands.
+    Renamed(MemberLease),
 }
 
 impl View {
@@ -146,7 +159,7 @@ impl View {
     /// The member that does what one of them has to do: it stays, and has a database, if there is such a one.
     #[must_use]
     pub fn first_member(&self) -> Option<&Holder> {
-        let live = || self.members.values().filter_map(|lease| Some((lease, lease.holder.as_ref()?)));
+        let live = || self.members.values().filter_map(|lease| Some((lease, lease.holder()?)));
         let stays = |lease: &MemberLease| !lease.state.draining;
         live()
             .find(|(lease, _)| stays(lease) && lease.state.has_database())
@@ -158,9 +171,9 @@ impl View {
     /// The members beside `me`, a replica of this pod template.
     #[must_use]
     pub fn peers(&self, me: Option<&Holder>, template: &str) -> Peers {
-        let others = || self.members.values().filter(|lease| lease.holder.is_some() && lease.holder.as_ref() != me);
+        let others = || self.members.values().filter(|lease| lease.holder().is_some_and(|holder| Some(holder) != me));
         Peers {
-            holders: self.synced.then(|| others().filter_map(|lease| lease.holder.clone()).collect()),
+            holders: self.synced.then(|| others().filter_map(|lease| lease.holder().cloned()).collect()),
             of_another_template: others().any(|lease| *lease.template != *template),
         }
     }
@@ -193,30 +206,35 @@ impl View {
             return None;
         }
         let known = self.members.insert(lease.name.clone(), lease.clone());
-        if let Some(holder) = known.as_ref().and_then(|known| known.holder.as_ref()) {
+        if let Some(holder) = known.as_ref().and_then(MemberLease::holder) {
             self.live.remove(holder);
         }
-        if let Some(holder) = &lease.holder {
+        if let Some(holder) = lease.holder() {
             self.live.insert(holder.clone(), lease.name.clone());
         }
         Some(match known {
-            Some(known) if known.holder.is_some() && known.holder != lease.holder => {
-                Change::Ended { last: known, certificate: Some(lease) }
+            Some(last) if last.holder().is_some() && last.holder() != lease.holder() => {
+                let by = match lease.standing {
+                    Standing::Alive(_) => End::Renamed(lease),
+                    Standing::Dead(_) => End::Declared,
+                    Standing::Released => End::Released,
+                };
+                Change::Ended { last, by }
             }
-            Some(known) if lease.holder.is_some() => {
+            Some(known) if lease.holder().is_some() => {
                 let flags = |lease: &MemberLease| (lease.state.draining, lease.state.has_database());
                 Change::Renewed { altered: flags(&known) != flags(&lease), lease }
             }
-            None if lease.holder.is_some() => Change::Joined(lease),
+            None if lease.holder().is_some() => Change::Joined(lease),
             _ => Change::Certificate,
         })
     }
 
     fn remove_member(&mut self, name: &str) -> Option<Change> {
         let last = self.members.remove(name)?;
-        let Some(holder) = &last.holder else { return Some(Change::Certificate) };
+        let Some(holder) = last.holder() else { return Some(Change::Certificate) };
         self.live.remove(holder);
-        Some(Change::Ended { last, certificate: None })
+        Some(Change::Ended { last, by: End::Deleted })
     }
 }
 

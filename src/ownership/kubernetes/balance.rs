@@ -153,7 +153,7 @@ impl Replica {
         let may_read_otherwise = self
             .view
             .members()
-            .any(|lease| lease.holder.as_ref() == Some(holder) && *lease.template != *self.config.pod_template);
+            .any(|lease| lease.holder() == Some(holder) && *lease.template != *self.config.pod_template);
         if let Some(source) = self.desired.get(stream).filter(|_| may_read_otherwise) {
             self.declined.note(stream, source.generation, holder, now);
         }

@@ -51,8 +51,7 @@ impl Replica {
         let answered = self.database_clock.answered();
         let moment = Moment::now();
         let another_works = self.view.members().any(|lease| {
-            lease.holder.is_some()
-                && lease.holder != self.me
+            lease.holder().is_some_and(|holder| Some(holder) != self.me.as_ref())
                 && could_take_over(&lease.state)
                 && self.is_heard(lease, moment)
         });

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     event::StreamName,
-    ownership::lease::{MemberLease, Version},
+    ownership::{
+        lease::{MemberLease, Version},
+        view::End,
+    },
     store::{Gate, Holder},
 };
 
@@ -70,10 +73,10 @@ impl Replica {
         let certificates: Vec<_> = self
             .view
             .members()
-            .filter(|lease| lease.holder.is_none() && !self.burying.contains(&lease.name))
+            .filter(|lease| !self.burying.contains(&lease.name))
             .filter_map(|lease| {
                 let certificate = Certificate { lease: lease.name.clone(), version: lease.version.clone() };
-                Some((certificate, lease.death.clone()?))
+                Some((certificate, lease.death()?.clone()))
             })
             .collect();
         for (certificate, death) in certificates {
@@ -94,7 +97,8 @@ impl Replica {
         let predecessors: Vec<_> = self
             .view
             .members()
-            .filter(|lease| *lease.pod == *self.config.pod && lease.holder.is_some() && lease.holder != self.me)
+            .filter(|lease| *lease.pod == *self.config.pod)
+            .filter(|lease| lease.holder().is_some_and(|holder| Some(holder) != self.me.as_ref()))
             .map(|lease| (lease.name.clone(), lease.version.clone()))
             .collect();
         for (lease, version) in predecessors {
@@ -104,7 +108,8 @@ impl Replica {
 
     /// One compare-and-set with the version whose silence was measured, never with a newer one.
     fn declare(&mut self, lease: &Arc<str>, version: &Version) {
-        let known = self.view.member(lease).filter(|member| member.version == *version && member.holder != self.me);
+        let known =
+            self.view.member(lease).filter(|member| member.version == *version && member.holder() != self.me.as_ref());
         let Some(member) = known else { return };
         let Some(certificate) = self.me.as_ref().and_then(|me| member.declared_dead(me)) else { return };
         if !self.declaring.insert(lease.clone()) {
@@ -119,11 +124,10 @@ impl Replica {
         self.duties.push(declare.boxed());
     }
 
-    /// A member has ended, by certificate or by the deletion of its Lease.
-    pub(super) fn on_ended(&mut self, last: &MemberLease, certified: bool, now: Instant) {
+    pub(super) fn on_ended(&mut self, last: &MemberLease, by: &End, now: Instant) {
         let heard = self.membership.gone(&last.name);
-        let Some(holder) = last.holder.clone() else { return };
-        tracing::info!(holder = %holder, certified, "a member has ended");
+        let Some(holder) = last.holder().cloned() else { return };
+        tracing::info!(holder = %holder, certified = *by == End::Declared, "a member has ended");
         if self.me.as_ref() == Some(&holder) {
             // The renewal will find out for certain.
             self.outlets.nudge.notify_one();
@@ -131,7 +135,7 @@ impl Replica {
         }
         self.last_signs.insert(holder.clone(), heard.unwrap_or(now));
         // A member that drained has stopped by itself. One whose Lease somebody deleted may still run.
-        if !certified && !last.state.draining && self.is_first() {
+        if *by == End::Deleted && !last.state.draining && self.is_first() {
             self.fence_off(holder, None);
         }
     }

@@ -315,7 +315,7 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        if MemberLease::read(lease).is_some_and(|lease| lease.holder.is_some()) {
+        if MemberLease::read(lease).is_some_and(|lease| lease.holder().is_some()) {
             swallow(&self.faults.lost_renewals).await;
         }
         let answer = self.call(|| self.api.replace(&self.writer, lease)).await;

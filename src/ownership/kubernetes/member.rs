@@ -121,7 +121,7 @@ impl Member {
                 }
                 Ok(Some(created)) => {
                     lease = adopt(lease, &created);
-                    let holder = lease.holder.clone()?;
+                    let holder = lease.holder()?.clone();
                     tracing::info!(holder = %holder, lease = %lease.name, "joined");
                     match issued {
                         Some(issued) => self.note_renewal(&lease, issued),
@@ -202,7 +202,7 @@ impl Member {
         match self.call(self.renewals.get(&lease.name)).await {
             Ok(current) => {
                 // One that is not readable was edited: the next renewal writes it again.
-                let is_mine = MemberLease::read(&current).is_none_or(|read| read.holder == lease.holder);
+                let is_mine = MemberLease::read(&current).is_none_or(|read| read.holder() == lease.holder());
                 Ok(is_mine.then_some(current))
             }
             Err(LeaseError::NotFound) => Ok(None),
@@ -250,7 +250,7 @@ impl Member {
     }
 
     fn note_renewal(&self, lease: &MemberLease, issued: Instant) {
-        let Some(holder) = lease.holder.clone() else { return };
+        let Some(holder) = lease.holder().cloned() else { return };
         // Peers go by what the Lease says, which is in whole seconds.
         let alive_until = issued + Duration::from_secs(lease.duration.as_secs());
         self.renewed.send_replace(Some(Renewal { holder, issued, alive_until }));

@@ -31,7 +31,7 @@ impl Replica {
                 (None, false) => Stage::Listing,
             },
             holder: self.me.clone(),
-            members: self.view.members().filter(|lease| lease.holder.is_some()).count(),
+            members: self.view.members().filter(|lease| lease.holder().is_some()).count(),
             held: self.holdings.held(),
             orphans: self.roster.orphans.len() + self.roster.denied,
             leases_wait,

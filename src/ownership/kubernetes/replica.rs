@@ -38,7 +38,7 @@ use crate::{
         pacing::Pacing,
         roster::Roster,
         turns::Turns,
-        view::{Change, View},
+        view::{Change, End, View},
     },
     store::{Gate, Holder},
     telemetry::metrics::Metrics,
@@ -282,12 +282,12 @@ impl Replica {
                 }
                 self.hear(&lease, now);
             }
-            Change::Ended { last, certificate } => {
+            Change::Ended { last, by } => {
                 self.members_changed = now;
                 self.deal_anew();
-                self.on_ended(&last, certificate.is_some(), now);
-                // Somebody edited it to name another holder, who gives no sign of life and takes sources until it is dead.
-                if let Some(lease) = certificate.filter(|lease| lease.holder.is_some()) {
+                self.on_ended(&last, &by, now);
+                // The other holder gives no sign of life, and takes sources until it is declared dead.
+                if let End::Renamed(lease) = by {
                     self.hear(&lease, now);
                 }
             }
@@ -303,7 +303,7 @@ impl Replica {
 
     /// A sign of life of a peer.
     fn hear(&mut self, lease: &MemberLease, now: Instant) {
-        if lease.holder != self.me {
+        if lease.holder() != self.me.as_ref() {
             self.membership.seen(&lease.name, &lease.version, lease.duration, now);
         }
     }

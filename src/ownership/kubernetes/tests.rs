@@ -55,7 +55,7 @@ async fn replicas_that_start_together_share_all_sources_evenly() {
 #[tokio::test(start_paused = true)]
 async fn sources_of_a_killed_replica_run_elsewhere_within_7_s(#[values(1, 2, 3, 4, 5, 6, 7, 8)] seed: u64) {
     let mut cluster = cluster_of(&["a", "b", "c", "d"], 200, seed).await;
-    let dead = cluster.member_of("b").unwrap().holder.unwrap();
+    let dead = cluster.holder_of("b");
     sleep(Duration::from_millis(seed * 190)).await;
     cluster.kill("b");
     let took = cluster.settled().await;
@@ -126,9 +126,9 @@ async fn a_deleted_member_lease_ends_the_incarnation_and_fences_its_rows_off() {
     let cluster = cluster_of(&["a", "b"], 40, 1).await;
     let lease = cluster.member_of("a").unwrap();
     cluster.api.remove(&lease.name);
-    cluster.until(SECOND, "ended", |cluster| !cluster.runs_anything_as(lease.holder.as_ref().unwrap())).await;
+    cluster.until(SECOND, "ended", |cluster| !cluster.runs_anything_as(lease.holder().unwrap())).await;
     cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-    assert!(cluster.gate.fenced.lock().unwrap().contains(lease.holder.as_ref().unwrap()));
+    assert!(cluster.gate.fenced.lock().unwrap().contains(lease.holder().unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,7 +293,7 @@ async fn the_view_tells_the_stage_the_members_and_what_is_held() {
     let view = ownership.view();
     assert_eq!((view.stage, view.members, view.orphans), (Stage::TakingPart, 2, 0));
     assert!(cluster.pods["a"].is_settled_with(cluster.running()["a"]));
-    assert_eq!(view.holder, cluster.member_of("a").unwrap().holder);
+    assert_eq!(view.holder, Some(cluster.holder_of("a")));
     let held = i64::try_from(view.held).unwrap();
     assert_eq!(cluster.pods["a"].metrics.leases_held.get(), held);
     cluster.drain("a").await;

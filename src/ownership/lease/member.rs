@@ -23,8 +23,7 @@ const DECLARED_DEAD_BY: &str = "headgate.dev/declared-dead-by";
 pub struct MemberLease {
     pub name: Arc<str>,
     pub version: Version,
-    /// Empty once it was declared dead.
-    pub holder: Option<Holder>,
+    pub standing: Standing,
     /// The pod's name, by which the member ranks.
     pub pod: Arc<str>,
     /// The pod-template-hash; empty when unknown.
@@ -33,8 +32,17 @@ pub struct MemberLease {
     pub duration: Duration,
     /// When this incarnation began, by the API server's clock.
     pub created: Option<Timestamp>,
-    /// Set on a Lease that names nobody because its holder was declared dead.
-    pub death: Option<Death>,
+}
+
+/// Whether the incarnation of a member Lease lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// The Lease names it.
+    Alive(Holder),
+    /// The Lease names nobody, and is the certificate of its death.
+    Dead(Death),
+    /// The Lease names nobody, and nobody says why: somebody edited it.
+    Released,
 }
 
 /// What a member says of itself with each renewal.
@@ -80,13 +88,30 @@ impl MemberLease {
         Self {
             name: format!("headgate-member-{kept}{suffix}").into(),
             version: Version::default(),
-            holder: Some(Holder::new(&format!("{pod}_{nonce:08x}"))),
+            standing: Standing::Alive(Holder::new(&format!("{pod}_{nonce:08x}"))),
             pod: pod.into(),
             template: template.into(),
             state: MemberState::default(),
             duration,
             created: None,
-            death: None,
+        }
+    }
+
+    /// The incarnation that lives by it.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match &self.standing {
+            Standing::Alive(holder) => Some(holder),
+            Standing::Dead(_) | Standing::Released => None,
+        }
+    }
+
+    /// The death that it certifies.
+    #[must_use]
+    pub fn death(&self) -> Option<&Death> {
+        match &self.standing {
+            Standing::Dead(death) => Some(death),
+            Standing::Alive(_) | Standing::Released => None,
         }
     }
 
@@ -94,8 +119,8 @@ impl MemberLease {
     /// holder has given a sign of life since.
     #[must_use]
     pub fn declared_dead(&self, by: &Holder) -> Option<Self> {
-        let of = self.holder.clone()?;
-        Some(Self { holder: None, death: Some(Death { of, declared_by: by.clone() }), ..self.clone() })
+        let death = Death { of: self.holder()?.clone(), declared_by: by.clone() };
+        Some(Self { standing: Standing::Dead(death), ..self.clone() })
     }
 
     #[must_use]
@@ -104,10 +129,15 @@ impl MemberLease {
         let silent = annotation(lease, DATABASE_SILENT).and_then(|text| text.parse().ok());
         let duration = lease.spec.as_ref()?.lease_duration_seconds?;
         let death = annotation(lease, DEAD_HOLDER).zip(annotation(lease, DECLARED_DEAD_BY));
+        let death = death.map(|(of, by)| Death { of: Holder::new(of), declared_by: Holder::new(by) });
         Some(Self {
             name: lease.metadata.name.as_deref()?.into(),
             version: Version::of(lease),
-            holder: holder(lease),
+            standing: match (holder(lease), death) {
+                (Some(holder), _) => Standing::Alive(holder),
+                (None, Some(death)) => Standing::Dead(death),
+                (None, None) => Standing::Released,
+            },
             pod: annotation(lease, POD)?.into(),
             template: annotation(lease, POD_TEMPLATE).unwrap_or_default().into(),
             state: MemberState {
@@ -117,7 +147,6 @@ impl MemberLease {
             },
             duration: Duration::from_secs(u64::try_from(duration).ok()?),
             created: lease.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            death: death.map(|(of, by)| Death { of: Holder::new(of), declared_by: Holder::new(by) }),
         })
     }
 
@@ -136,7 +165,7 @@ impl MemberLease {
                 annotations.insert(key.to_owned(), "true".to_owned());
             }
         }
-        if let Some(death) = &self.death {
+        if let Some(death) = self.death() {
             annotations.insert(DEAD_HOLDER.to_owned(), death.of.to_string());
             annotations.insert(DECLARED_DEAD_BY.to_owned(), death.declared_by.to_string());
         }
@@ -148,7 +177,7 @@ impl MemberLease {
         Lease {
             metadata,
             spec: Some(LeaseSpec {
-                holder_identity: Some(self.holder.as_ref().map(ToString::to_string).unwrap_or_default()),
+                holder_identity: Some(self.holder().map(ToString::to_string).unwrap_or_default()),
                 lease_duration_seconds: Some(seconds(self.duration)),
                 acquire_time: self.created.map(MicroTime),
                 renew_time: Some(MicroTime(renewed)),

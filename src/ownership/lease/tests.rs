@@ -70,9 +70,27 @@ fn a_death_certificate_names_the_dead_and_its_witness_and_is_bound_to_the_versio
     assert_eq!(written.metadata.resource_version.as_deref(), Some("41"));
     assert_eq!(written.metadata.uid.as_deref(), Some("the-first"), "a PUT without it creates what was deleted");
     let Seen::Member(read) = read(&written) else { panic!("not read as a member's Lease") };
-    assert_eq!(read.holder, None);
-    assert_eq!(read.death, Some(Death { of: Holder::new("headgate-0_00000001"), declared_by: witness.clone() }));
+    let death = Death { of: Holder::new("headgate-0_00000001"), declared_by: witness.clone() };
+    assert_eq!((read.standing.clone(), read.holder()), (Standing::Dead(death), None));
     assert_eq!(read.declared_dead(&witness), None, "nobody dies twice");
+}
+
+#[test]
+fn a_member_lease_without_a_holder_is_a_certificate_only_where_it_names_the_dead_and_the_witness() {
+    let member = MemberLease::begin("headgate-0", 1, "", Duration::from_secs(5));
+    let certificate = member.declared_dead(&Holder::new("headgate-1_00000002")).unwrap().write(at());
+    let standing = |edit: &dyn Fn(&mut Lease)| {
+        let mut edited = certificate.clone();
+        edit(&mut edited);
+        MemberLease::read(&edited).unwrap().standing
+    };
+    let name = |lease: &mut Lease| lease.spec.as_mut().unwrap().holder_identity = Some("bob".to_owned());
+    let forget_the_witness = |lease: &mut Lease| {
+        lease.metadata.annotations.as_mut().unwrap().remove("headgate.dev/declared-dead-by");
+    };
+    assert!(matches!(standing(&|_| {}), Standing::Dead(_)));
+    assert_eq!(standing(&name), Standing::Alive(Holder::new("bob")), "whoever it names lives, whatever else it says");
+    assert_eq!(standing(&forget_the_witness), Standing::Released);
 }
 
 #[rstest]

@@ -3,6 +3,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::*;
+use crate::ownership::lease::Standing;
 
 fn versioned(mut lease: Lease, version: u32) -> Lease {
     lease.metadata.resource_version = Some(version.to_string());
@@ -37,7 +38,7 @@ fn an_answer_that_comes_late_does_not_bring_back_what_the_watch_has_shown_delete
     let member = member();
     view.delete(&versioned(member.write(Timestamp::UNIX_EPOCH), 6));
     assert_eq!(view.apply_answer(&versioned(member.write(Timestamp::UNIX_EPOCH), 5)), None);
-    assert!(!view.is_live(member.holder.as_ref().unwrap()));
+    assert!(!view.is_live(member.holder().unwrap()));
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn what_a_complete_list_does_not_show_is_gone_unless_it_was_written_meanwhile() 
 fn a_member_lives_from_its_lease_to_its_deletion_or_its_certificate() {
     let mut view = View::default();
     let mut lease = member();
-    let holder = lease.holder.clone().unwrap();
+    let holder = lease.holder().cloned().unwrap();
     let joined = view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 1));
     assert!(matches!(joined, Some(Change::Joined(_))));
     assert!(view.is_live(&holder));
@@ -85,7 +86,7 @@ fn a_member_lives_from_its_lease_to_its_deletion_or_its_certificate() {
 
     let certificate = lease.declared_dead(&Holder::new("b_2")).unwrap();
     let died = view.apply(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 4));
-    assert!(matches!(died, Some(Change::Ended { certificate: Some(_), .. })));
+    assert!(matches!(died, Some(Change::Ended { by: End::Declared, .. })));
     assert!(!view.is_live(&holder));
     let removed = view.delete(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 5));
     assert_eq!(removed, Some(Change::Certificate), "nobody dies twice");
@@ -97,8 +98,27 @@ fn a_deleted_member_lease_ends_its_incarnation() {
     let lease = member();
     view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 1));
     let ended = view.delete(&versioned(lease.write(Timestamp::UNIX_EPOCH), 2));
-    assert!(matches!(ended, Some(Change::Ended { certificate: None, .. })));
-    assert!(!view.is_live(lease.holder.as_ref().unwrap()));
+    assert!(matches!(ended, Some(Change::Ended { by: End::Deleted, .. })));
+    assert!(!view.is_live(lease.holder().unwrap()));
+}
+
+#[test]
+fn a_member_lease_that_names_another_or_nobody_any_more_ends_its_incarnation() {
+    let lease = member();
+    let after = |standing| {
+        let mut view = View::default();
+        view.apply(&versioned(lease.write(Timestamp::UNIX_EPOCH), 1));
+        let edited = MemberLease { standing, ..lease.clone() };
+        let ended = view.apply(&versioned(edited.write(Timestamp::UNIX_EPOCH), 2));
+        assert!(!view.is_live(lease.holder().unwrap()));
+        (view, ended)
+    };
+    let bob = Holder::new("bob");
+    let (view, ended) = after(Standing::Alive(bob.clone()));
+    let Some(Change::Ended { by: End::Renamed(now), .. }) = ended else { panic!("{ended:?}") };
+    assert_eq!((now.holder(), view.is_live(&bob)), (Some(&bob), true));
+    let (_, ended) = after(Standing::Released);
+    assert!(matches!(ended, Some(Change::Ended { by: End::Released, .. })));
 }
 
 #[test]
@@ -108,15 +128,15 @@ fn peers_are_the_others_that_live_and_nobody_knows_them_before_the_first_list() 
     let newer = MemberLease::begin("headgate-1", 2, "v2", Duration::from_secs(5));
     view.begin_list();
     view.apply(&versioned(me.write(Timestamp::UNIX_EPOCH), 1));
-    assert!(view.peers(me.holder.as_ref(), "").may_include("headgate-1_00000002"));
+    assert!(view.peers(me.holder(), "").may_include("headgate-1_00000002"));
     view.end_list();
-    let alone = view.peers(me.holder.as_ref(), "");
+    let alone = view.peers(me.holder(), "");
     assert!(!alone.may_differ() && !alone.may_include("headgate-0_00000001"), "I am not my own peer");
 
     view.apply(&versioned(newer.write(Timestamp::UNIX_EPOCH), 2));
-    let peers = view.peers(me.holder.as_ref(), "");
+    let peers = view.peers(me.holder(), "");
     assert!(peers.may_differ() && peers.may_include("headgate-1_00000002"));
-    let certificate = newer.declared_dead(me.holder.as_ref().unwrap()).unwrap();
+    let certificate = newer.declared_dead(me.holder().unwrap()).unwrap();
     view.apply(&versioned(certificate.write(Timestamp::UNIX_EPOCH), 3));
-    assert_eq!(view.peers(me.holder.as_ref(), ""), alone);
+    assert_eq!(view.peers(me.holder(), ""), alone);
 }

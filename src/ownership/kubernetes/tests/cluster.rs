@@ -201,7 +201,12 @@ impl Cluster {
     }
 
     pub(super) fn member_of(&self, pod: &str) -> Option<MemberLease> {
-        self.members().into_iter().find(|lease| *lease.pod == *pod && lease.holder.is_some())
+        self.members().into_iter().find(|lease| *lease.pod == *pod && lease.holder().is_some())
+    }
+
+    /// The incarnation of a pod that lives.
+    pub(super) fn holder_of(&self, pod: &str) -> Holder {
+        self.member_of(pod).and_then(|lease| lease.holder().cloned()).unwrap()
     }
 
     /// How many sources each pod runs.
@@ -238,8 +243,11 @@ impl Cluster {
 
     /// Every source runs, once, where its Lease says, by an incarnation that lives.
     pub(super) fn is_settled(&self) -> bool {
-        let live: HashMap<Holder, String> =
-            self.members().into_iter().filter_map(|lease| Some((lease.holder?, lease.pod.to_string()))).collect();
+        let live: HashMap<Holder, String> = self
+            .members()
+            .into_iter()
+            .filter_map(|lease| Some((lease.holder()?.clone(), lease.pod.to_string())))
+            .collect();
         let holders: HashMap<StreamName, Holder> = self
             .api
             .leases()
@@ -313,11 +321,11 @@ impl Cluster {
         for entry in self.api.log() {
             let read = |lease: &Option<_>| lease.as_ref().map(lease::read);
             if let Some(Seen::Member(before)) = read(&entry.before) {
-                before.holder.map(|holder| live.remove(&holder));
+                before.holder().map(|holder| live.remove(holder));
             }
             match (read(&entry.before), read(&entry.after)) {
                 (_, Some(Seen::Member(after))) => {
-                    after.holder.map(|holder| live.insert(holder, after.pod.to_string()));
+                    after.holder().map(|holder| live.insert(holder.clone(), after.pod.to_string()));
                 }
                 (Some(Seen::Source(before)), Some(Seen::Source(after))) if before.holder != after.holder => {
                     let owner = before.holder.as_ref().and_then(|holder| live.get(holder));

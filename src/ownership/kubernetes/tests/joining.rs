@@ -17,7 +17,7 @@ async fn m_does_not_hear_that_it_joined() -> (Cluster, Holder) {
     cluster.start("m").faults.swallow_answers_to_joins(1);
     cluster.until(5 * SECOND, "created", |cluster| cluster.member_of("m").is_some()).await;
     cluster.pods["m"].faults.partition(true);
-    let unheard = cluster.member_of("m").and_then(|lease| lease.holder).unwrap();
+    let unheard = cluster.holder_of("m");
     (cluster, unheard)
 }
 
@@ -44,7 +44,7 @@ async fn who_was_declared_dead_before_it_heard_that_it_had_joined_does_not_live_
 async fn a_certificate_that_was_made_a_living_lease_again_is_not_deleted_for_what_it_was() {
     let mut cluster = cluster_of(&["a", "b", "c"], 30, 1).await;
     let lease = cluster.member_of("c").unwrap();
-    let dead = lease.holder.clone().unwrap();
+    let dead = lease.holder().cloned().unwrap();
     cluster.gate.down.store(true, Ordering::Relaxed);
     cluster.kill("c");
     cluster.until(10 * SECOND, "declared dead", |cluster| cluster.is_certified(&dead)).await;
@@ -65,7 +65,7 @@ async fn a_certificate_that_was_made_a_living_lease_again_is_not_deleted_for_wha
 #[tokio::test(start_paused = true)]
 async fn who_finds_a_certificate_where_it_would_create_its_lease_begins_another_incarnation() {
     let mut cluster = cluster_of(&["a"], 4, 1).await;
-    let witness = cluster.member_of("a").and_then(|lease| lease.holder).unwrap();
+    let witness = cluster.holder_of("a");
     cluster.gate.down.store(true, Ordering::Relaxed);
     cluster.start("m").faults.swallow_answers_to_joins(1);
     cluster.until(5 * SECOND, "created", |cluster| cluster.member_of("m").is_some()).await;
@@ -78,8 +78,9 @@ async fn who_finds_a_certificate_where_it_would_create_its_lease_begins_another_
             .write(Timestamp::UNIX_EPOCH);
     });
     cluster.until(4 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
-    assert_ne!(cluster.pods["m"].ownership.view().holder, unheard.holder);
-    assert!(cluster.is_certified(unheard.holder.as_ref().unwrap()), "until its rows are fenced off");
+    let unheard = unheard.holder().unwrap();
+    assert_ne!(cluster.pods["m"].ownership.view().holder.as_ref(), Some(unheard));
+    assert!(cluster.is_certified(unheard), "until its rows are fenced off");
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +103,7 @@ async fn an_incarnation_that_was_declared_dead_unheard_does_not_come_again_once_
 
 impl Cluster {
     fn is_certified(&self, dead: &Holder) -> bool {
-        self.members().iter().any(|lease| lease.death.as_ref().is_some_and(|death| death.of == *dead))
+        self.members().iter().any(|lease| lease.death().is_some_and(|death| death.of == *dead))
     }
 
     /// The holders whose member Lease another replica deleted while it named them.
@@ -110,7 +111,7 @@ impl Cluster {
         let log = self.api.log().into_iter().filter(|entry| entry.after.is_none());
         let named = |entry: Entry| {
             let lease = entry.before.as_ref().and_then(MemberLease::read)?;
-            lease.holder.filter(|_| *lease.pod != *entry.writer)
+            lease.holder().filter(|_| *lease.pod != *entry.writer).cloned()
         };
         log.filter_map(named).collect()
     }

@@ -18,14 +18,14 @@ async fn nobody_is_declared_dead_before_the_instant_that_its_last_renewal_promis
     let a = &cluster.pods["a"];
     let lease = cluster.member_of("a").unwrap();
     a.faults.partition(true);
-    let declared = |cluster: &Cluster| cluster.members().into_iter().find(|member| member.death.is_some());
+    let declared = |cluster: &Cluster| cluster.members().into_iter().find(|member| member.death().is_some());
     cluster.until(10 * SECOND, "declared dead", |cluster| declared(cluster).is_some()).await;
     let died = cluster.api.log().into_iter().find(|entry| {
         let after = entry.after.as_ref().and_then(MemberLease::read);
-        after.and_then(|lease| lease.death).is_some_and(|death| Some(death.of) == lease.holder)
+        after.is_some_and(|after| after.death().is_some_and(|death| Some(&death.of) == lease.holder()))
     });
     let promised = a.ownership.renewals().borrow().clone().expect("it cannot know of its end");
-    assert_eq!(Some(&promised.holder), lease.holder.as_ref());
+    assert_eq!(Some(&promised.holder), lease.holder());
     assert_eq!(promised.alive_until, promised.issued + 5 * SECOND);
     let margin = died.unwrap().at.checked_duration_since(promised.alive_until);
     assert!(margin.is_some(), "declared dead too early");
@@ -186,13 +186,13 @@ async fn a_handoff_for_a_lost_database_that_an_outage_cuts_short_stops_no_source
 #[tokio::test(start_paused = true)]
 async fn a_replica_cut_off_from_the_api_server_loses_its_sources_and_joins_again_with_a_new_nonce() {
     let cluster = cluster_of(&["a", "b", "c"], 90, 1).await;
-    let before = cluster.member_of("a").unwrap().holder;
+    let before = cluster.holder_of("a");
     cluster.pods["a"].faults.partition(true);
     sleep(10 * SECOND).await;
     assert_eq!(cluster.running()["b"] + cluster.running()["c"], 90, "the others took over");
     cluster.pods["a"].faults.partition(false);
     cluster.until(30 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-    assert_ne!(cluster.member_of("a").unwrap().holder, before);
+    assert_ne!(cluster.holder_of("a"), before);
     cluster.assert_no_living_holder_was_robbed();
 }
 
@@ -205,7 +205,8 @@ async fn a_replica_frozen_for_long_finds_itself_declared_dead_and_declares_nobod
     cluster.pods["a"].freeze(false);
     cluster.until(40 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
     let deaths = cluster.api.log().into_iter().filter(|entry| {
-        entry.at >= thaw && entry.after.as_ref().and_then(MemberLease::read).is_some_and(|lease| lease.death.is_some())
+        entry.at >= thaw
+            && entry.after.as_ref().and_then(MemberLease::read).is_some_and(|lease| lease.death().is_some())
     });
     assert_eq!(deaths.count(), 0);
     cluster.assert_no_living_holder_was_robbed();
@@ -225,11 +226,12 @@ async fn a_short_freeze_moves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn rows_of_a_dead_holder_are_fenced_off_when_the_database_is_back_even_if_the_witness_died() {
     let mut cluster = cluster_of(&["a", "b", "c"], 30, 1).await;
-    let dead = cluster.member_of("a").unwrap().holder.unwrap();
+    let dead = cluster.holder_of("a");
     cluster.gate.down.store(true, Ordering::Relaxed);
     cluster.kill("a");
     cluster.settled().await;
-    let certificate = cluster.members().into_iter().find_map(|lease| lease.death).expect("it waits for the fence");
+    let certificate =
+        cluster.members().into_iter().find_map(|lease| lease.death().cloned()).expect("it waits for the fence");
     let witness = certificate.declared_by.as_str().split('_').next().unwrap().to_owned();
     cluster.kill(&witness);
     cluster.settled().await;
@@ -291,7 +293,7 @@ async fn rows_of_the_dead_are_fenced_off_whoever_declared_them(#[values(1, 2, 3,
     cluster.start_without_database("a");
     cluster.start_without_database("d");
     sleep(10 * SECOND).await;
-    let dead = cluster.member_of("b").unwrap().holder.unwrap();
+    let dead = cluster.holder_of("b");
     cluster.kill("b");
     cluster
         .until(15 * SECOND, "settled and fenced off", |cluster| {
@@ -351,7 +353,7 @@ async fn an_outage_of_both_servers_moves_nothing_whichever_comes_back_first(#[va
 #[tokio::test(start_paused = true)]
 async fn nothing_is_handed_off_for_a_lost_database_to_a_replica_that_died_during_my_outage() {
     let mut cluster = cluster_of(&["a", "b"], 60, 1).await;
-    let (start, b) = (Instant::now(), cluster.member_of("b").unwrap().holder.unwrap());
+    let (start, b) = (Instant::now(), cluster.holder_of("b"));
     let a = &cluster.pods["a"];
     a.database.store(true, Ordering::Relaxed);
     a.faults.partition(true);

@@ -35,9 +35,9 @@ async fn renewals_in_a_row_that_hang_end_no_incarnation(
     #[case] renew_interval_ms: u64,
 ) {
     let cluster = cluster_that_renews(lease_duration_ms, renew_interval_ms).await;
-    let before = cluster.member_of("a").unwrap().holder;
+    let before = cluster.holder_of("a");
     cluster.pods["a"].faults.lose_renewals(renewals);
     sleep(Duration::from_millis(3 * lease_duration_ms)).await;
-    assert_eq!(cluster.member_of("a").unwrap().holder, before);
+    assert_eq!(cluster.holder_of("a"), before);
     assert_eq!(cluster.members().len(), 2, "nobody was declared dead");
 }
