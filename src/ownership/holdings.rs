@@ -33,6 +33,13 @@ enum Phase {
     Deleting { deleted: Option<Version> },
 }
 
+/// A source whose task has stopped as it was told to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Yielded {
+    /// The member that it was to move to; none when wherever is best by now.
+    pub to: Option<Holder>,
+}
+
 /// The sources of one incarnation.
 #[derive(Debug, Default)]
 pub struct Holdings {
@@ -93,13 +100,13 @@ impl Holdings {
         Some(Directive::Yield(stream.clone()))
     }
 
-    /// The task has stopped. Returns whether that was asked for, and the target that was then intended.
-    pub fn stopped(&mut self, stream: &StreamName) -> Option<Option<Holder>> {
+    /// The task has stopped. `None` when it was not asked to.
+    pub fn stopped(&mut self, stream: &StreamName) -> Option<Yielded> {
         let phase = self.phases.get_mut(stream)?;
         let Phase::Yielding { to, .. } = phase else { return None };
-        let to = to.take();
+        let yielded = Yielded { to: to.take() };
         *phase = Phase::Stopped;
-        Some(to)
+        Some(yielded)
     }
 
     /// The Lease of a stopped source will be written to name another.
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!(holdings.stopped(&orders()), None, "nobody asked it to");
         assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), Some(Directive::Yield(orders())));
         assert_eq!(holdings.begin_yield(&orders(), None, Instant::now()), None, "it is told once");
-        assert_eq!(holdings.stopped(&orders()), Some(None));
+        assert_eq!(holdings.stopped(&orders()), Some(Yielded { to: None }));
         holdings.hand(&orders(), &Holder::new("b_2"));
         assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "the answer decides");
         holdings.settle(&orders());

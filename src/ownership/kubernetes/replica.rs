@@ -311,8 +311,8 @@ impl Replica {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Yielded(stream) => {
-                if let Some(intended) = self.holdings.stopped(&stream) {
-                    self.place(&stream, intended);
+                if let Some(yielded) = self.holdings.stopped(&stream) {
+                    self.place(&stream, yielded.to);
                 }
             }
             Command::Finished(stream) => self.delete(&stream),
