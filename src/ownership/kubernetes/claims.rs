@@ -29,14 +29,29 @@ const LABEL_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Refusal {
     /// Not to be claimed before.
     until: Instant,
-    /// In a row.
-    denials: u32,
+    cause: Cause,
+}
+
+/// Why a claim came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody else was first, the answer did not come, or the Lease has lost its labels: the watch shows who holds it now.
+    Unclear,
+    /// The API server did not allow it, so many times in a row.
+    Denied { in_a_row: u32 },
 }
 
 impl Refusal {
-    /// Not for somebody who was first, but by the API server.
+    /// Whether the API server did not allow it.
     pub(super) fn was_denied(&self) -> bool {
-        self.denials > 0
+        matches!(self.cause, Cause::Denied { .. })
+    }
+
+    fn denials_in_a_row(&self) -> u32 {
+        match self.cause {
+            Cause::Unclear => 0,
+            Cause::Denied { in_a_row } => in_a_row,
+        }
     }
 
     /// Denials are counted beyond the next try. Of others there may be thousands, and this goes through all for each claim.
@@ -222,17 +237,17 @@ impl Replica {
                 }
                 self.learn(&lease);
             }
-            Written::Unanswered => self.refuse(stream, 0),
+            Written::Unanswered => self.refuse(stream, Cause::Unclear),
             Written::Denied(error) => {
-                let denials = self.refused.get(stream).map_or(0, |refusal| refusal.denials) + 1;
-                if denials == 1 {
+                let in_a_row = self.refused.get(stream).map_or(0, Refusal::denials_in_a_row) + 1;
+                if in_a_row == 1 {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(stream = %stream, error, "may not claim it; trying again, ever more seldom");
                 }
-                self.refuse(stream, denials);
+                self.refuse(stream, Cause::Denied { in_a_row });
             }
             Written::Refused(current) => {
-                self.refuse(stream, 0);
+                self.refuse(stream, Cause::Unclear);
                 if let Some(current) = current {
                     self.learn(&current);
                 }
@@ -245,17 +260,22 @@ impl Replica {
     fn label_anew(&mut self, stream: &StreamName, current: &Lease) {
         let now = Instant::now();
         self.labelled.retain(|_, at| now - *at < LABEL_EVERY);
-        self.refuse(stream, 0);
+        self.refuse(stream, Cause::Unclear);
         if !self.labelled.contains_key(stream) {
             self.labelled.insert(stream.clone(), now);
             self.take(stream, Some(&SourceLease::unlabelled(stream, current)));
         }
     }
 
-    fn refuse(&mut self, stream: &StreamName, denials: u32) {
-        let doublings = denials.saturating_sub(1).min(8);
-        let wait = AFTER_REFUSAL.saturating_mul(1 << doublings).min(AFTER_MANY_DENIALS);
-        self.refused.insert(stream.clone(), Refusal { until: Instant::now() + wait, denials });
+    fn refuse(&mut self, stream: &StreamName, cause: Cause) {
+        let wait = match cause {
+            Cause::Unclear => AFTER_REFUSAL,
+            Cause::Denied { in_a_row } => {
+                let doublings = in_a_row.saturating_sub(1).min(8);
+                AFTER_REFUSAL.saturating_mul(1 << doublings).min(AFTER_MANY_DENIALS)
+            }
+        };
+        self.refused.insert(stream.clone(), Refusal { until: Instant::now() + wait, cause });
     }
 
     fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
