@@ -195,7 +195,7 @@ async fn a_replica_that_falls_silent_is_declared_dead_and_its_sources_go_on() {
     a.shutdown.cancel();
     cluster.until("taken over", async |_| b.held() + c.held() == 12).await;
     cluster.until("fenced off", async |cluster| cluster.fenced.0.lock().unwrap().contains(&dead)).await;
-    cluster.until("buried", async |cluster| cluster.members().await.len() == 2).await;
+    cluster.until("rid of the certificate", async |cluster| cluster.members().await.len() == 2).await;
     let taken = |replica: &Replica| replica.heard().iter().filter(|it| matches!(it, Directive::Lost(..))).count();
     assert_eq!(taken(&b) + taken(&c), 0, "no living holder lost anything");
 }

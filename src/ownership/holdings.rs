@@ -87,7 +87,7 @@ impl Holdings {
     }
 
     /// The write of a claim, a handoff or a deletion was answered; [`Holdings::align`] says what follows.
-    pub fn settle(&mut self, stream: &StreamName) {
+    pub fn write_answered(&mut self, stream: &StreamName) {
         if matches!(self.phases.get(stream), Some(Phase::Claiming | Phase::Handing { .. })) {
             self.phases.remove(stream);
         }
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(holdings.stopped(&orders()), Some(Yielded { to: None }));
         holdings.hand(&orders(), &Holder::new("b_2"));
         assert_eq!(holdings.align(&orders(), Some(&lease_of(&me())), &me(), true), None, "the answer decides");
-        holdings.settle(&orders());
+        holdings.write_answered(&orders());
         assert!(!holdings.has(&orders()));
     }
 

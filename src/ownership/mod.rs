@@ -8,7 +8,7 @@
 //! | [`rendezvous`] | which member a source would rather live on |
 //! | [`assignment`], [`roster`] | who holds what: orphans, surplus, handoffs |
 //! | [`pacing`] | when surplus moves |
-//! | [`turns`] | who is passed over because it does not claim |
+//! | [`stuck`] | who is passed over because it does not claim |
 //! | [`declined`] | who cannot run what |
 //! | [`membership`] | who is suspect |
 //! | [`database`] | whose database is lost |
@@ -35,7 +35,7 @@ pub mod membership;
 pub mod pacing;
 pub mod rendezvous;
 pub mod roster;
-pub mod turns;
+pub mod stuck;
 pub mod view;
 
 use crate::{event::StreamName, store::Holder};

@@ -53,7 +53,7 @@ impl Replica {
         self.dirty = false;
         self.align_early();
         self.count(now);
-        self.turns.retain(|holder| self.roster.seat_of(holder).is_some());
+        self.stuck.retain(|holder| self.roster.seat_of(holder).is_some());
         let matters =
             |stream: &StreamName, holder: &Holder| self.view.is_live(holder) && self.desired.get(stream).is_some();
         self.declined.retain(now, matters);
@@ -71,7 +71,7 @@ impl Replica {
 
     fn count(&mut self, now: Instant) {
         self.counted = now;
-        let is_stuck = |holder: &Holder| self.turns.is_stuck(holder, now);
+        let is_stuck = |holder: &Holder| self.stuck.is_stuck(holder, now);
         let is_denied = |stream: &StreamName| self.refused.get(stream).is_some_and(|refusal| refusal.is_denied(now));
         self.roster = Roster::count(&self.view, self.desired.streams(), is_stuck, is_denied);
     }
@@ -92,7 +92,7 @@ impl Replica {
         let declined = |stream: &StreamName, at: usize| self.has_declined(stream, &self.roster.holders[at]);
         let dealt = deal(&self.roster.orphans, &mut seats, self.roster.bound(), declined);
         for (at, holder) in self.roster.holders.iter().enumerate() {
-            self.turns.dealt(holder, seats[at].held > self.roster.seats[at].held, now);
+            self.stuck.dealt(holder, seats[at].held > self.roster.seats[at].held, now);
         }
         let mine = self.roster.seat_of(me).filter(|_| self.draining_since.is_none());
         let orphans = self.roster.orphans.iter().zip(dealt);

@@ -222,7 +222,7 @@ impl Replica {
     }
 
     fn on_taken(&mut self, stream: &StreamName, from: Option<&Holder>, written: Written) {
-        self.holdings.settle(stream);
+        self.holdings.write_answered(stream);
         match written {
             // Its labels were edited away, so the watch shows it to nobody, its holder included: it is an orphan, also when it
             // still names me.
@@ -279,7 +279,7 @@ impl Replica {
     }
 
     fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
-        self.holdings.settle(stream);
+        self.holdings.write_answered(stream);
         match written {
             // Mine or the other's: what was taken back in vain was handed over.
             Written::Done(lease) | Written::Refused(Some(lease)) => {

@@ -61,19 +61,26 @@ pub(super) struct Certificate {
 }
 
 impl Replica {
-    /// Declares suspects dead, and sees to the certificates that are mine to see to.
-    pub(super) fn bury(&mut self, now: Instant) {
+    /// Declares dead whoever was silent for too long.
+    pub(super) fn declare_suspects(&mut self, now: Instant) {
         if self.me.is_none() {
             return;
         }
         for (lease, version) in self.membership.suspects(now) {
             self.declare(&lease, &version);
         }
-        self.burying.retain(|name| self.view.member(name).is_some());
+    }
+
+    /// Fences off the rows of those whose certificate is mine to handle, and removes it then.
+    pub(super) fn handle_certificates(&mut self, now: Instant) {
+        if self.me.is_none() {
+            return;
+        }
+        self.certificates.retain(|name| self.view.member(name).is_some());
         let certificates: Vec<_> = self
             .view
             .members()
-            .filter(|lease| !self.burying.contains(&lease.name))
+            .filter(|lease| !self.certificates.contains(&lease.name))
             .filter_map(|lease| {
                 let certificate = Certificate { lease: lease.name.clone(), version: lease.version.clone() };
                 Some((certificate, lease.death()?.clone()))
@@ -84,7 +91,7 @@ impl Replica {
             let declared_by_me = self.me.as_ref() == Some(&death.declared_by);
             let witness_can = self.view.live(&death.declared_by).is_some_and(|lease| lease.state.has_database());
             if declared_by_me || (!witness_can && self.is_first()) {
-                self.burying.insert(certificate.lease.clone());
+                self.certificates.insert(certificate.lease.clone());
                 self.fence_off(death.of, Some(certificate));
             }
         }
@@ -164,7 +171,7 @@ impl Replica {
             }
             Duty::Removed { lease, deletion } => {
                 if let Deletion::Changed(current) = deletion {
-                    self.burying.remove(&lease);
+                    self.certificates.remove(&lease);
                     self.learn(&current);
                 }
             }

@@ -37,7 +37,7 @@ use crate::{
         membership::Membership,
         pacing::Pacing,
         roster::Roster,
-        turns::Turns,
+        stuck::StuckMembers,
         view::{Change, End, View},
     },
     store::{Gate, Holder},
@@ -80,7 +80,7 @@ pub(super) struct Replica {
     pub(super) me: Option<Holder>,
     pub(super) view: View,
     pub(super) membership: Membership,
-    pub(super) turns: Turns,
+    pub(super) stuck: StuckMembers,
     pub(super) declined: Declined,
     /// When a member came or went last, and whether that is long ago.
     pub(super) members_changed: Instant,
@@ -113,8 +113,8 @@ pub(super) struct Replica {
     pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
     /// Member Leases that are being declared dead.
     pub(super) declaring: HashSet<Arc<str>>,
-    /// Certificates of death that are being dealt with.
-    pub(super) burying: HashSet<Arc<str>>,
+    /// Certificates of death that are being handled.
+    pub(super) certificates: HashSet<Arc<str>>,
     /// When each member that ended was last heard of.
     pub(super) last_signs: HashMap<Holder, Instant>,
     pub(super) joined_before: bool,
@@ -150,7 +150,7 @@ impl Replica {
             outlets,
             me: None,
             view: View::default(),
-            turns: Turns::default(),
+            stuck: StuckMembers::default(),
             declined: Declined::default(),
             members_changed: now,
             members_stand_still: false,
@@ -170,7 +170,7 @@ impl Replica {
             deletion_turns,
             duties: FuturesUnordered::new(),
             declaring: HashSet::new(),
-            burying: HashSet::new(),
+            certificates: HashSet::new(),
             last_signs: HashMap::new(),
             joined_before: false,
             dirty: true,
@@ -265,7 +265,7 @@ impl Replica {
                     self.note_declined(&stream, from, now);
                 }
                 if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
-                    self.turns.progressed(&to, now);
+                    self.stuck.progressed(&to, now);
                 }
                 self.dirty = true;
                 self.align(&stream);
@@ -327,7 +327,8 @@ impl Replica {
             self.take_part(Part::Joined);
         }
         self.look_at_database(now);
-        self.bury(now);
+        self.declare_suspects(now);
+        self.handle_certificates(now);
         self.give_up_early(now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_EVERY;

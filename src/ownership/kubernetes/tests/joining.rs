@@ -58,7 +58,7 @@ async fn a_certificate_that_was_made_a_living_lease_again_is_not_deleted_for_wha
     cluster.until(2 * SECOND, "fenced off", |cluster| cluster.gate.fenced.lock().unwrap().contains(&dead)).await;
     sleep(SECOND).await;
     assert_eq!(cluster.deleted_by_others(), [], "nobody has measured its silence yet");
-    cluster.until(20 * SECOND, "buried", |cluster| cluster.members().len() == 2).await;
+    cluster.until(20 * SECOND, "rid of the certificate", |cluster| cluster.members().len() == 2).await;
     cluster.until(10 * SECOND, "settled", Cluster::is_settled).await;
 }
 
@@ -95,7 +95,9 @@ async fn who_hears_late_that_it_had_joined_renews_before_its_silence_is_over() {
 #[tokio::test(start_paused = true)]
 async fn an_incarnation_that_was_declared_dead_unheard_does_not_come_again_once_its_certificate_is_gone() {
     let (cluster, unheard) = m_does_not_hear_that_it_joined().await;
-    cluster.until(10 * SECOND, "declared dead and buried", |cluster| cluster.members().len() == 2).await;
+    cluster
+        .until(10 * SECOND, "declared dead, and its certificate removed", |cluster| cluster.members().len() == 2)
+        .await;
     cluster.pods["m"].faults.partition(false);
     cluster.until(5 * SECOND, "joined", |cluster| cluster.pods["m"].ownership.view().holder.is_some()).await;
     assert_ne!(cluster.pods["m"].ownership.view().holder, Some(unheard));

@@ -237,7 +237,7 @@ async fn rows_of_a_dead_holder_are_fenced_off_when_the_database_is_back_even_if_
     cluster.settled().await;
     cluster.gate.down.store(false, Ordering::Relaxed);
     cluster.until(10 * SECOND, "fenced", |cluster| cluster.gate.fenced.lock().unwrap().contains(&dead)).await;
-    cluster.until(10 * SECOND, "buried", |cluster| cluster.members().len() == 1).await;
+    cluster.until(10 * SECOND, "rid of the certificate", |cluster| cluster.members().len() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]

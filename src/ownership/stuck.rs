@@ -12,14 +12,14 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// For this long; then it gets another chance.
 const PASSED_OVER_FOR: Duration = Duration::from_secs(10);
 
-/// Each member's turn to claim.
+/// Since when members have claimed nothing of what they were dealt.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct StuckMembers {
     waiting: HashMap<Holder, Instant>,
     passed_over: HashMap<Holder, Instant>,
 }
 
-impl Turns {
+impl StuckMembers {
     /// A Lease was seen that newly names this member.
     pub fn progressed(&mut self, member: &Holder, now: Instant) {
         if let Some(since) = self.waiting.get_mut(member) {
@@ -62,23 +62,23 @@ mod tests {
 
     #[test]
     fn a_member_that_takes_nothing_is_passed_over_for_a_while_and_then_asked_again() {
-        let (mut turns, member, start) = (Turns::default(), Holder::new("a"), Instant::now());
-        turns.dealt(&member, true, start);
-        assert!(!turns.is_stuck(&member, start + PATIENCE));
-        turns.dealt(&member, true, start + PATIENCE);
-        assert!(turns.is_stuck(&member, start + PATIENCE));
-        assert!(!turns.is_stuck(&member, start + PATIENCE + PASSED_OVER_FOR));
+        let (mut stuck, member, start) = (StuckMembers::default(), Holder::new("a"), Instant::now());
+        stuck.dealt(&member, true, start);
+        assert!(!stuck.is_stuck(&member, start + PATIENCE));
+        stuck.dealt(&member, true, start + PATIENCE);
+        assert!(stuck.is_stuck(&member, start + PATIENCE));
+        assert!(!stuck.is_stuck(&member, start + PATIENCE + PASSED_OVER_FOR));
     }
 
     #[test]
-    fn a_member_that_claims_slowly_keeps_its_turn() {
-        let (mut turns, member, mut now) = (Turns::default(), Holder::new("a"), Instant::now());
+    fn a_member_that_claims_slowly_is_not_passed_over() {
+        let (mut stuck, member, mut now) = (StuckMembers::default(), Holder::new("a"), Instant::now());
         for step in 0..200 {
-            turns.dealt(&member, true, now);
+            stuck.dealt(&member, true, now);
             if step % 15 == 0 {
-                turns.progressed(&member, now);
+                stuck.progressed(&member, now);
             }
-            assert!(!turns.is_stuck(&member, now));
+            assert!(!stuck.is_stuck(&member, now));
             now += STEP;
         }
     }
