@@ -41,7 +41,7 @@ impl DatabaseWatch {
         if self.silence(now) < WORKS_WITHIN {
             (self.alone_since, self.lost) = (None, false);
         } else if !another_works {
-            // Nobody's works any more: what was lost stays lost until mine answers, nothing new is.
+            // Nobody's works any more. If mine is lost it stays so until it answers; if not, it is not lost now.
             self.alone_since = None;
         } else {
             let since = *self.alone_since.get_or_insert(now);

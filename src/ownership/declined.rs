@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{event::StreamName, store::Holder};
 
-/// Then it may be tried again: the controller of that member may only have been late.
+/// After this it may be tried again: the controller of that member may only have been late.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
 /// What was given up, by whom, in which generation of the object.

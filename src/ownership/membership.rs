@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::lease::Version;
 use crate::clock::Moment;
 
-/// So much is kept of my own renewals. Whoever gave no sign of life after one of them was not heard of in their time.
+/// How many of my renewals are remembered. A peer that wrote nothing after the oldest of them counts as not heard.
 const RENEWALS_KEPT: usize = 32;
 
 /// The silence of every peer, as this replica measures it.
@@ -81,8 +81,8 @@ impl Membership {
     /// Whether this peer is known to have given a sign of life since `within` ago: its Lease has a version that is newer than
     /// what I wrote in that time myself.
     ///
-    /// That it was silent since I listen proves nothing of that kind. Right after my start, or after an outage or a pause of mine,
-    /// all that a list shows is new to me, and a connection may hand me the news of a while ago.
+    /// That it was not silent since I began to listen proves nothing of that kind. Right after my start, or after an outage or a
+    /// pause of mine, everything that a list shows is new to me, and a connection may hand me what is no longer news.
     #[must_use]
     pub fn is_heard(&self, lease: &str, within: Duration, now: Moment) -> bool {
         let shown = self.peers.get(lease).and_then(|peer| peer.version.number());

@@ -56,9 +56,9 @@ pub enum Directive {
     /// The Lease is mine: adopt the row and poll. After a `Lost` of the same stream the old task may still finish its
     /// poll; the new one waits for it.
     Run(Holding),
-    /// A write that would have given the Lease of this source away was not answered, and the `Run` that follows takes it up
-    /// again. It runs on, for an API server that is away stops nothing (P5), but only as long as no other replica has adopted
-    /// the row, and its Lease keeps nobody away for certain, until `Confirmed`; or `Lost` follows.
+    /// A write that would have given the Lease of this source away was not answered. The `Run` that follows takes the source up
+    /// again, because an API server that is away stops nothing (P5). Until `Confirmed` its Lease does not keep others away for
+    /// certain, so it runs only for as long as no other replica has adopted the row; if one has the Lease, `Lost` follows.
     Doubted(StreamName),
     /// The Lease of a source in doubt names this replica, and the unanswered write can land no more.
     Confirmed(StreamName),
@@ -104,7 +104,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Whether the incarnation of this name may be another one that lives.
+    /// Whether this may be the name of another incarnation that lives. Before the Leases were listed, any name may.
     #[must_use]
     pub fn may_include(&self, identity: &str) -> bool {
         self.holders.as_ref().is_none_or(|holders| holders.contains(&Holder::new(identity)))

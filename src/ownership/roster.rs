@@ -30,8 +30,8 @@ impl Roster {
     /// Counts. A draining member takes nothing, nor does one whose database is lost or has never answered it; when that
     /// is so for all who stay, it makes no difference and they take.
     ///
-    /// What the API server denies to be claimed is left out while it is not tried again: dealt to a member, it would be counted
-    /// for what that member then does not get of the others.
+    /// A source whose claim the API server has denied is left out until the next try: dealt to a member, it would fill a part of
+    /// that member's share, which then gets fewer of the others.
     #[must_use]
     pub fn count(
         view: &View,

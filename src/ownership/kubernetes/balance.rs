@@ -16,12 +16,12 @@ use crate::{
     store::Holder,
 };
 
-/// As long as claims of the last count are left to be begun, all is counted anew this seldom: a count goes through every source.
-/// A member that comes, goes or changes empties the queue, so nobody claims long by an older deal.
+/// While claims of the last count are still to be begun, everything is counted again only this often: a count goes through every
+/// source. A member that comes, goes or changes empties the queue, so nobody goes on claiming by an older deal for long.
 const RECOUNT: Duration = Duration::from_millis(500);
 
-/// An update in which no member came or went for so long is paused, for as long as somebody likes: who waits for its end to give
-/// or to get a share would wait as long.
+/// A rollout in which no member came or went for this long counts as paused. A pause may last for ever, so shares are evened out
+/// without waiting for the end of the rollout.
 const PAUSED_AFTER: Duration = Duration::from_mins(5);
 
 impl Replica {
@@ -41,7 +41,7 @@ impl Replica {
         }
         let counted_lately = now < self.counted + RECOUNT;
         let Some(me) = self.me.clone() else {
-            // Who is no member does nothing, and tells what nobody holds.
+            // While not a member, only publish the orphan count.
             if self.view.is_synced() && !counted_lately {
                 self.count(now);
             }
@@ -171,7 +171,7 @@ impl Replica {
         let drains = self.draining_since.is_some();
         let others = || self.roster.holders.iter().filter(|holder| self.me.as_ref() != Some(*holder));
         let takers: Vec<_> = others().filter(|holder| self.takes_handoffs(holder, now)).collect();
-        // As in a rebalancing: what is stopped for an answer that does not come is stopped for nothing.
+        // As in a rebalancing: no source is stopped for a handoff that nobody may answer.
         let may_go = |stream: &&StreamName| {
             drains || (self.membership.is_well(now) && takers.iter().any(|taker| !self.has_declined(stream, taker)))
         };
@@ -202,7 +202,7 @@ impl Replica {
             Some(at) => self.hand_off(stream, self.roster.holders[at].clone()),
             // It waits for somebody to come, or becomes an orphan when my member Lease is freed.
             None if self.draining_since.is_some() => {}
-            // What it was to move for is over.
+            // There is no reason to move it any more.
             None => {
                 let resumed = self.view.source(stream).and_then(|lease| self.holdings.resume(lease, &me));
                 if let Some(directive) = resumed {
@@ -226,7 +226,7 @@ impl Replica {
         })
     }
 
-    /// Whether a member is known to live. It may renew more seldom than I do: so long as nobody may declare it dead it lives.
+    /// Whether a member is known to live. It may renew less often than I do, and lives for as long as nobody may declare it dead.
     pub(super) fn is_heard(&self, lease: &MemberLease, now: Moment) -> bool {
         self.membership.is_heard(&lease.name, self.config.heard_within().max(lease.duration), now)
     }

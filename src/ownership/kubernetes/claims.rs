@@ -54,12 +54,13 @@ impl Refusal {
         }
     }
 
-    /// Denials are counted beyond the next try. Of others there may be thousands, and this goes through all for each claim.
+    /// Denials are remembered beyond the next try, to be counted. Of others there may be thousands, and each claim goes through
+    /// all that are remembered.
     fn remembered_until(&self) -> Instant {
         if self.was_denied() { self.until + AFTER_MANY_DENIALS } else { self.until }
     }
 
-    /// And not to be tried again yet.
+    /// Whether the API server did not allow it, and it is not to be tried again yet.
     pub(super) fn is_denied(&self, now: Instant) -> bool {
         self.was_denied() && now < self.until
     }

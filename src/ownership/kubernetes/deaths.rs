@@ -1,5 +1,5 @@
 //! The end of members: one compare-and-set declares a silent one dead, and whoever wrote that fences its rows off before
-//! the certificate goes. And the end of Leases whose object is gone.
+//! the certificate is removed. And the end of Leases whose object is gone.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -28,8 +28,8 @@ const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
 const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_FENCE_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_FENCE_RETRY: Duration = Duration::from_secs(5);
-/// A Lease that names me without an object that I know is given up after this: controllers are seldom so far apart. One whose
-/// object I know that I cannot read is given up at once.
+/// A Lease that names me is given up when I have not seen its object for this long: controllers are seldom so far apart. If I have
+/// seen the object and cannot read it, the Lease is given up at once.
 pub(super) const EARLY_FOR: Duration = Duration::from_secs(10);
 /// For how long the last sign of an ended member is remembered; only a metric wants it.
 const REMEMBER_LAST_SIGN: Duration = Duration::from_mins(10);

@@ -75,7 +75,7 @@ pub struct Config {
     pub yields_in_flight: usize,
     /// What has not been handed off by then is freed with the member Lease.
     pub drain_limit: Duration,
-    /// A source Lease goes when its object has been gone for so long.
+    /// A source Lease is removed when its object has been gone for this long.
     pub gone_after: Duration,
 }
 
@@ -102,8 +102,8 @@ impl Config {
         (left * 3 / 7).max(SLOW_RENEWAL.min(left * 4 / 5)).min(LONGEST_RENEWAL)
     }
 
-    /// Who was not heard of for so long is not counted on. Its sign of life is at most an interval old, and mine before that another
-    /// one: the rest is for calls that are slow.
+    /// A member that was not heard of for this long is not relied on. Its last sign of life may be an interval old, and my renewal
+    /// before it another one; the rest is for calls that are slow.
     fn heard_within(&self) -> Duration {
         self.renew_interval * 4
     }
@@ -126,7 +126,7 @@ pub struct OwnershipView {
     pub held: usize,
     /// Sources that nobody holds.
     pub orphans: usize,
-    /// So many that not even all members together have their Leases in flight at once; no longer than 30 s.
+    /// Whether these are more than all members together claim at once. For 30 s at most.
     pub leases_wait: bool,
     /// My database fails while another replica's works.
     pub database_lost: bool,

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use super::{OwnershipView, Stage, claims::Refusal, replica::Replica};
 use crate::event::StreamName;
 
-/// Room is made for Leases that wait for no longer than this. Ten thousand sources on two cores that the API server shares are
+/// For this long, other work makes room for Leases that wait. Ten thousand sources on two cores that the API server shares are
 /// taken in less (docs/benchmarks.md).
 const ROOM_FOR_LEASES: Duration = Duration::from_secs(30);
 
 impl Replica {
-    /// Sources may wait for ever, for members that can take none; what makes room for their Leases does not.
+    /// Where no member can take them sources wait for ever, but other work does not make room for their Leases for ever.
     fn leases_wait(&mut self, now: Instant) -> bool {
         let at_once = self.config.writes_in_flight * self.roster.seats.len().max(1);
         let is_denied = |stream: &&StreamName| self.refused.get(*stream).is_some_and(Refusal::was_denied);

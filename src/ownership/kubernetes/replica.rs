@@ -94,7 +94,7 @@ pub(super) struct Replica {
 
     /// Orphans that are mine to claim, waiting for a free write.
     pub(super) queue: VecDeque<StreamName>,
-    /// When Leases without our labels got them last.
+    /// When Leases that had lost our labels were last given them.
     pub(super) labelled: HashMap<StreamName, Instant>,
     /// Leases that name me without an object, and are being deleted.
     pub(super) sweeping: HashSet<StreamName>,
@@ -113,7 +113,7 @@ pub(super) struct Replica {
     pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
     /// Member Leases that are being declared dead.
     pub(super) declaring: HashSet<Arc<str>>,
-    /// Certificates of death that are being handled.
+    /// The Leases whose certificates of death are being handled.
     pub(super) certificates: HashSet<Arc<str>>,
     /// When each member that ended was last heard of.
     pub(super) last_signs: HashMap<Holder, Instant>,
@@ -339,7 +339,7 @@ impl Replica {
         self.publish(now);
     }
 
-    /// My own renewals are watched too: when they succeed and the watch shows none, it is dead, whatever it says.
+    /// My own renewals are watched too: when they succeed and the watch shows none of them, the watch is dead.
     fn watch_is_stale(&self) -> bool {
         let now = Instant::now();
         self.me.is_some() && self.membership.is_well(now) && now - self.last_event > self.config.lease_duration

@@ -28,7 +28,7 @@ pub(super) enum Written {
     Denied(LeaseError),
 }
 
-/// When a write ends that is denied: by a missing permission, a quota or a policy, all of which may pass.
+/// What follows when a write is denied, by a missing permission, a quota or a policy. All of these may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnDenial {
     Repeat,
@@ -66,7 +66,7 @@ async fn carry_through(api: Arc<dyn LeaseApi>, lease: Lease, on_denial: OnDenial
     }
 }
 
-/// As [`write()`], but only for so long.
+/// As [`write()`], but without an answer after `patience` it gives up.
 pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
     tokio::time::timeout(patience, write(api, lease)).await.unwrap_or(Written::Unanswered)
 }
