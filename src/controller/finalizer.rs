@@ -28,7 +28,7 @@ impl FinalizerStep {
 /// The step that a held source needs.
 pub(super) fn finalizer_step(source: &Source, report: &Report) -> Option<FinalizerStep> {
     // A report about an object of the same name that is gone says nothing about this one.
-    let forgotten = report.forgotten && report.uid == source.uid;
+    let forgotten = report.is_forgotten(&source.uid);
     match (source.spec.deletion_policy, source.deleting, source.has_finalizer) {
         // Not on an object that is being deleted: the API server takes no new finalizer then.
         (DeletionPolicy::Delete, false, false) => Some(FinalizerStep::Add),

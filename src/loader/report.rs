@@ -97,13 +97,34 @@ impl Report {
         }
     }
 
-    /// Another spec or another object is to run: what was seen of the one before says nothing about it.
-    pub(super) fn forget_verdicts(&mut self) {
-        self.accepted = None;
-        self.reachable = None;
-        self.stored = None;
-        self.caught_up = None;
-        self.note = None;
+    /// This generation of this object is to run: what was seen of another spec says nothing about it, and of another object
+    /// nothing stays but what is counted.
+    pub(super) fn turns_to(&mut self, uid: &str, generation: i64) {
+        if self.uid != uid {
+            let of_the_name = self.clone();
+            *self = Self {
+                assigned: of_the_name.assigned,
+                last_interval: of_the_name.last_interval,
+                requests: of_the_name.requests,
+                events_appended: of_the_name.events_appended,
+                retransported: of_the_name.retransported,
+                credentials_reloads: of_the_name.credentials_reloads,
+                ..Self::of(of_the_name.holding, generation, uid.to_owned())
+            };
+        } else if self.generation != generation {
+            self.accepted = None;
+            self.reachable = None;
+            self.stored = None;
+            self.caught_up = None;
+            self.note = None;
+            self.generation = generation;
+        }
+    }
+
+    /// Whether events and cursor of this object are gone. Those of an object before it say nothing.
+    #[must_use]
+    pub fn is_forgotten(&self, uid: &str) -> bool {
+        self.forgotten && self.uid == uid
     }
 
     pub(super) fn next_poll_in(&mut self, wait: Duration) {

@@ -250,7 +250,7 @@ impl Supervisor {
                 self.shared.ownership.finished(stream);
             }
             Some(source) if !source.deleting => self.start_polling(stream, source),
-            Some(source) if must_forget(&source) && !held.report.read().forgotten => {
+            Some(source) if must_forget(&source) && !held.report.read().is_forgotten(&source.uid) => {
                 self.start_forgetting(stream, &source);
             }
             // Not listed yet; or kept by somebody else's finalizer, or by ours, which is about to go.
@@ -302,11 +302,18 @@ impl Supervisor {
         let Some(held) = self.held.get(stream) else { return };
         let stop = CancellationToken::new();
         let forget = Forget { stream: stream.clone(), uid: source.uid.clone() };
+        let (uid, generation) = (source.uid.clone(), source.generation);
         let (shared, stopped) = (Arc::clone(&self.shared), stop.clone());
         let reporter = Reporter::new(stream.clone(), held.report.clone());
         let job = async move {
             if stopped.run_until_cancelled(forget_stream(&*shared.store, forget, &reporter)).await.is_some() {
-                reporter.tell(|report| report.forgotten = true);
+                reporter.tell(|report| {
+                    // Perhaps nothing ever ran for this object.
+                    if report.uid != uid {
+                        report.turns_to(&uid, generation);
+                    }
+                    report.forgotten = true;
+                });
             }
         };
         self.start(stream, Job { stop, work: Work::Forgetting }, job);

@@ -148,15 +148,7 @@ impl SourceTask {
     fn announce(&self) {
         let source = &self.running;
         self.context.reporter.tell(|report| {
-            if report.generation != source.generation || report.uid != source.uid {
-                report.forget_verdicts();
-            }
-            if report.uid != source.uid {
-                // What was forgotten and served, and the cursor until this one has it, were of another object.
-                (report.forgotten, report.handled_poll_request, report.cursor) = (false, None, None);
-            }
-            report.generation = source.generation;
-            report.uid.clone_from(&source.uid);
+            report.turns_to(&source.uid, source.generation);
             report.suspended = source.spec.suspend;
             report.blocked_by = source.spec.suspend.then_some(BlockedBy::Suspended);
         });

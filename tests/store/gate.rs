@@ -329,6 +329,25 @@ async fn an_object_that_reads_its_ids_from_elsewhere_is_told_what_the_cursor_was
 }
 
 #[tokio::test]
+async fn an_answer_that_is_under_way_brings_no_cursor_of_another_path() {
+    let database = Database::migrated().await;
+    let mut before = Replica::adopting(&database.store(), "a", "orders").await;
+    before.reserve().await;
+    let late = before.closing(events([1]));
+    let mut same = Replica { uid: "uid-2".to_owned(), ..before.clone() };
+    same.adopt().await;
+    assert_eq!(before.append(&late).await.stored, 1, "an object with the same path is glad of it");
+
+    let mut before = Replica::adopting(&database.store(), "a", "stock").await;
+    before.reserve().await;
+    let late = before.closing(events([1]));
+    let mut other = Replica { uid: "uid-2".to_owned(), id_path: "$.uuid".to_owned(), ..before.clone() };
+    other.adopt().await;
+    refused(before.store.append(&late).await.unwrap());
+    assert_eq!(other.adopt().await.id_path, "$.uuid");
+}
+
+#[tokio::test]
 async fn what_ids_were_read_from_is_held_against_nobody_when_an_older_release_has_not_written_it_down() {
     let database = Database::migrated().await;
     for (name, older_release) in [

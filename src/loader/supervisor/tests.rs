@@ -201,6 +201,27 @@ async fn a_deleted_object_with_policy_delete_is_forgotten_after_its_last_poll_an
     until("finished", || replica.world.ownership.told().finished == [stream.clone()]).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_deleted_before_anything_ran_for_it_is_forgotten_as_the_one_before_was() {
+    let replica = replica(World::with_events(3));
+    let is_deleted = |source: &mut Source| {
+        source.deleting = true;
+        source.has_finalizer = true;
+        source.spec.deletion_policy = DeletionPolicy::Delete;
+    };
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    replica.loaded("3").await;
+    replica.wants(is_deleted);
+    until("forgotten", || replica.world.report().forgotten).await;
+    // While nobody watched it went, and another one came and is being deleted too.
+    replica.wants(|source| {
+        is_deleted(source);
+        "uid-2".clone_into(&mut source.uid);
+    });
+    until("that one too", || replica.world.report().is_forgotten("uid-2")).await;
+}
+
 #[rstest]
 #[case::database_away(|faults: &mut Faults| faults.unavailable = true)]
 #[case::row_locked(|faults: &mut Faults| faults.lock = 1.0)]

@@ -39,7 +39,8 @@ impl SourceTask {
         reporter.database_answers();
         info!(stream = %self.context.stream, fence = adopted.fence.0, cursor = %adopted.cursor, "adopted");
         if adopted.id_path != settings.id_path {
-            // Nothing is said of the cursor: with one in its status, an object may not go back to its former path.
+            // With a cursor in its status, an object may not go back to its former path.
+            reporter.tell(|report| report.cursor = None);
             reporter.not_accepted(AcceptedReason::InvalidSpec, &read_from_elsewhere(&adopted.id_path));
             return Err(self.wait_for_change().await);
         }

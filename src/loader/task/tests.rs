@@ -218,6 +218,12 @@ async fn an_object_that_reads_its_ids_from_elsewhere_sends_nothing_until_it_begi
     sleep(Duration::from_mins(1)).await;
     assert_eq!(world.source.log().len(), asked);
 
+    let report = world.report();
+    assert_eq!(
+        (&report.cursor, &report.last_caught_up, report.last_success),
+        (&None, &None, None),
+        "of the object before"
+    );
     running.change(|source| other_object(source, "uid-3", "$.id"));
     until("asked again", || world.source.log().len() > asked).await;
     assert!(!is_refused());

@@ -5,13 +5,16 @@ request AS MATERIALIZED (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[])
         WITH ORDINALITY AS r (stream, uid, holder, epoch, start, in_doubt, id_path, ordinal)
 ),
--- What the ids up to the cursor were read from. Null where there is no cursor, or nobody knows (migration 7).
+-- What the ids up to the cursor were read from. Null where there is no cursor, or nobody knows (migration 7). Where there is none,
+-- but an answer is under way that would bring one of the other path, nobody waits for that answer any more.
 read_before AS MATERIALIZED (
     SELECT
         s.stream,
-        CASE WHEN s.uid IS NOT NULL AND s.cursor IS NOT NULL AND l.id_path_epoch = s.epoch THEN l.id_path END AS id_path
+        CASE WHEN s.uid IS NOT NULL AND s.cursor IS NOT NULL AND l.id_path_epoch = s.epoch THEN l.id_path END AS id_path,
+        (s.attempt IS NOT NULL AND s.cursor IS NULL AND l.id_path <> r.id_path) IS TRUE AS is_under_way
     FROM standing AS s
     JOIN locked AS l USING (stream)
+    JOIN request AS r USING (stream)
 ),
 -- Two replicas that make the same rows wait here for each other; the order keeps them from waiting crosswise. The one
 -- that comes second makes nothing, does not see the row yet, and is told `locked`.
@@ -42,6 +45,7 @@ adopted AS (
             WHEN s.uid = r.uid THEN s.start_ignored
             ELSE s.cursor IS DISTINCT FROM r.start
         END,
+        attempt = CASE WHEN b.is_under_way THEN uuid_send(gen_random_uuid()) ELSE s.attempt END,
         id_path = coalesce(b.id_path, r.id_path),
         id_path_epoch = e.epoch,
         deadline = s.ends_at,
