@@ -239,6 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_status_says_of_an_object_stands_when_it_becomes_known_and_falls_with_it() {
+        let reports = Reports::default();
+        let unknown = Report { uid: String::new(), ..report(AssignedReason::LeaseHeld) };
+        let writer = reports.open(&orders(), unknown);
+        reports.was_caught_up(&orders(), Duration::from_secs(10));
+        let runs = |uid: &str| {
+            writer.write(|report| {
+                report.turns_to(uid, 1);
+                false
+            });
+            writer.read().last_caught_up.is_some()
+        };
+        assert!(runs("uid-1"));
+        assert!(!runs("uid-2"), "another object never was caught up");
+    }
+
+    #[test]
     fn a_lost_lease_is_told_once_even_when_nobody_looked_in_time() {
         let reports = Reports::default();
         reports.put(&orders(), report(AssignedReason::LeaseLost));

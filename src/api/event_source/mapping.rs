@@ -31,8 +31,8 @@ pub struct Mapping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub id_path: Option<String>,
-    /// Where the time of the event is: RFC 3339, or whole seconds or milliseconds since 1970; anything else counts as none. An RFC 9535 singular query of at most 512 characters. Default: events
-    /// have no time of their own.
+    /// Where the time of the event is: RFC 3339, or whole seconds or milliseconds since 1970; anything else counts as
+    /// none. An RFC 9535 singular query of at most 512 characters. Default: events have no time of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub time_path: Option<String>,
@@ -51,7 +51,8 @@ pub struct Mapping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub data_path: Option<String>,
-    /// CloudEvents: each item is a CloudEvents 1.0 event in JSON, whose attributes give id, time, type, subject and payload. Default: none.
+    /// CloudEvents: each item is a CloudEvents 1.0 event in JSON, whose attributes give id, time, type, subject and
+    /// payload. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<MappingPreset>,
 }
