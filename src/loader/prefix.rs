@@ -4,31 +4,22 @@
 //! commit). Once they do not, the rest of the page is held until its end, and taken only if the page provably held
 //! everything: the largest id of a partial page would jump over events.
 
+mod batch;
 mod finish;
+mod opaque_ids;
 
-use std::{
-    cmp::Ordering,
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::VecDeque};
 
+pub(super) use batch::Batch;
+use batch::Fullness;
 pub(super) use finish::{Finish, overlap};
+use opaque_ids::OpaqueIds;
 
 use super::pace::Fill;
 use crate::{
-    event::{Cursor, Event, EventId, IdKind, SetAside, SetAsideReason},
+    event::{Cursor, EventId, IdKind, SetAside, SetAsideReason},
     fetch::{FetchError, Item},
 };
-
-/// The most events of one append: larger statements were not faster (DESIGN 5).
-const MOST_EVENTS: usize = 1000;
-
-/// The most bytes of one append: keeps a statement far from its 5 s limit.
-const MOST_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What one of [`Prefix::page_ids`] takes beside its text: the counts and the allocation of the text, and a slot in a table
-/// that is at times half empty.
-const BESIDE_ITS_TEXT: u64 = 64;
 
 /// A page as it arrives.
 pub(super) struct Prefix {
@@ -46,57 +37,13 @@ pub(super) struct Prefix {
     pending: VecDeque<Item>,
     /// As many events are to be in the next batch, or the end of the page, see [`Prefix::give_back`].
     least_events: usize,
-    /// The opaque ids of the page, committed or not: they cannot be sorted, so a repeat within the page is found here.
-    page_ids: HashSet<EventId>,
-    /// What they take in memory.
-    page_ids_bytes: u64,
+    opaque_ids: OpaqueIds,
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
     /// It begins with an event that is stored, see [`Prefix::overlaps`]; what came after that was dropped.
     overlaps: bool,
     dropped: u64,
-}
-
-/// A part of a page that may be committed now.
-#[derive(Debug, Clone)]
-pub(super) struct Batch {
-    pub(super) cursor_before: Cursor,
-    pub(super) cursor_after: Cursor,
-    pub(super) events: Arc<[Event]>,
-    pub(super) set_aside: Arc<[SetAside]>,
-    pub(super) bytes: u64,
-    /// The ids of its stream were seen not to ascend. Said with each batch, because the row may not have heard it.
-    pub(super) not_ascending: bool,
-    /// Nothing comes after it in its page.
-    pub(super) ends_page: bool,
-    /// It may be given back until more of its page has come. Not one that is full of what is set aside: the next could only be
-    /// larger, and some size no statement can take.
-    pub(super) may_wait: bool,
-}
-
-/// How much of a statement is taken.
-#[derive(Debug, Default, Clone, Copy)]
-struct Fullness {
-    items: usize,
-    bytes: u64,
-}
-
-impl Fullness {
-    fn add(&mut self, bytes: u64) {
-        self.items += 1;
-        self.bytes += bytes;
-    }
-
-    fn is_full(self) -> bool {
-        self.items >= MOST_EVENTS || self.bytes >= MOST_BYTES
-    }
-}
-
-impl Batch {
-    pub(super) fn len(&self) -> u64 {
-        (self.events.len() + self.set_aside.len()) as u64
-    }
 }
 
 impl Prefix {
@@ -112,8 +59,7 @@ impl Prefix {
             highest: None,
             pending: VecDeque::new(),
             least_events: 0,
-            page_ids: HashSet::new(),
-            page_ids_bytes: 0,
+            opaque_ids: OpaqueIds::default(),
             disorder: None,
             finished: false,
             overlaps: false,
@@ -147,9 +93,12 @@ impl Prefix {
                 return Err(rejected);
             }
         }
+        if let Some(says_the_same) = self.opaque_ids.find(&item) {
+            return Ok(self.push_again(item, says_the_same));
+        }
         let order = self.highest.as_ref().map(|highest| order(&id, highest));
-        if order == Some(Ordering::Equal) || self.page_ids.contains(&id) {
-            return Ok(self.push_same_id(item));
+        if order == Some(Ordering::Equal) {
+            return Ok(self.push_same_number(item));
         }
         if order == Some(Ordering::Less) {
             self.disorder.get_or_insert(number);
@@ -194,41 +143,36 @@ impl Prefix {
         })
     }
 
-    /// The same id twice in one page: the first one counts. Whether the content differs is decided here while the first
-    /// is at hand, else by the store.
-    fn push_same_id(&mut self, item: Item) -> u64 {
-        // Equal numbers are neighbours, here and after sorting.
-        let first = match self.kind {
-            Some(IdKind::Opaque) => self.pending.iter().rev().find(|held| held.id() == item.id()),
-            _ => self.pending.back().filter(|held| order(held.id(), item.id()) == Ordering::Equal),
-        };
-        let Some(first) = first else {
-            if self.kind == Some(IdKind::Opaque) {
-                // The first one is committed; the store looks no opaque id up that it does not expect to know.
-                self.repeats += 1;
-                return 0;
-            }
-            return self.hold(item);
-        };
-        if is_same(first, &item) {
+    /// The same id twice in one page: the first one counts, and other content is a conflict.
+    fn push_again(&mut self, item: Item, says_the_same: bool) -> u64 {
+        if says_the_same {
             self.repeats += 1;
             return 0;
         }
         self.hold(conflicting(item))
     }
 
-    fn hold(&mut self, item: Item) -> u64 {
-        let bytes = item.bytes();
-        if self.kind == Some(IdKind::Opaque) && self.page_ids.insert(item.id().clone()) {
-            self.page_ids_bytes += item.id().as_str().len() as u64 + BESIDE_ITS_TEXT;
+    /// Equal numbers are neighbours, here and after sorting. Of one that is committed the store knows the content.
+    fn push_same_number(&mut self, item: Item) -> u64 {
+        match self.pending.back().filter(|held| order(held.id(), item.id()) == Ordering::Equal) {
+            Some(first) => {
+                let says_the_same = is_same(first, &item);
+                self.push_again(item, says_the_same)
+            }
+            None => self.hold(item),
         }
+    }
+
+    fn hold(&mut self, item: Item) -> u64 {
+        self.opaque_ids.note(&item);
+        let bytes = item.bytes();
         self.pending.push_back(item);
         bytes
     }
 
     /// Bytes that are kept to the end of the page, whatever is committed of it before.
     pub(super) fn remembered(&self) -> u64 {
-        self.page_ids_bytes
+        self.opaque_ids.bytes()
     }
 
     /// How many items may be committed now.
@@ -256,70 +200,6 @@ impl Prefix {
         self.progressive && self.disorder.is_none()
     }
 
-    /// Takes the next batch that may be committed; empty when there is none.
-    pub(super) fn take(&mut self) -> Batch {
-        let cursor_before = self.passed.clone();
-        let (mut events, mut set_aside) = (Vec::new(), Vec::new());
-        let (mut all, mut aside) = (Fullness::default(), Fullness::default());
-        for _ in 0..self.ready() {
-            if aside.is_full() || (all.is_full() && events.len() >= self.least_events) {
-                break;
-            }
-            let Some(item) = self.pending.pop_front() else { break };
-            let bytes = item.bytes();
-            all.add(bytes);
-            self.passed = self.passed.moved_to(item.id());
-            match item {
-                Item::Event(event) => events.push(event),
-                Item::SetAside(item) => {
-                    aside.add(bytes);
-                    set_aside.push(item);
-                }
-            }
-        }
-        self.least_events = 0;
-        let ends_page = self.finished && self.pending.is_empty();
-        let cursor_after = self.passed.clone();
-        Batch {
-            cursor_before,
-            cursor_after,
-            events: events.into(),
-            set_aside: set_aside.into(),
-            bytes: all.bytes,
-            not_ascending: !self.flows(),
-            ends_page,
-            may_wait: !ends_page && !aside.is_full(),
-        }
-    }
-
-    /// The batch that was taken last left the cursor here: before stored events that it ended with.
-    pub(super) fn stands_at(&mut self, cursor: Cursor) {
-        self.passed = cursor;
-    }
-
-    /// Takes the batch that was taken last back: it does not tell where the page begins. The next one has an event more, if one
-    /// comes.
-    pub(super) fn give_back(&mut self, batch: &Batch) {
-        self.passed = batch.cursor_before.clone();
-        self.least_events = batch.events.len() + 1;
-        // One event at most: its place among the others decides nothing.
-        let items = batch.set_aside.iter().cloned().map(Item::SetAside);
-        let items = items.chain(batch.events.iter().cloned().map(Item::Event));
-        for item in items.rev() {
-            self.pending.push_front(item);
-        }
-    }
-
-    /// The batch that was taken last begins with events that are stored: the page does not begin after the cursor. Neither that
-    /// batch nor the rest of the page is of any use, nor what follows it. Returns the events that came in vain.
-    pub(super) fn overlaps(&mut self, batch: &Batch) -> u64 {
-        self.passed = batch.cursor_before.clone();
-        self.overlaps = true;
-        self.page_ids = HashSet::new();
-        self.page_ids_bytes = 0;
-        batch.len() + self.abandon()
-    }
-
     fn keep_only(&mut self, keep: impl Fn(&EventId) -> bool) -> u64 {
         let before = self.pending.len();
         self.pending.retain(|item| keep(item.id()));
@@ -335,7 +215,7 @@ impl Prefix {
         let mut items: Vec<_> = std::mem::take(&mut self.pending).into();
         items.sort_by(|a, b| order(a.id(), b.id()));
         for item in items {
-            self.push_same_id(item);
+            self.push_same_number(item);
         }
     }
 

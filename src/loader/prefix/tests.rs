@@ -1,8 +1,9 @@
 use proptest::prelude::*;
+use rstest::rstest;
 
 use super::*;
 use crate::{
-    event::Payload,
+    event::{Event, Payload},
     loader::testing::{event, number},
 };
 
@@ -157,6 +158,44 @@ fn an_opaque_id_that_comes_again_after_its_commit_is_a_repeat() {
     assert_eq!(ids(&page.take()), "a b");
     push(&mut page, &["a", "c"]);
     assert_eq!((page.repeats(), ids(&page.take()).as_str()), (1, "c"));
+}
+
+#[test]
+fn an_opaque_id_that_comes_again_with_other_content_is_set_aside_and_leaves_the_cursor_where_it_is() {
+    let mut page = page(Cursor::Start, 1000);
+    push(&mut page, &["a", "b"]);
+    page.push(with_payload("a", "{}")).expect("set aside");
+    let batch = page.take();
+    assert_eq!((ids(&batch).as_str(), batch.set_aside.len(), batch.cursor_after), ("a b", 1, after("b")));
+
+    // Also when the first of the id is committed.
+    push(&mut page, &["c"]);
+    assert_eq!(page.take().cursor_after, after("c"));
+    page.push(with_payload("b", "{}")).expect("set aside");
+    push(&mut page, &["b"]);
+    let batch = page.take();
+    assert_eq!((batch.events.len(), batch.set_aside.len(), batch.cursor_after), (0, 1, after("c")));
+    assert_eq!(batch.set_aside[0].reason, SetAsideReason::ConflictingEvent);
+    assert_eq!((page.repeats(), page.cursor()), (1, after("c")));
+}
+
+#[rstest]
+#[case::the_event_was_last(&["deep", "c"], "c")]
+#[case::the_event_was_first(&["c", "deep"], "deep")]
+fn a_batch_that_was_given_back_moves_the_cursor_as_before(#[case] feed: &[&str], #[case] last: &str) {
+    let mut page = page(after("b"), 1000);
+    for id in feed {
+        page.push(if *id == "c" { Item::Event(event("c")) } else { set_aside(id) }).expect("an item");
+    }
+    let batch = page.take();
+    assert_eq!(batch.cursor_after, after(last));
+    page.give_back(&batch);
+    // A copy that came meanwhile.
+    page.push(with_payload("c", "{}")).expect("set aside");
+    page.finish(true);
+    let batch = page.take();
+    assert_eq!((batch.cursor_after.clone(), page.cursor()), (after(last), after(last)));
+    assert_eq!((ids(&batch).as_str(), batch.set_aside.len()), ("c", 2));
 }
 
 #[test]
@@ -344,7 +383,7 @@ proptest! {
                 page.take();
             }
         }
-        prop_assert_eq!(page.remembered(), texts + lengths.len() as u64 * BESIDE_ITS_TEXT);
+        prop_assert_eq!(page.remembered(), texts + lengths.len() as u64 * opaque_ids::BESIDE_ITS_TEXT);
     }
 }
 
