@@ -117,7 +117,8 @@ impl Poller {
             patience: Duration::ZERO,
             due: now,
             polls: 0,
-            won,
+            // An attempt in flight holds up a takeover. The pace of the source and its `Retry-After` do not: they go on.
+            won: won.map(|won| won + adopted.starts_in.saturating_sub(adopted.in_flight_for)),
             rng,
         }
     }

@@ -65,8 +65,6 @@ pub struct Supervisor {
     health: Health,
     jobs: JoinSet<()>,
     streams: HashMap<Id, StreamName>,
-    /// The last directive was [`Directive::Doubted`] of this source: the `Run` that comes next takes it up with its Lease in doubt.
-    doubted: Option<StreamName>,
     stopping: bool,
 }
 
@@ -84,7 +82,6 @@ impl Supervisor {
             health,
             jobs: JoinSet::new(),
             streams: HashMap::new(),
-            doubted: None,
             stopping: false,
         }
     }
@@ -136,12 +133,13 @@ impl Supervisor {
 
     fn follow(&mut self, directive: Directive) {
         match directive {
-            Directive::Run(holding) => self.hold(holding),
-            Directive::Doubted(stream) => {
-                self.know_the_lease(&stream, false);
-                self.doubted = Some(stream);
+            Directive::Run(holding) => self.hold(holding, true),
+            Directive::RunInDoubt(holding) => self.hold(holding, false),
+            Directive::Confirmed(stream) => {
+                if let Some(held) = self.held.get_mut(&stream) {
+                    held.know_the_lease(true);
+                }
             }
-            Directive::Confirmed(stream) => self.know_the_lease(&stream, true),
             Directive::Yield(stream) => {
                 if !self.end(&stream, After::Yield) {
                     self.shared.ownership.yielded(&stream);
@@ -163,18 +161,14 @@ impl Supervisor {
         }
     }
 
-    fn know_the_lease(&mut self, stream: &StreamName, is_ours: bool) {
-        if let Some(held) = self.held.get_mut(stream) {
-            held.know_the_lease(is_ours);
-        }
-    }
-
-    /// The Lease of a source is ours, if that was not doubted just before.
-    fn hold(&mut self, holding: Holding) {
+    /// The Lease of a source names this replica, for certain or not.
+    fn hold(&mut self, holding: Holding, is_ours: bool) {
         let stream = holding.stream.clone();
-        let is_ours = self.doubted.take().as_ref() != Some(&stream);
         let won = (is_ours && !self.reports.gave_up(&holding)).then(Instant::now);
         let next = Next { holding, is_ours, won };
+        if let Some(held) = self.held.get_mut(&stream).filter(|_| !is_ours) {
+            held.know_the_lease(false);
+        }
         match self.held.get_mut(&stream) {
             // A task is still ending, or ran for an earlier incarnation: the new one begins where it ends.
             Some(held) if held.ending.is_some() || held.holding.holder != next.holding.holder => {

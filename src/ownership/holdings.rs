@@ -119,8 +119,7 @@ impl Holdings {
         self.doubted.insert(stream.clone());
     }
 
-    #[must_use]
-    pub fn is_doubted(&self, stream: &StreamName) -> bool {
+    fn is_doubted(&self, stream: &StreamName) -> bool {
         self.doubted.contains(stream)
     }
 
@@ -248,12 +247,13 @@ impl Holdings {
 
     fn run(&mut self, lease: &SourceLease, me: &Holder) -> Directive {
         self.phases.insert(lease.stream.clone(), Phase::Held);
-        Directive::Run(Holding {
+        let holding = Holding {
             stream: lease.stream.clone(),
             holder: me.clone(),
             lease_name: SourceLease::name_of(&lease.stream),
             acquired_at: lease.acquired.unwrap_or(Timestamp::UNIX_EPOCH),
-        })
+        };
+        if self.is_doubted(&lease.stream) { Directive::RunInDoubt(holding) } else { Directive::Run(holding) }
     }
 
     /// A Lease of a newer version is another's, or gone. An unanswered write of mine can land no more.

@@ -56,10 +56,10 @@ pub enum Directive {
     /// The Lease is mine: adopt the row and poll. After a `Lost` of the same stream the old task may still finish its
     /// poll; the new one waits for it.
     Run(Holding),
-    /// A write that would have given the Lease of this source away was not answered. The `Run` that follows takes the source up
-    /// again, because an API server that is away stops nothing (P5). Until `Confirmed` its Lease does not keep others away for
-    /// certain, so it runs only for as long as no other replica has adopted the row; if one has the Lease, `Lost` follows.
-    Doubted(StreamName),
+    /// As `Run`, of a source whose Lease a write would have given away that was not answered: it goes on, because an API server
+    /// that is away stops nothing (P5). Until `Confirmed` the Lease does not keep others away for certain, so it runs only for as
+    /// long as no other replica has adopted the row; if one has the Lease, `Lost` follows.
+    RunInDoubt(Holding),
     /// The Lease of a source in doubt names this replica, and the unanswered write can land no more.
     Confirmed(StreamName),
     /// The Lease is to move to another replica: finish the poll, stop, then call [`Ownership::yielded`].

@@ -186,7 +186,8 @@ impl Metrics {
     fn register_ownership(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "takeover_duration",
-            "Lease won to the first reservation granted, of sources that could be polled at once",
+            "Lease won to the first reservation granted, of sources that could be polled at once; without the wait that they had asked \
+             for",
             Unit::Seconds,
             self.takeover_duration.clone(),
         );

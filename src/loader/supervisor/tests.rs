@@ -72,6 +72,11 @@ impl Replica {
         self.direct(Directive::Run(self.world.holding("a")));
     }
 
+    /// A write that would have given it away was not answered.
+    fn may_hold_the_lease(&self) {
+        self.direct(Directive::RunInDoubt(self.world.holding("a")));
+    }
+
     fn stream(&self) -> StreamName {
         self.world.stream.clone()
     }

@@ -364,13 +364,7 @@ impl Replica {
     }
 
     pub(super) fn direct(&self, directive: Directive) {
-        let doubted = match &directive {
-            Directive::Run(holding) if self.holdings.is_doubted(&holding.stream) => Some(holding.stream.clone()),
-            _ => None,
-        };
-        for directive in doubted.map(Directive::Doubted).into_iter().chain([directive]) {
-            // A supervisor that is gone has stopped its tasks.
-            let _ = self.outlets.directives.send(directive);
-        }
+        // A supervisor that is gone has stopped its tasks.
+        let _ = self.outlets.directives.send(directive);
     }
 }

@@ -67,8 +67,6 @@ pub(super) async fn supervise(
 ) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut polls: FuturesUnordered<BoxFuture<'static, (StreamName, u64, bool)>> = FuturesUnordered::new();
-    // It goes before its `Run`.
-    let mut doubt = None;
     loop {
         tokio::select! {
             Some((stream, id, yields)) = polls.next(), if !polls.is_empty() => {
@@ -81,17 +79,13 @@ pub(super) async fn supervise(
                 let (stream, yields) = match directive {
                     None => std::future::pending().await,
                     Some(Directive::Run(holding)) => {
-                        let doubted = &mut *running.doubted.lock().unwrap();
-                        if doubt.take().as_ref() == Some(&holding.stream) {
-                            doubted.insert(holding.stream.clone());
-                        } else {
-                            doubted.remove(&holding.stream);
-                        }
+                        running.doubted.lock().unwrap().remove(&holding.stream);
                         running.begin(holding.stream, holding.holder);
                         continue;
                     }
-                    Some(Directive::Doubted(stream)) => {
-                        doubt = Some(stream);
+                    Some(Directive::RunInDoubt(holding)) => {
+                        running.doubted.lock().unwrap().insert(holding.stream.clone());
+                        running.begin(holding.stream, holding.holder);
                         continue;
                     }
                     Some(Directive::Confirmed(stream)) => {
