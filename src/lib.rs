@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`mutation`] | rules left out on purpose, for the check of the chaos run. Nothing without the feature `mutations` |
 //! | [`clock`] | this machine's clocks, where a suspended machine must be noticed |
+//! | [`backoff`] | waits that grow while something fails |
 //! | [`event`] | events, their ids, cursors and streams |
 //! | [`permit`] | the right to send one request, which can be spent once |
 //! | [`api`] | the custom resource: types, rules, conditions, reasons. No IO |
@@ -28,6 +29,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod controller;

@@ -11,15 +11,14 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::event::StreamName;
+use crate::{backoff::Backoff, event::StreamName};
 
 /// While replicas of two pod templates live, one of the other release may read the object, take its Lease and judge it: that takes
 /// seconds. An update that is paused holds the word back no longer than this.
 pub(super) const TIME_FOR_OTHERS: Duration = Duration::from_secs(30);
 
 /// A mark that failed is tried again after this, doubled with each further failure up to the longest pause.
-const RETRY_FROM: Duration = Duration::from_secs(1);
-const RETRY_UP_TO: Duration = Duration::from_secs(30);
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// What was told, or is in the hands of a replica that can read it, is looked at again this seldom: somebody may have written over
 /// the one, and the other may have ended.
@@ -156,8 +155,7 @@ impl Unreadable {
                 Turn::Settled { .. } => 0,
             };
             first = failures == 0;
-            let pause = RETRY_FROM.saturating_mul(1 << failures.min(8)).min(RETRY_UP_TO);
-            Turn::ToTell { failures: failures + 1, not_before: now + pause }
+            Turn::ToTell { failures: failures + 1, not_before: now + RETRY.after(failures) }
         });
         first
     }
@@ -206,7 +204,7 @@ mod tests {
             now = at;
         }
         assert_eq!(pauses[..3], [SECOND, 2 * SECOND, 4 * SECOND]);
-        assert_eq!(pauses[49], RETRY_UP_TO);
+        assert_eq!(pauses[49], RETRY.longest());
         unreadable.settle(&broken(1), now);
         assert_eq!(unreadable.next(false, now + SECOND), Next::At(now + LOOK_AGAIN_EVERY));
     }

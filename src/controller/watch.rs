@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     api::EventSource,
+    backoff::Backoff,
     telemetry::metrics::{Metrics, ResultLabels},
 };
 
@@ -31,10 +32,8 @@ use crate::{
 /// that died without a word shows nothing until then.
 const WATCH_SECONDS: u32 = 30;
 
-/// The first pause after a failed list or watch.
-const RETRY_FROM: Duration = Duration::from_millis(500);
-/// The longest pause: how late a new object may be seen once the API server is back.
-const RETRY_UP_TO: Duration = Duration::from_secs(5);
+/// After a failed list or watch. The longest wait is how late a new object may be seen once the API server is back.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
 /// So many failures in a row are more than a watch that ended.
 const FAILURES_OF_AN_OUTAGE: u32 = 3;
@@ -198,6 +197,5 @@ fn status_code(error: &watcher::Error) -> Option<u16> {
 /// Doubles from the first pause to the longest, each between half of it and all of it, so that replicas do not come back
 /// in step. `random` lies between 0 and 1.
 fn pause(failures: u32, random: f64) -> Duration {
-    let full = RETRY_FROM.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(RETRY_UP_TO);
-    full.mul_f64(0.5 + random / 2.0)
+    RETRY.after(failures.saturating_sub(1)).mul_f64(0.5 + random / 2.0)
 }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     api::StoredReason,
+    backoff::{Backoff, Waits},
     event::{Cursor, Event, EventId, IdKind},
     permit::Attempt,
     store::{Answer, Append, Appended, Close, Row, StoreError, Then},
@@ -18,11 +19,10 @@ use crate::{
 
 /// Between two tries to commit while the database is away: quick at first, for a failover; then easy on a server that
 /// is starting.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// The longest time between two tries to commit while somebody holds the row's lock: the batch travels with each.
-const LAST_LOCKED_RETRY: Duration = Duration::from_millis(500);
+/// The same while somebody holds the row's lock: the batch travels with each.
+const WHILE_LOCKED: Backoff = Backoff::new(LOCKED_RETRY, Duration::from_millis(500));
 
 /// COMMIT: the appends of one attempt, in order.
 pub(super) struct Appender<'a> {
@@ -139,7 +139,7 @@ impl<'a> Appender<'a> {
         hold: &mut Hold<'_>,
     ) -> Result<Sent, Superseded> {
         append.part = self.part;
-        let (mut retry, mut locked_retry, mut lock) = (FIRST_RETRY, LOCKED_RETRY, RowLock::default());
+        let (mut retry, mut while_locked, mut lock) = (RETRY.waits(), WHILE_LOCKED.waits(), RowLock::default());
         loop {
             append.then = then(next_start);
             let asked = Instant::now();
@@ -150,8 +150,7 @@ impl<'a> Appender<'a> {
                 }
                 Ok(Answer::Locked) => {
                     lock.met(&self.context.reporter);
-                    sleep(jittered(locked_retry)).await;
-                    locked_retry = (locked_retry * 2).min(LAST_LOCKED_RETRY);
+                    sleep(jittered(while_locked.failed())).await;
                 }
                 // An earlier try was applied and its answer lost: a cursor that moved from there to here moved with these
                 // events. Events below a cursor that has passed them leave it where it is, and it proves nothing for them.
@@ -179,7 +178,7 @@ impl<'a> Appender<'a> {
         let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
         let (mut left, mut at_once) = (&ids[..], ids.len());
         let mut stored = HashSet::new();
-        let mut retry = FIRST_RETRY;
+        let mut retry = RETRY.waits();
         while !left.is_empty() {
             let (asked, later) = left.split_at(at_once.min(left.len()));
             match self.context.store().find_stored(&self.context.stream, asked).await {
@@ -281,14 +280,13 @@ struct Hold<'a> {
 }
 
 impl Hold<'_> {
-    async fn until_retry(&mut self, error: &StoreError, retry: &mut Duration) {
+    async fn until_retry(&mut self, error: &StoreError, retry: &mut Waits) {
         self.context.reporter.database_unavailable(error);
         if !self.holds {
             self.holds = true;
             self.context.shared.ownership.holds_batch(&self.context.stream, true);
         }
-        sleep(jittered(*retry)).await;
-        *retry = (*retry * 2).min(LAST_RETRY);
+        sleep(jittered(retry.failed())).await;
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     lapse::Lapse,
 };
 use crate::{
+    backoff::Backoff,
     permit::Attempt,
     store::{Answer, Extend},
 };
@@ -27,14 +28,14 @@ const EXTEND_RETRY: Duration = Duration::from_millis(200);
 
 /// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
 /// append of the same attempt, and a large one takes a while.
-const LOCKED_LONGEST: Duration = Duration::from_millis(500);
+const WHILE_LOCKED: Backoff = Backoff::new(LOCKED_RETRY, Duration::from_millis(500));
 
 /// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
 /// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the
 /// request is over, or was given up for as long as the guard knows already.
 pub(super) async fn keep_extending(context: &Context, attempt: Attempt, intake: &Intake, lapse: &Lapse) {
     let mut wait = EXTEND_EVERY;
-    let mut locked = LOCKED_RETRY;
+    let mut locked = WHILE_LOCKED.waits();
     loop {
         select! {
             biased;
@@ -49,10 +50,10 @@ pub(super) async fn keep_extending(context: &Context, attempt: Attempt, intake: 
                 if intake.ended().now_or_never().is_none() {
                     context.guard().busy_until(Instant::now() + IN_FLIGHT);
                 }
-                locked = LOCKED_RETRY;
+                locked = WHILE_LOCKED.waits();
                 EXTEND_EVERY
             }
-            Ok(Answer::Locked) => grown(&mut locked),
+            Ok(Answer::Locked) => locked.failed(),
             Ok(Answer::Refused(row)) => {
                 intake.supersede(row);
                 return;
@@ -70,7 +71,7 @@ pub(super) async fn keep_extending(context: &Context, attempt: Attempt, intake: 
 pub(super) async fn extend_given_up(context: &Context, attempt: Attempt, by: Duration, stop: &CancellationToken) {
     let given_up = Instant::now();
     let until = given_up + by;
-    let mut locked = LOCKED_RETRY;
+    let mut locked = WHILE_LOCKED.waits();
     loop {
         let by = until.saturating_duration_since(Instant::now());
         if by.is_zero() {
@@ -79,7 +80,7 @@ pub(super) async fn extend_given_up(context: &Context, attempt: Attempt, by: Dur
         let extend = Extend { stream: context.stream.clone(), attempt, by };
         let wait = match context.store().extend(extend).await {
             Ok(Answer::Applied(()) | Answer::Refused(_)) => return,
-            Ok(Answer::Locked) => grown(&mut locked),
+            Ok(Answer::Locked) => locked.failed(),
             Err(_) => EXTEND_RETRY,
         };
         if given_up.elapsed() < IN_FLIGHT {
@@ -88,11 +89,4 @@ pub(super) async fn extend_given_up(context: &Context, attempt: Attempt, by: Dur
             return;
         }
     }
-}
-
-/// The next wait for a row that is locked.
-fn grown(locked: &mut Duration) -> Duration {
-    let wait = *locked;
-    *locked = (wait * 2).min(LOCKED_LONGEST);
-    wait
 }

@@ -6,12 +6,12 @@ use tracing::info;
 use super::{append::jittered, reporter::Reporter, row_lock::RowLock};
 use crate::{
     api::{Source, event_source::DeletionPolicy},
+    backoff::Backoff,
     store::{Answer, Forget, Store},
 };
 
 /// Between two tries to forget a stream while the database is away, with jitter: a namespace may go with thousands of sources.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
 /// Events and cursor go only when the user asked for it, and only while our finalizer keeps the object.
 pub(super) fn must_forget(source: &Source) -> bool {
@@ -21,7 +21,7 @@ pub(super) fn must_forget(source: &Source) -> bool {
 /// FORGET, until the row has answered, and says what it waits for. Refused means that the row belongs to another object: then
 /// nothing of ours is left.
 pub(super) async fn forget_stream(store: &dyn Store, forget: Forget, reporter: &Reporter) {
-    let (mut retry, mut lock) = (FIRST_RETRY, RowLock::default());
+    let (mut retry, mut lock) = (RETRY.waits(), RowLock::default());
     loop {
         match store.forget(forget.clone()).await {
             Ok(Answer::Applied(()) | Answer::Refused(_)) => {
@@ -34,8 +34,7 @@ pub(super) async fn forget_stream(store: &dyn Store, forget: Forget, reporter: &
             }
             Err(error) => {
                 reporter.database_unavailable(&error);
-                sleep(jittered(retry)).await;
-                retry = (retry * 2).min(LAST_RETRY);
+                sleep(jittered(retry.failed())).await;
             }
         }
     }

@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     api::{ReachableReason, Source},
+    backoff::Backoff,
     ownership::Holding,
 };
 
 /// After a panic: a defect that one source brings out must not spin, and must not keep that source down for good.
-const FIRST_RESTART: Duration = Duration::from_secs(1);
-const LAST_RESTART: Duration = Duration::from_mins(5);
+const RESTART: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
 
 /// A panic this long after the one before counts as the first.
 const PANICS_FORGOTTEN: Duration = Duration::from_hours(1);
@@ -106,7 +106,7 @@ impl Held {
             self.panics = 0;
         }
         self.last_panic = Some(Instant::now());
-        let wait = FIRST_RESTART.saturating_mul(1 << self.panics.min(16)).min(LAST_RESTART);
+        let wait = RESTART.after(self.panics);
         self.panics += 1;
         let next_try = crate::api::Duration::from(wait);
         let message = format!(

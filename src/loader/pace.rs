@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 
 use super::settings::Settings;
-use crate::fetch::LONGEST_RETRY_AFTER;
+use crate::{backoff::Backoff, fetch::LONGEST_RETRY_AFTER};
 
 /// How much longer each empty answer makes the wait (DESIGN 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +104,9 @@ impl Pace {
     /// How long after a failure the next request is due: exponential with full jitter, never less than what the source
     /// asked for.
     pub(super) fn after_failure(&mut self, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
-        let doublings = self.failures.min(20);
+        let longest = Backoff::new(FIRST_ERROR_WAIT, self.max_error_interval).after(self.failures);
         self.expiries = 0;
         self.failures = self.failures.saturating_add(1);
-        let longest = FIRST_ERROR_WAIT.saturating_mul(1 << doublings).min(self.max_error_interval);
         let wait = longest.mul_f64(rng.random::<f64>()).max(self.min_interval);
         wait.max(Self::obeyed(retry_after))
     }
@@ -115,9 +114,8 @@ impl Pace {
     /// How long after a reservation that came too late to be spent the next one is due. Without a growing wait all sources
     /// of a slow database reserve and abort at full speed, and keep it slow. The jitter spreads them, and keeps half.
     pub(super) fn after_expiry(&mut self, rng: &mut impl Rng) -> Duration {
-        let doublings = self.expiries.min(20);
+        let longest = Backoff::new(self.min_interval, LAST_EXPIRY_WAIT).after(self.expiries);
         self.expiries = self.expiries.saturating_add(1);
-        let longest = self.min_interval.saturating_mul(1 << doublings).min(LAST_EXPIRY_WAIT);
         longest.mul_f64(0.5 + 0.5 * rng.random::<f64>()).max(self.min_interval)
     }
 

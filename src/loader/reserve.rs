@@ -11,6 +11,7 @@ use super::{
     row_lock::RowLock,
 };
 use crate::{
+    backoff::Backoff,
     event::Cursor,
     permit::{Attempt, Permit},
     store::{Abort, Answer, Ended, Fence, Patience, Reserve, Reserved, Row, StoreError},
@@ -24,8 +25,7 @@ pub(super) const LEAD: Duration = Duration::from_millis(40);
 const AT_MOST_AHEAD: Duration = Duration::from_millis(60);
 
 /// Between two reservations while the database is away.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// RESERVE and ABORT of one adopted source.
 pub(super) struct Reservations {
@@ -189,10 +189,7 @@ impl Reservations {
     pub(super) fn retry_in(&mut self) -> Duration {
         match self.failures {
             0 => self.lock.retry_in(),
-            failures => {
-                let longest = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY);
-                longest.mul_f64(self.rng.random_range(0.5..=1.0))
-            }
+            failures => RETRY.after(failures - 1).mul_f64(self.rng.random_range(0.5..=1.0)),
         }
     }
 }
@@ -215,7 +212,7 @@ mod tests {
             .collect();
         let (first, last) = (retries.iter().min().expect("many"), retries.iter().max().expect("many"));
         let spread = last.abs_diff(*first);
-        assert!(spread > LAST_RETRY / 4, "{spread:?}");
-        assert!(retries.iter().all(|retry| (LAST_RETRY / 2..=LAST_RETRY).contains(retry)));
+        assert!(spread > RETRY.longest() / 4, "{spread:?}");
+        assert!(retries.iter().all(|retry| (RETRY.longest() / 2..=RETRY.longest()).contains(retry)));
     }
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use rand::RngExt;
 
 use super::OperatorError;
-use crate::telemetry::health::{Health, Part};
+use crate::{
+    backoff::Backoff,
+    telemetry::health::{Health, Part},
+};
 
-/// The longest pause: how late a part that came back is noticed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest wait is how late a part that came back is noticed.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
 
 /// What a failed step means.
 pub(super) enum Failed {
@@ -27,12 +30,7 @@ pub(super) async fn until_it_works<T>(
     health: &Health,
     mut step: impl AsyncFnMut() -> Result<T, Failed>,
 ) -> Result<T, OperatorError> {
-    let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(LONGEST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut retry = RETRY.waits();
     loop {
         match step().await {
             Ok(done) => {
@@ -42,6 +40,7 @@ pub(super) async fn until_it_works<T>(
             Err(Failed::GiveUp(error)) => return Err(error),
             Err(Failed::Wait(why)) => health.waits(part, why),
         }
-        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        // Replicas that start together do not ask in step.
+        tokio::time::sleep(retry.failed().mul_f64(rand::rng().random_range(0.5..=1.0))).await;
     }
 }

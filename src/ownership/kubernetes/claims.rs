@@ -12,14 +12,14 @@ use super::{
     write::{self, Deletion, OnDenial, Written},
 };
 use crate::{
+    backoff::Backoff,
     event::StreamName,
     ownership::lease::{self, Seen, SourceLease, Version},
     store::Holder,
 };
 
 /// A refused claim is tried again after this; by then the watch has shown who was first. Each denial in a row doubles it.
-const AFTER_REFUSAL: Duration = Duration::from_secs(1);
-const AFTER_MANY_DENIALS: Duration = Duration::from_secs(30);
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// A Lease without our labels gets them this often at most.
 const LABEL_EVERY: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl Refusal {
     /// Denials are remembered beyond the next try, to be counted. Of others there may be thousands, and each claim goes through
     /// all that are remembered.
     fn remembered_until(&self) -> Instant {
-        if self.was_denied() { self.until + AFTER_MANY_DENIALS } else { self.until }
+        if self.was_denied() { self.until + RETRY.longest() } else { self.until }
     }
 
     /// Whether the API server did not allow it, and it is not to be tried again yet.
@@ -270,11 +270,8 @@ impl Replica {
 
     fn refuse(&mut self, stream: &StreamName, cause: Cause) {
         let wait = match cause {
-            Cause::Unclear => AFTER_REFUSAL,
-            Cause::Denied { in_a_row } => {
-                let doublings = in_a_row.saturating_sub(1).min(8);
-                AFTER_REFUSAL.saturating_mul(1 << doublings).min(AFTER_MANY_DENIALS)
-            }
+            Cause::Unclear => RETRY.after(0),
+            Cause::Denied { in_a_row } => RETRY.after(in_a_row.saturating_sub(1)),
         };
         self.refused.insert(stream.clone(), Refusal { until: Instant::now() + wait, cause });
     }

@@ -6,14 +6,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::Semaphore;
 
 use super::client::{LeaseApi, LeaseError, within};
-use crate::ownership::lease::Version;
+use crate::{backoff::Backoff, ownership::lease::Version};
 
 /// One call waits this long for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// A claim is given up after this, and made again: a call that fails at once is repeated a few times, one that hangs is not.
 const CLAIM_TIMEOUT: Duration = CALL_TIMEOUT;
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_secs(3);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
 
 /// What became of a write.
 #[derive(Debug)]
@@ -110,7 +109,7 @@ async fn until_answered<T, F>(call: impl Fn() -> F, on_denial: OnDenial) -> Resu
 where
     F: Future<Output = Result<T, LeaseError>>,
 {
-    let mut pause = FIRST_RETRY;
+    let mut retry = RETRY.waits();
     loop {
         match within(CALL_TIMEOUT, "wait for the API server", call()).await {
             Err(error @ LeaseError::Denied { .. }) if on_denial == OnDenial::End => return Err(error),
@@ -119,8 +118,7 @@ where
             }
             answer => return answer,
         }
-        tokio::time::sleep(pause).await;
-        pause = std::cmp::min(pause * 2, LONGEST_RETRY);
+        tokio::time::sleep(retry.failed()).await;
     }
 }
 
