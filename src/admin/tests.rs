@@ -266,7 +266,11 @@ fn a_source_that_fails_falls_behind_and_one_that_is_suspended_or_another_s_by_no
     });
     replica.holds("moved", |report| report.caught_up = Some(false));
     // As the status has it from the holder before.
-    replica.admin.sources.reports.was_caught_up(&StreamName::new("shop", "moved"), Duration::from_secs(10));
+    replica.admin.sources.reports.was_caught_up(
+        &StreamName::new("shop", "moved"),
+        "uid-of-moved",
+        Duration::from_secs(10),
+    );
     let text = replica.admin.metrics(later).expect("a text");
     let lag = |name: &str| {
         let series = format!("headgate_lag_seconds{{stream=\"shop/{name}\"}} ");
@@ -306,6 +310,7 @@ async fn sources_knows_every_reason_for_not_sending() {
         (BlockedBy::Memory, "memory"),
         (BlockedBy::Lease, "lease"),
         (BlockedBy::Suspended, "suspended"),
+        (BlockedBy::Finalizer, "finalizer"),
     ];
     let replica = Replica::knowing(&["orders"]);
     for (blocked_by, word) in reasons {

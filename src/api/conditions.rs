@@ -90,7 +90,16 @@ impl<'a> Facts<'a> {
 
     fn accepted(&self) -> Option<Said<'a>> {
         let (reason, message) = self.accepted?;
-        Some(Said { status: Status::good(reason == AcceptedReason::Valid), reason: reason.as_str(), message })
+        let status = match reason {
+            AcceptedReason::Valid => Status::True,
+            AcceptedReason::FinalizerPending => Status::Unknown,
+            AcceptedReason::InvalidSpec
+            | AcceptedReason::SecretNotFound
+            | AcceptedReason::SecretKeyMissing
+            | AcceptedReason::CANotFound
+            | AcceptedReason::CredentialsForbidden => Status::False,
+        };
+        Some(Said { status, reason: reason.as_str(), message })
     }
 
     fn assigned(&self) -> Said<'a> {

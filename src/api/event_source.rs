@@ -98,7 +98,9 @@ pub struct EventSourceSpec {
     /// Where a stream without a cursor begins. To change it, increase `epoch` too. Default: {position: Earliest}.
     #[serde(default)]
     pub start: Start,
-    /// What becomes of the stored events and the cursor when this object is deleted: Retain or Delete. Default: Retain.
+    /// What becomes of the stored events and the cursor when this object is deleted: Retain or Delete. With Delete, a new
+    /// source is first asked when this object has the finalizer `headgate.dev/stored-events`, and an earlier one loses its
+    /// events only if it has that when it is deleted. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// How often and how much is asked. Default: {minInterval: 200ms, maxIdleInterval: 5s, maxErrorInterval: 5m,

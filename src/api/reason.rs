@@ -33,6 +33,8 @@ reasons! {
         CANotFound,
         /// The operator has no right to read what the object refers to.
         CredentialsForbidden,
+        /// The first request waits for the finalizer that keeps a deletion from leaving the events behind.
+        FinalizerPending,
     }
 }
 

@@ -1,6 +1,9 @@
 use kube::ResourceExt;
 
-use super::{EventSource, EventSourceSpec, event_source::LONGEST_POLL_REQUEST};
+use super::{
+    EventSource, EventSourceSpec,
+    event_source::{DeletionPolicy, LONGEST_POLL_REQUEST},
+};
 use crate::event::StreamName;
 
 /// Asks for a poll at once, still through the gate. Any new value counts; the time is the usual one.
@@ -35,6 +38,12 @@ pub struct Source {
 pub struct Unidentified(&'static str);
 
 impl Source {
+    /// If the object were deleted now, it would be gone at once, and the events that are to go with it would stay.
+    #[must_use]
+    pub fn lacks_finalizer(&self) -> bool {
+        self.spec.deletion_policy == DeletionPolicy::Delete && !self.deleting && !self.has_finalizer
+    }
+
     /// What one object says. It knows no other objects: whoever does sets `shares_endpoint_with`.
     ///
     /// # Errors
@@ -94,6 +103,16 @@ mod tests {
         let source = Source::from_object(&object).expect("a source");
         assert!(source.deleting && source.has_finalizer);
         assert_eq!(source.poll_requested_at.as_deref(), Some("1732269600"));
+    }
+
+    #[test]
+    fn only_an_object_that_would_leave_its_events_behind_lacks_our_finalizer() {
+        let mut source = Source::from_object(&orders()).expect("a source");
+        assert!(!source.lacks_finalizer(), "its events stay");
+        source.spec.deletion_policy = DeletionPolicy::Delete;
+        assert!(source.lacks_finalizer());
+        assert!(!Source { deleting: true, ..source.clone() }.lacks_finalizer(), "none can be added any more");
+        assert!(!Source { has_finalizer: true, ..source }.lacks_finalizer());
     }
 
     #[test]

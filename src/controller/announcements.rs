@@ -129,8 +129,11 @@ fn acceptance(before: Option<&Report>, report: &Report) -> Option<Announcement> 
     if known == Some(accepted.reason) {
         return None;
     }
-    if accepted.reason != AcceptedReason::Valid {
-        return Some(warning(accepted.reason.as_str(), "Accept", accepted.message.clone()));
+    match accepted.reason {
+        AcceptedReason::Valid => {}
+        // Each new object passes through it.
+        AcceptedReason::FinalizerPending => return None,
+        reason => return Some(warning(reason.as_str(), "Accept", accepted.message.clone())),
     }
     let was_missing = matches!(
         known,

@@ -3,6 +3,7 @@
 //! What must be seen goes first (a condition changed, a finalizer is due); counters wait for their turn, times wait longest.
 //! Only names are queued: a source whose turn comes has what is newest written. All of it draws on one [`TokenBucket`].
 
+mod job;
 mod tracked;
 mod write_queues;
 
@@ -15,18 +16,17 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
+pub(super) use self::job::{Base, Done, Job, JobKind, PendingEvent, Serial, Trigger};
 use self::{
-    tracked::{Tracked, Turn, UnderWay, Work, Wrote},
+    tracked::{Tracked, Tries, Turn, UnderWay, Work, Wrote},
     write_queues::{Wanted, WriteQueues},
 };
 use super::{
-    announcements::{Announcement, Seen, announcements},
-    finalizer::FinalizerStep,
-    sample::View,
+    announcements::{Seen, announcements},
     token_bucket::TokenBucket,
 };
 use crate::{
-    api::{AssignedReason, EventSourceStatus, Source},
+    api::{AssignedReason, Source},
     desired::Desired,
     event::StreamName,
     loader::{report::Report, reports::Reports},
@@ -44,88 +44,8 @@ const TIMES_PER_SECOND: u32 = 1;
 /// Each interval is taken between 90 % and 110 %, so that sources taken over together do not stay in step.
 const JITTER: f64 = 0.1;
 
-/// A failed write is tried again after this, doubled with each further failure of the source up to the longest pause.
-const RETRY_FROM: Duration = Duration::from_secs(1);
-const RETRY_UP_TO: Duration = Duration::from_secs(30);
-
 /// So many requests of one replica are under way at once.
 const IN_FLIGHT: usize = 16;
-
-/// Why a status is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Trigger {
-    Transition,
-    Counters,
-    Times,
-    Last,
-}
-
-impl Trigger {
-    /// The metric label.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Transition => "transition",
-            Self::Counters => "counters",
-            Self::Times => "times",
-            Self::Last => "last",
-        }
-    }
-}
-
-/// One thing to write.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) stream: StreamName,
-    pub(super) uid: String,
-    pub(super) serial: Serial,
-    pub(super) kind: JobKind,
-}
-
-/// Names the holding that a job belongs to; the result of an older one is not heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Serial(u64);
-
-#[cfg(test)]
-impl Job {
-    pub(super) fn of(stream: StreamName, uid: &str, kind: JobKind) -> Self {
-        Self { stream, uid: uid.to_owned(), serial: Serial(0), kind }
-    }
-}
-
-#[derive(Debug)]
-pub(super) enum JobKind {
-    Status { trigger: Trigger, view: Box<View>, base: Option<Base> },
-    Finalizer(FinalizerStep),
-}
-
-/// The object as the last write left it, or as it was read.
-#[derive(Debug, Clone)]
-pub(super) struct Base {
-    pub(super) resource_version: String,
-    pub(super) status: Arc<EventSourceStatus>,
-}
-
-/// What came of a job.
-#[derive(Debug)]
-pub(super) enum Done {
-    /// The status stands as the view has it.
-    Settled(Base),
-    /// The finalizers are as they should be, or somebody changed the object meanwhile and the watch will tell.
-    FinalizerSettled,
-    /// Somebody else wrote the object: read it again, then write.
-    Conflict,
-    /// There is no such object any more.
-    Gone,
-    Failed,
-}
-
-/// A Kubernetes Event that is to be published, and the object it is about.
-#[derive(Debug)]
-pub(super) struct PendingEvent {
-    pub(super) stream: StreamName,
-    pub(super) uid: String,
-    pub(super) announcement: Announcement,
-}
 
 /// What a look goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,29 +239,26 @@ impl Board {
         self.in_flight -= 1;
         let Some(tracked) = self.tracked.get_mut(stream).filter(|tracked| tracked.serial == serial) else { return };
         let under_way = tracked.under_way.take();
-        tracked.not_before = None;
+        let tries = match under_way {
+            Some(UnderWay::Finalizer) => &mut tracked.finalizer_tries,
+            _ => &mut tracked.status_tries,
+        };
+        match &done {
+            Done::Settled(_) | Done::FinalizerSettled | Done::Gone => *tries = Tries::default(),
+            Done::Conflict => tries.met_a_conflict(|pause| now + jittered(pause, &mut self.random)),
+            Done::Failed => tries.failed(|pause| now + jittered(pause, &mut self.random)),
+        }
         match (done, under_way) {
             (Done::Settled(base), Some(UnderWay::Status(wrote))) => {
-                tracked.failures = 0;
                 tracked.base = Some(base);
                 tracked.written = Some(wrote);
             }
-            (Done::FinalizerSettled | Done::Settled(_), _) => {
-                tracked.failures = 0;
-                tracked.base = None;
-            }
+            (Done::FinalizerSettled | Done::Settled(_), _) => tracked.base = None,
             (Done::Gone, _) => tracked.gone = true,
-            (done @ (Done::Conflict | Done::Failed), under_way) => {
+            (Done::Conflict | Done::Failed, under_way) => {
                 tracked.base = None;
-                tracked.failures += 1;
                 if matches!(under_way, Some(UnderWay::Finalizer)) {
                     tracked.finalizer_asked = None;
-                }
-                // The first conflict is somebody's edit: the second try has read it.
-                if !(matches!(done, Done::Conflict) && tracked.failures == 1) {
-                    let doublings = tracked.failures.saturating_sub(1).min(8);
-                    let pause = RETRY_FROM.saturating_mul(1 << doublings).min(RETRY_UP_TO);
-                    tracked.not_before = Some(now + jittered(pause, &mut self.random));
                 }
             }
         }
@@ -381,7 +298,7 @@ impl Board {
     fn give_turn(&mut self, stream: &StreamName, now: Instant) {
         let Some(tracked) = self.tracked.get_mut(stream) else { return };
         tracked.sample.observe(&tracked.seen.report, now);
-        let turn = match (tracked.turn, tracked.wants(now).map(|(at, work)| Turn::of(work, at))) {
+        let turn = match (tracked.turn, tracked.wants(now).map(|(at, work)| tracked.turn(work, at))) {
             // One that waits for the budget keeps its place, however often it changes meanwhile.
             (Some(Turn::Urgent(since)), Some(Turn::Urgent(at))) if at <= now => Some(Turn::Urgent(since.min(at))),
             (_, turn) => turn,

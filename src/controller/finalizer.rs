@@ -29,12 +29,12 @@ impl FinalizerStep {
 pub(super) fn finalizer_step(source: &Source, report: &Report) -> Option<FinalizerStep> {
     // A report about an object of the same name that is gone says nothing about this one.
     let forgotten = report.is_forgotten(&source.uid);
-    match (source.spec.deletion_policy, source.deleting, source.has_finalizer) {
+    match source.spec.deletion_policy {
         // Not on an object that is being deleted: the API server takes no new finalizer then.
-        (DeletionPolicy::Delete, false, false) => Some(FinalizerStep::Add),
-        (DeletionPolicy::Delete, true, true) if forgotten => Some(FinalizerStep::Remove),
-        (DeletionPolicy::Retain, _, true) => Some(FinalizerStep::Remove),
-        _ => None,
+        DeletionPolicy::Delete if source.lacks_finalizer() => Some(FinalizerStep::Add),
+        DeletionPolicy::Delete if source.deleting && source.has_finalizer && forgotten => Some(FinalizerStep::Remove),
+        DeletionPolicy::Retain if source.has_finalizer => Some(FinalizerStep::Remove),
+        DeletionPolicy::Delete | DeletionPolicy::Retain => None,
     }
 }
 

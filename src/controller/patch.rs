@@ -40,6 +40,10 @@ pub(super) struct Performed {
 /// Does one job.
 pub(super) async fn perform(client: &Client, job: Job) -> Performed {
     let api = Api::namespaced(client.clone(), job.stream.namespace());
+    let written = match &job.kind {
+        JobKind::Status { .. } => "status",
+        JobKind::Finalizer(_) => "finalizers",
+    };
     let work = async {
         match job.kind {
             JobKind::Status { view, base, .. } => write_status(&api, &job.stream, &job.uid, &view, base).await,
@@ -48,7 +52,7 @@ pub(super) async fn perform(client: &Client, job: Job) -> Performed {
     };
     match timeout(REQUEST_TIMEOUT, work).await {
         Ok(Ok(performed)) => performed,
-        Ok(Err(error)) => failed(&job.stream, &error),
+        Ok(Err(error)) => failed(&job.stream, written, &error),
         Err(_) => Performed { done: Done::Failed, result: "timeout" },
     }
 }
@@ -129,7 +133,7 @@ async fn write_finalizer(
     Ok(settled("ok"))
 }
 
-fn failed(stream: &StreamName, error: &kube::Error) -> Performed {
+fn failed(stream: &StreamName, written: &'static str, error: &kube::Error) -> Performed {
     match error {
         kube::Error::Api(status) if status.is_not_found() => Performed { done: Done::Gone, result: "gone" },
         kube::Error::Api(status) if status.is_conflict() => {
@@ -137,7 +141,7 @@ fn failed(stream: &StreamName, error: &kube::Error) -> Performed {
             Performed { done: Done::Conflict, result: "conflict" }
         }
         kube::Error::Api(status) => {
-            warn!(source = %stream, code = status.code, reason = %status.reason, "the API server refused a write");
+            warn!(source = %stream, written, code = status.code, reason = %status.reason, "the API server refused a write");
             Performed { done: Done::Failed, result: "refused" }
         }
         _ => Performed { done: Done::Failed, result: "unavailable" },

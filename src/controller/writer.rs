@@ -49,6 +49,7 @@ pub(super) struct StatusWriter {
 
 struct Finished {
     stream: StreamName,
+    uid: String,
     serial: Serial,
     done: Done,
 }
@@ -127,12 +128,12 @@ impl StatusWriter {
     fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         // A job is only ever aborted with the writer itself; a panic in one is a panic of the writer.
         match finished {
-            Ok(Finished { stream, serial, done }) => {
+            Ok(Finished { stream, uid, serial, done }) => {
                 // The gauge of the lag goes on where the holder before was.
                 if let Done::Settled(base) = &done
                     && let Some(ago) = behind_for(&base.status, Timestamp::now())
                 {
-                    self.reports.was_caught_up(&stream, ago);
+                    self.reports.was_caught_up(&stream, &uid, ago);
                 }
                 self.board.done(&stream, serial, done, Instant::now());
             }
@@ -143,12 +144,12 @@ impl StatusWriter {
 }
 
 async fn work(client: &Client, metrics: &Metrics, job: Job) -> Finished {
-    let (stream, serial) = (job.stream.clone(), job.serial);
+    let (stream, uid, serial) = (job.stream.clone(), job.uid.clone(), job.serial);
     let trigger = match &job.kind {
         JobKind::Status { trigger, .. } => trigger.as_str(),
         JobKind::Finalizer(step) => step.as_str(),
     };
     let Performed { done, result } = perform(client, job).await;
     metrics.status_writes.get_or_create(&StatusWriteLabels { trigger, result }).inc();
-    Finished { stream, serial, done }
+    Finished { stream, uid, serial, done }
 }

@@ -98,12 +98,9 @@ impl Report {
     }
 
     /// This generation of this object is to run: what was seen of another spec says nothing about it, and of another object
-    /// nothing stays but what is counted. As long as no object was known here, what the status of this one tells may stand already.
+    /// nothing stays but what is counted.
     pub(super) fn turns_to(&mut self, uid: &str, generation: i64) {
-        if self.uid.is_empty() {
-            uid.clone_into(&mut self.uid);
-            self.generation = generation;
-        } else if self.uid != uid {
+        if self.uid != uid {
             let of_the_name = self.clone();
             *self = Self {
                 assigned: of_the_name.assigned,
@@ -222,6 +219,8 @@ pub enum BlockedBy {
     Memory,
     Lease,
     Suspended,
+    /// The object has no finalizer yet that keeps it until its events are gone.
+    Finalizer,
 }
 
 impl BlockedBy {
@@ -234,6 +233,7 @@ impl BlockedBy {
             Self::Memory => "memory",
             Self::Lease => "lease",
             Self::Suspended => "suspended",
+            Self::Finalizer => "finalizer",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     reports::ReportWriter,
 };
 use crate::{
-    api::{AcceptedReason, ReachableReason, StoredReason},
+    api::{AcceptedReason, FINALIZER, ReachableReason, StoredReason},
     clock::Moment,
     event::StreamName,
     fetch::{FetchError, OpenError},
@@ -71,6 +71,21 @@ impl Reporter {
         let message = message.to_string();
         if self.turn(|report| replace_verdict(&mut report.accepted, reason, message.clone())) {
             warn!(stream = %self.stream, %reason, message, "not accepted");
+        }
+    }
+
+    /// Nothing is asked before the object has the finalizer. It takes a moment, and is no failure of anybody.
+    pub(super) fn awaits_finalizer(&self) {
+        let message = format!(
+            "`deletionPolicy` is Delete: the source is asked as soon as the finalizer {FINALIZER} keeps the object until its events are \
+             gone; the holder adds it, and logs if the API server refuses"
+        );
+        let turned = self.turn(|report| {
+            report.blocked_by = Some(BlockedBy::Finalizer);
+            replace_verdict(&mut report.accepted, AcceptedReason::FinalizerPending, message)
+        });
+        if turned {
+            debug!(stream = %self.stream, reason = %AcceptedReason::FinalizerPending, "not accepted yet");
         }
     }
 

@@ -98,12 +98,12 @@ impl Reports {
         self.bump();
     }
 
-    /// How long ago a holder before this one last knew that everything was stored, as the status has it. What this replica has
-    /// seen itself stands.
-    pub fn was_caught_up(&self, stream: &StreamName, ago: Duration) {
+    /// How long ago a holder before this one last knew that everything was stored, as the status of the object with this UID has
+    /// it. What this replica has seen itself stands.
+    pub fn was_caught_up(&self, stream: &StreamName, uid: &str, ago: Duration) {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let Some(mut leaf) = slots.get(stream).map(|slot| locked(slot)) else { return };
-        if leaf.report.last_caught_up.is_none() {
+        if leaf.report.uid == uid && leaf.report.last_caught_up.is_none() {
             let last_caught_up = LastCaughtUp::before(Moment::now(), ago);
             Arc::make_mut(&mut leaf.report).last_caught_up = Some(last_caught_up);
         }
@@ -239,20 +239,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_status_says_of_an_object_stands_when_it_becomes_known_and_falls_with_it() {
+    fn what_the_status_of_an_object_says_falls_with_it_and_says_nothing_of_the_next() {
         let reports = Reports::default();
-        let unknown = Report { uid: String::new(), ..report(AssignedReason::LeaseHeld) };
-        let writer = reports.open(&orders(), unknown);
-        reports.was_caught_up(&orders(), Duration::from_secs(10));
-        let runs = |uid: &str| {
-            writer.write(|report| {
-                report.turns_to(uid, 1);
-                false
-            });
-            writer.read().last_caught_up.is_some()
-        };
-        assert!(runs("uid-1"));
-        assert!(!runs("uid-2"), "another object never was caught up");
+        let writer = reports.open(&orders(), Report { uid: "uid-1".to_owned(), ..report(AssignedReason::LeaseHeld) });
+        let is_known = || writer.read().last_caught_up.is_some();
+        let ago = Duration::from_secs(10);
+        reports.was_caught_up(&orders(), "uid-1", ago);
+        assert!(is_known());
+        writer.write(|report| {
+            report.turns_to("uid-2", 1);
+            false
+        });
+        assert!(!is_known());
+        // A write for the object before may come to its end now.
+        reports.was_caught_up(&orders(), "uid-1", ago);
+        assert!(!is_known());
+        reports.was_caught_up(&orders(), "uid-2", ago);
+        assert!(is_known());
     }
 
     #[test]

@@ -1,4 +1,5 @@
 mod adopt;
+mod finalizer;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     api::{AcceptedReason, Source},
+    backoff::{Backoff, Waits},
     fetch::Fetcher,
 };
 
@@ -29,20 +31,7 @@ const CREDENTIALS_EVERY: Duration = Duration::from_mins(5);
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Between two tries to open a source whose Secret is missing: it runs by itself soon after the Secret appears.
-const OPEN_RETRY: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(15) };
-
-/// A wait that doubles, with a little jitter.
-struct Backoff {
-    first: Duration,
-    last: Duration,
-}
-
-impl Backoff {
-    fn after(&self, failures: u32, rng: &mut StdRng) -> Duration {
-        let wait = self.first.saturating_mul(1 << failures.min(16)).min(self.last);
-        wait.mul_f64(rng.random_range(0.75..=1.0))
-    }
-}
+const OPEN_RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +68,8 @@ pub(super) struct SourceTask {
     requested: Option<String>,
     /// Another holder had adopted the row when it was last asked, at this instant.
     fenced_off: Option<Instant>,
+    /// The UID of the object that was polled last.
+    polled: Option<String>,
     rng: StdRng,
 }
 
@@ -91,7 +82,7 @@ impl SourceTask {
         rng: StdRng,
     ) -> Self {
         let running = Arc::clone(&sources.borrow_and_update());
-        Self { context, sources, running, stop, won, requested: None, fenced_off: None, rng }
+        Self { context, sources, running, stop, won, requested: None, fenced_off: None, polled: None, rng }
     }
 
     /// Runs until told to stop; then ends between two polls.
@@ -120,6 +111,9 @@ impl SourceTask {
             Ok(fetcher) => fetcher,
             Err(wake) => return wake,
         };
+        if let Err(wake) = self.await_finalizer().await {
+            return wake;
+        }
         loop {
             let adopted = match self.adopt(&settings).await {
                 Ok(adopted) => adopted,
@@ -128,6 +122,7 @@ impl SourceTask {
             if self.running.spec.suspend {
                 return self.wait_for_change().await;
             }
+            self.polled = Some(self.running.uid.clone());
             let rng = StdRng::from_rng(&mut self.rng);
             let mut poller =
                 Poller::new(self.context.clone(), fetcher, settings.clone(), &adopted, self.won.take(), rng);
@@ -156,7 +151,7 @@ impl SourceTask {
 
     /// Builds the fetcher; as long as that fails, says why and tries again.
     async fn open(&mut self) -> Result<Box<dyn Fetcher>, Wake> {
-        let mut failures = 0;
+        let mut retry = OPEN_RETRY.waits();
         loop {
             let transports = Arc::clone(&self.context.shared.transports);
             match self.stop.run_until_cancelled(transports.open(&self.running)).await {
@@ -165,9 +160,7 @@ impl SourceTask {
                 Some(Err(error)) => {
                     self.won = None;
                     self.context.reporter.not_opened(&error);
-                    let retry = OPEN_RETRY.after(failures, &mut self.rng);
-                    failures += 1;
-                    self.pause(retry).await?;
+                    self.back_off(&mut retry).await?;
                 }
             }
         }
@@ -262,6 +255,11 @@ impl SourceTask {
                 wake => return wake,
             }
         }
+    }
+
+    async fn back_off(&mut self, retry: &mut Waits) -> Result<(), Wake> {
+        let wait = retry.failed().mul_f64(self.rng.random_range(0.75..=1.0));
+        self.pause(wait).await
     }
 
     async fn pause(&mut self, wait: Duration) -> Result<(), Wake> {

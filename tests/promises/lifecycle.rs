@@ -14,18 +14,21 @@ use crate::world::{World, eager, now};
 async fn what_a_user_does_takes_effect_between_polls_and_cuts_no_request() {
     let endless = ["orders", "kept", "dropped"].map(|name| SourceConfig::new(name, 10_000_000));
     let mut sources = Vec::from(endless);
-    sources.push(SourceConfig::new("quiet", 5));
+    sources.extend([SourceConfig::new("quiet", 5), SourceConfig::new("unkept", 5)]);
     let world = World::without_objects("lifecycle", sources, &["headgate-a"]).await;
     tokio::join!(
         suspended_resumed_moved_and_reset(&world, "orders"),
         deleted_without_its_events(&world, "kept"),
         deleted_with_its_events(&world, "dropped"),
         asked_to_poll(&world, "quiet"),
+        first_asked_when_no_deletion_can_leave_its_events(&world, "unkept"),
     );
 
     // Nothing is stored twice, and the gap is kept through all of it. What travelled twice did so because a user asked.
     let proof = world.prove().await;
-    for (source, began_again) in [("orders", true), ("kept", false), ("dropped", true), ("quiet", false)] {
+    for (source, began_again) in
+        [("orders", true), ("kept", false), ("dropped", true), ("quiet", false), ("unkept", false)]
+    {
         let repeats = proof.findings.sources[source].repeats;
         assert_eq!(repeats.after_a_reset > 0, began_again, "{source}: {repeats:?}");
         assert_eq!(repeats.total(), repeats.after_a_reset, "{source}: {repeats:?}");
@@ -188,4 +191,26 @@ async fn asked_to_poll(world: &World, source: &str) {
     assert!((1.0..4.0).contains(&gap), "{gap} s between the starts of two requests");
     let handled = async || world.object(source).await.expect("it is there")["status"]["lastHandledPollRequest"].take();
     world.until("the status says what was handled", async || handled().await == "second").await;
+}
+
+async fn first_asked_when_no_deletion_can_leave_its_events(world: &World, source: &str) {
+    let mut spec = world.spec(source, &eager());
+    spec["suspend"] = json!(true);
+    world.apply(source, spec).await;
+    world.says(source, "Ready", "Suspended").await;
+    let refusal = world.refuse_finalizers_of(source).await;
+    world.change(source, json!({ "deletionPolicy": "Delete", "suspend": false })).await;
+    assert_eq!(world.says(source, "Ready", "FinalizerPending").await.status, "Unknown");
+    let logged =
+        || world.log_of("headgate-a").lines().any(|line| line.contains("finalizers") && line.contains("Invalid"));
+    world.until("the log says what the API server refuses", async || logged()).await;
+    is_left_alone(world, source).await;
+    assert_eq!(world.stored(source).await, (None, 0));
+
+    refusal.lift().await;
+    world.all_are_loaded_since(&[source], 0).await;
+    world.says(source, "Ready", "CaughtUp").await;
+    world.delete(source).await;
+    gone(world, source).await;
+    assert_eq!(world.stored(source).await, (None, 0), "and so it is");
 }

@@ -8,6 +8,7 @@ mod isolation;
 mod lifecycle;
 mod outage;
 mod reasons;
+mod refusal;
 mod start;
 mod tls_front;
 mod world;

@@ -149,6 +149,22 @@ fn what_may_be_applied_a_moment_later_is_waited_for(#[case] reason: AcceptedReas
 }
 
 #[test]
+fn a_finalizer_that_is_on_its_way_is_no_failure() {
+    let facts = Facts {
+        accepted: Some((AcceptedReason::FinalizerPending, "asked as soon as the finalizer is there")),
+        stored: None,
+        reachable: None,
+        caught_up: None,
+        ..fine()
+    };
+    let conditions = first(&facts);
+    assert_eq!(says(&conditions, READY), Some(("Unknown", "FinalizerPending")));
+    assert_eq!(says(&conditions, RECONCILING), Some(("True", "Progressing")));
+    assert_eq!(facts.problem(), None);
+    assert_eq!(kstatus(&conditions), "InProgress");
+}
+
+#[test]
 fn a_conflicting_event_is_stalled_and_other_store_failures_are_retried() {
     let stored = |reason| first(&Facts { stored: Some((reason, "why")), ..fine() });
     assert_eq!(says(&stored(StoredReason::ConflictingEvent), STALLED), Some(("True", "ConflictingEvent")));

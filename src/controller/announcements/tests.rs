@@ -58,6 +58,8 @@ fn orders() -> Report {
 #[case::reset([orders(), in_epoch(orders(), 1)], &["CursorReset"])]
 #[case::secret_missing([orders(), orders().not_accepted(AcceptedReason::SecretNotFound)], &["SecretNotFound"])]
 #[case::key_missing([orders(), orders().not_accepted(AcceptedReason::SecretKeyMissing)], &["SecretKeyMissing"])]
+#[case::finalizer_on_its_way([orders(), orders().not_accepted(AcceptedReason::FinalizerPending)], &[])]
+#[case::finalizer_is_there([orders().not_accepted(AcceptedReason::FinalizerPending), orders()], &[])]
 #[case::secret_is_there_again([orders().not_accepted(AcceptedReason::SecretNotFound), orders()], &["CredentialsReloaded"])]
 #[case::secret_rotated([with_reloads(orders(), 1), with_reloads(orders(), 2)], &["CredentialsReloaded"])]
 #[case::task_began_again([with_reloads(orders(), 2), with_reloads(orders(), 0)], &[])]

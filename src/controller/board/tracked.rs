@@ -5,14 +5,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Base, Serial, Trigger};
-use crate::controller::{
-    announcements::Seen,
-    finalizer::{FinalizerStep, finalizer_step},
-    sample::{Sample, View},
+use crate::{
+    backoff::Backoff,
+    controller::{
+        announcements::Seen,
+        finalizer::{FinalizerStep, finalizer_step},
+        sample::{Sample, View},
+    },
 };
 
 /// A finalizer that was written shows in the watch soon after; only when it does not is it written again.
 const FINALIZER_SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// A failed write is tried again after this, doubled with each further failure of the source up to the longest pause.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// One source in one holding.
 pub(super) struct Tracked {
@@ -23,14 +29,41 @@ pub(super) struct Tracked {
     pub(super) written: Option<Box<Wrote>>,
     pub(super) turn: Option<Turn>,
     pub(super) under_way: Option<UnderWay>,
-    pub(super) failures: u32,
-    pub(super) not_before: Option<Instant>,
+    pub(super) status_tries: Tries,
+    pub(super) finalizer_tries: Tries,
     pub(super) finalizer_asked: Option<(FinalizerStep, Instant)>,
     /// The API server said that there is no such object any more; the watch will say so too.
     pub(super) gone: bool,
     pub(super) leaving: bool,
     /// Its Lease was lost, or nobody took it over, and it is not reported any more; the status is still to say so.
     pub(super) parting: bool,
+}
+
+/// The tries of one kind of write that failed in a row. A finalizer that is refused keeps no status from being told.
+#[derive(Default)]
+pub(super) struct Tries {
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Tries {
+    /// The object was changed by somebody meanwhile. The first time that is their edit: the next try has read it.
+    pub(super) fn met_a_conflict(&mut self, pause: impl FnOnce(Duration) -> Instant) {
+        if self.failures == 0 {
+            *self = Self { failures: 1, not_before: None };
+        } else {
+            self.failed(pause);
+        }
+    }
+
+    pub(super) fn failed(&mut self, pause: impl FnOnce(Duration) -> Instant) {
+        self.not_before = Some(pause(RETRY.after(self.failures)));
+        self.failures += 1;
+    }
+
+    fn may_again(&self, at: Instant) -> Instant {
+        self.not_before.map_or(at, |not_before| at.max(not_before))
+    }
 }
 
 /// When the source is to be written, and in which queue it waits.
@@ -43,16 +76,6 @@ pub(super) enum Turn {
 }
 
 impl Turn {
-    /// The turn for this work.
-    pub(super) fn of(work: Work, at: Instant) -> Self {
-        match work {
-            Work::Finalizer(_) => Self::Finalizer(at),
-            Work::Status(Trigger::Transition | Trigger::Last) => Self::Urgent(at),
-            Work::Status(Trigger::Counters) => Self::Sample(at),
-            Work::Status(Trigger::Times) => Self::Times(at),
-        }
-    }
-
     pub(super) fn at(self) -> Instant {
         match self {
             Self::Finalizer(at) | Self::Urgent(at) | Self::Sample(at) | Self::Times(at) => at,
@@ -90,8 +113,8 @@ impl Tracked {
             written: None,
             turn: None,
             under_way: None,
-            failures: 0,
-            not_before: None,
+            status_tries: Tries::default(),
+            finalizer_tries: Tries::default(),
             finalizer_asked: None,
             gone: false,
             leaving: false,
@@ -113,9 +136,22 @@ impl Tracked {
         if self.under_way.is_some() || self.gone {
             return None;
         }
-        let (at, work) =
-            [self.wants_finalizer(now), self.wants_status(now)].into_iter().flatten().min_by_key(|want| want.0)?;
-        Some((self.not_before.map_or(at, |not_before| at.max(not_before)), work))
+        let finalizer = self.wants_finalizer(now).map(|(at, work)| (self.finalizer_tries.may_again(at), work));
+        let status = self.wants_status(now).map(|(at, work)| (self.status_tries.may_again(at), work));
+        // Of two that are due the first one goes.
+        let wants = if self.finalizer_tries.failures == 0 { [finalizer, status] } else { [status, finalizer] };
+        wants.into_iter().flatten().min_by_key(|want| want.0)
+    }
+
+    /// The turn for this work. A finalizer that is refused again and again waits with the statuses: where a policy refuses those
+    /// of thousands, all that is told would come after them.
+    pub(super) fn turn(&self, work: Work, at: Instant) -> Turn {
+        match work {
+            Work::Finalizer(_) if self.finalizer_tries.failures < 2 => Turn::Finalizer(at),
+            Work::Finalizer(_) | Work::Status(Trigger::Transition | Trigger::Last) => Turn::Urgent(at),
+            Work::Status(Trigger::Counters) => Turn::Sample(at),
+            Work::Status(Trigger::Times) => Turn::Times(at),
+        }
     }
 
     fn wants_finalizer(&self, now: Instant) -> Option<(Instant, Work)> {

@@ -3,22 +3,23 @@ use std::time::Duration;
 use tokio::select;
 use tracing::info;
 
-use super::{Backoff, SourceTask, Wake};
+use super::{SourceTask, Wake};
 use crate::{
     api::{AcceptedReason, StoredReason},
+    backoff::Backoff,
     loader::{context::LOCKED_RETRY, report::BlockedBy, row_lock::RowLock, settings::Settings},
     ownership::Renewal,
     store::{Adopt, Adopted, Answer, Reset, StoreError},
 };
 
 /// Between two tries to adopt a row while the database is away.
-const ADOPT_RETRY: Backoff = Backoff { first: Duration::from_millis(200), last: Duration::from_secs(5) };
+const ADOPT_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 impl SourceTask {
     /// ADOPT, and RESET when the epoch grew. Waits as long as the row may not be polled.
     pub(super) async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Wake> {
         self.be_confirmed().await?;
-        let (mut failures, mut lock) = (0, RowLock::default());
+        let (mut retry, mut lock) = (ADOPT_RETRY.waits(), RowLock::default());
         let adopted = loop {
             match self.adopt_once(settings).await {
                 Ok(Answer::Applied(adopted)) => break adopted,
@@ -29,9 +30,7 @@ impl SourceTask {
                 Ok(Answer::Refused(_)) => self.be_sure_of_the_lease().await?,
                 Err(error) => {
                     self.context.reporter.database_unavailable(&error);
-                    let retry = ADOPT_RETRY.after(failures, &mut self.rng);
-                    failures += 1;
-                    self.pause(retry).await?;
+                    self.back_off(&mut retry).await?;
                 }
             }
         };

@@ -1,3 +1,4 @@
+mod finalizer;
 mod poll_requests;
 
 use std::{sync::Arc, time::Duration};

@@ -47,6 +47,28 @@ async fn what_another_object_forgot_does_not_free_this_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_finalizer_that_is_refused_keeps_nothing_from_being_told_of_this_source_or_of_others() {
+    let mut desk = desk();
+    let mut told = Vec::new();
+    for number in 0..1000 {
+        desk.desired.put(Arc::new(deleting_its_events(source(&format!("s{number}")))));
+        desk.report(held(&format!("s{number}")));
+    }
+    let ends = desk.now + seconds(180);
+    while desk.now < ends {
+        match desk.next() {
+            Some(job) if matches!(job.kind, JobKind::Finalizer(_)) => desk.answer(&job, Done::Failed),
+            Some(job) => {
+                told.push(job.stream.clone());
+                desk.answer(&job, Done::Settled(base()));
+            }
+            None => desk.now = desk.board.wakes_at(desk.now).expect("a retry"),
+        }
+    }
+    assert_eq!(told.len(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finalizer_is_written_also_while_statuses_are_held_back() {
     let mut desk = desk();
     desk.board.hold_statuses_back(true);
