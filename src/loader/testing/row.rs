@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::Moment,
-    event::{Cursor, Event, EventId, IdKind, SetAside},
+    event::{Cursor, Event, EventId, IdKind, SetAside, SetAsideReason},
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Epoch, Extend, Fence, Forget, Holder, Reserve,
@@ -198,6 +198,10 @@ impl FakeRow {
             self.store(event, looks_up, &mut appended);
         }
         self.set_aside.extend(append.set_aside.iter().cloned());
+        if !append.more_follows {
+            let conflicts = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
+            appended.conflicting += conflicts.count() as u64;
+        }
         self.kind = self.kind.or_else(|| append.cursor_after.id().map(crate::event::EventId::kind));
         self.cursor = append.cursor_after.clone();
         self.progressive &= !append.not_ascending;

@@ -29,7 +29,7 @@ pub(super) struct Batch<'a> {
     /// The sequence of each event, if its id fits.
     pub(super) numbers: Vec<Option<i64>>,
     pub(super) aside: Vec<Aside<'a>>,
-    /// Events that this append holds twice, with the same content and with other content.
+    /// Events that this append, or its page before it, holds twice: with the same content and with other content.
     pub(super) repeated: i32,
     pub(super) conflicting: i32,
 }
@@ -46,7 +46,7 @@ impl<'a> Batch<'a> {
                 .map(|item| Aside { id: &item.id, reason: item.reason, item: &item.item })
                 .collect(),
             repeated: 0,
-            conflicting: 0,
+            conflicting: found_conflicting(append),
         };
         let ascends = batch.numbers.windows(2).all(|pair| pair[0].is_some() && pair[0] < pair[1]);
         if !ascends {
@@ -128,13 +128,19 @@ pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&
     (!said_by_number).then_some(id)
 }
 
+/// Other content that the loader found in the page. Once, where the append is one of two that take them along.
+fn found_conflicting(append: &Append) -> i32 {
+    let conflicting = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
+    if append.more_follows { 0 } else { i32::try_from(conflicting.count()).unwrap_or(i32::MAX) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
-        event::{Cursor, Payload, StreamName},
+        event::{Cursor, Payload, SetAside, StreamName},
         permit::Attempt,
         store::Then,
     };
@@ -167,6 +173,19 @@ mod tests {
 
     fn ids<'a>(batch: &Batch<'a>) -> Vec<&'a str> {
         batch.events.iter().map(|event| event.id.as_str()).collect()
+    }
+
+    #[test]
+    fn other_content_that_was_found_in_the_page_is_told_once() {
+        let conflict = SetAside {
+            id: EventId::new("1").expect("a valid id"),
+            reason: SetAsideReason::ConflictingEvent,
+            item: Box::from(*b"2"),
+        };
+        let deep = SetAside { reason: SetAsideReason::NestedTooDeep, ..conflict.clone() };
+        let append = Append { set_aside: Arc::new([conflict, deep]), ..append(&[("1", "1")]) };
+        assert_eq!((Batch::of(&append).conflicting, Batch::of(&append).aside.len()), (1, 2));
+        assert_eq!(Batch::of(&Append { more_follows: true, ..append }).conflicting, 0, "the other half tells");
     }
 
     #[test]

@@ -2,8 +2,14 @@
 
 use std::sync::Arc;
 
+use rstest::rstest;
+
 use super::*;
-use crate::{api::Source, loader::testing::Frost};
+use crate::{
+    api::Source,
+    event::{Event, Payload},
+    loader::testing::Frost,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_does_not_ascend_is_held_whole_from_then_on() {
@@ -80,6 +86,24 @@ async fn opaque_ids_are_loaded_in_feed_order_and_a_number_among_them_is_a_mappin
     polling.poll().await;
     assert_eq!(world.cursor(), "u-4");
     assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
+}
+
+#[rstest]
+#[case::numbers(["1", "2", "3"])]
+#[case::opaque(["u-7", "u-1", "u-4"])]
+#[tokio::test(start_paused = true)]
+async fn an_event_that_comes_again_with_other_content_is_told_and_moves_no_cursor_back(#[case] ids: [&str; 3]) {
+    let world = World::new();
+    world.source.add(ids.map(event));
+    let [_, again, _] = ids;
+    let copy = Event { payload: Payload::from_json_text("{}"), ..event(again) };
+    world.source.next([Script::Exactly(ids.map(event).into_iter().chain([copy]).collect())]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!((world.stored_ids(), world.cursor().as_str()), (ids.map(str::to_owned).to_vec(), ids[2]));
+    assert_eq!(world.report().stored.as_ref().map(|verdict| verdict.reason), Some(StoredReason::ConflictingEvent));
+    polling.poll().await;
+    assert_eq!(world.source.log()[1].after.as_deref(), Some(ids[2]), "nothing is asked for again");
 }
 
 #[tokio::test(start_paused = true)]
