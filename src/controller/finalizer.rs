@@ -12,7 +12,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FinalizerStep {
     Add,
-    Remove,
+    /// The object is being deleted, and its events are gone.
+    RemoveForgotten,
+    /// The events are to stay.
+    RemoveRetained,
 }
 
 impl FinalizerStep {
@@ -20,7 +23,7 @@ impl FinalizerStep {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Add => "finalizer_added",
-            Self::Remove => "finalizer_removed",
+            Self::RemoveForgotten | Self::RemoveRetained => "finalizer_removed",
         }
     }
 }
@@ -32,8 +35,10 @@ pub(super) fn finalizer_step(source: &Source, report: &Report) -> Option<Finaliz
     match source.spec.deletion_policy {
         // Not on an object that is being deleted: the API server takes no new finalizer then.
         DeletionPolicy::Delete if source.lacks_finalizer() => Some(FinalizerStep::Add),
-        DeletionPolicy::Delete if source.deleting && source.has_finalizer && forgotten => Some(FinalizerStep::Remove),
-        DeletionPolicy::Retain if source.has_finalizer => Some(FinalizerStep::Remove),
+        DeletionPolicy::Delete if source.deleting && source.has_finalizer && forgotten => {
+            Some(FinalizerStep::RemoveForgotten)
+        }
+        DeletionPolicy::Retain if source.has_finalizer => Some(FinalizerStep::RemoveRetained),
         DeletionPolicy::Delete | DeletionPolicy::Retain => None,
     }
 }
@@ -45,7 +50,7 @@ pub(super) fn still_needs(object: &EventSource, step: FinalizerStep) -> bool {
     let deleting = object.metadata.deletion_timestamp.is_some();
     match step {
         FinalizerStep::Add => deletes && !deleting && !has_finalizer,
-        // A deletion that was forgotten stays one; otherwise only a policy of Retain lets it go.
-        FinalizerStep::Remove => has_finalizer && (deleting || !deletes),
+        FinalizerStep::RemoveForgotten => has_finalizer && deleting,
+        FinalizerStep::RemoveRetained => has_finalizer && !deletes,
     }
 }

@@ -122,7 +122,9 @@ async fn write_finalizer(
     let mut finalizers = object.finalizers().to_vec();
     match step {
         FinalizerStep::Add => finalizers.push(FINALIZER.to_owned()),
-        FinalizerStep::Remove => finalizers.retain(|finalizer| finalizer != FINALIZER),
+        FinalizerStep::RemoveForgotten | FinalizerStep::RemoveRetained => {
+            finalizers.retain(|finalizer| finalizer != FINALIZER);
+        }
     }
     // The list has other writers; with the resourceVersion the patch replaces exactly the list that was read.
     let patch = json!({

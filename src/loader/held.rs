@@ -68,8 +68,9 @@ pub(super) struct Job {
 pub(super) enum Work {
     /// Polls, and hears of each change of its object.
     Polling(watch::Sender<Arc<Source>>),
-    /// Not ended by a change of the object: a new one of that name is to find nothing of the old one.
-    Forgetting,
+    /// For the object with this UID. Ended only if that is to keep its events after all: a new one of that name is to find nothing
+    /// of the old one.
+    Forgetting(String),
     /// Waits after a panic, until its object changes at most: what changed may be the remedy.
     Recovering,
 }

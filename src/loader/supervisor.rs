@@ -219,8 +219,11 @@ impl Supervisor {
                         });
                     }
                     (Work::Polling(_), None) if !self.desired.is_complete() => {}
+                    (Work::Forgetting(uid), Some(source)) if source.uid == *uid && !must_forget(&source) => {
+                        stop.cancel();
+                    }
                     (Work::Polling(_) | Work::Recovering, _) => stop.cancel(),
-                    (Work::Forgetting, _) => {}
+                    (Work::Forgetting(_), _) => {}
                 }
             }
             self.start_next(&stream);
@@ -297,6 +300,7 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let forget = Forget { stream: stream.clone(), uid: source.uid.clone() };
         let (uid, generation) = (source.uid.clone(), source.generation);
+        let work = Work::Forgetting(uid.clone());
         let (shared, stopped) = (Arc::clone(&self.shared), stop.clone());
         let reporter = Reporter::new(stream.clone(), held.report.clone());
         let job = async move {
@@ -310,7 +314,7 @@ impl Supervisor {
                 });
             }
         };
-        self.start(stream, Job { stop, work: Work::Forgetting }, job);
+        self.start(stream, Job { stop, work }, job);
     }
 
     fn start(&mut self, stream: &StreamName, job: Job, work: impl Future<Output = ()> + Send + 'static) {

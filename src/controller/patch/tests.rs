@@ -2,6 +2,7 @@
 
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::client::Body;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -211,8 +212,15 @@ async fn only_our_finalizer_is_removed() {
         let patch = server.answers(StatusCode::OK, &stored(&object)).await;
         assert_eq!(patch.body["metadata"]["finalizers"], json!(["example.com/other"]));
     });
-    assert_eq!(does(&client, JobKind::Finalizer(FinalizerStep::Remove)).await.result, "ok");
+    assert_eq!(does(&client, JobKind::Finalizer(FinalizerStep::RemoveRetained)).await.result, "ok");
     played.await.expect("the scenario");
+}
+
+/// With its events, which are not gone yet.
+fn being_deleted() -> EventSource {
+    let mut object = deleting_its_events(with_finalizers(&[FINALIZER]));
+    object.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    object
 }
 
 #[tokio::test]
@@ -220,8 +228,14 @@ async fn a_finalizer_is_neither_added_nor_removed_when_the_object_has_changed_it
     let cases = [
         ("the policy is Retain by now", FinalizerStep::Add, object("orders")),
         ("it is there already", FinalizerStep::Add, deleting_its_events(with_finalizers(&[FINALIZER]))),
-        ("the policy is Delete again", FinalizerStep::Remove, deleting_its_events(with_finalizers(&[FINALIZER]))),
-        ("it is gone already", FinalizerStep::Remove, object("orders")),
+        (
+            "the policy is Delete again",
+            FinalizerStep::RemoveRetained,
+            deleting_its_events(with_finalizers(&[FINALIZER])),
+        ),
+        ("and it is being deleted", FinalizerStep::RemoveRetained, being_deleted()),
+        ("it is not being deleted", FinalizerStep::RemoveForgotten, deleting_its_events(with_finalizers(&[FINALIZER]))),
+        ("it is gone already", FinalizerStep::RemoveForgotten, object("orders")),
     ];
     for (case, step, object) in cases {
         let (client, played) = ApiServer::plays(|mut server| async move {

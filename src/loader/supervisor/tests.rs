@@ -252,6 +252,28 @@ async fn a_deletion_that_waits_for_the_database_says_so(#[case] happens: fn(&mut
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deletion_that_waits_for_the_database_is_over_when_the_events_are_to_stay_after_all() {
+    let replica = replica(World::with_events(3));
+    replica.wants(|_| {});
+    replica.holds_the_lease();
+    replica.loaded("3").await;
+    replica.world.store.faults(|faults| faults.unavailable = true);
+    let is_deleted = |source: &mut Source| (source.deleting, source.has_finalizer) = (true, true);
+    replica.wants(|source| {
+        is_deleted(source);
+        source.spec.deletion_policy = DeletionPolicy::Delete;
+    });
+    until("asked", || replica.world.store.asked("forget") > 0).await;
+    replica.wants(is_deleted);
+    sleep(Duration::from_secs(1)).await;
+    replica.desired.remove(&replica.stream());
+    replica.world.store.faults(|faults| *faults = Faults::default());
+    until("finished", || replica.world.ownership.told().finished == [replica.stream()]).await;
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(replica.world.stored_ids().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleting_object_without_our_finalizer_keeps_its_events() {
     let replica = replica(World::with_events(3));
     replica.wants(|_| {});
