@@ -83,6 +83,22 @@ pub(super) struct Poller {
     rng: StdRng,
 }
 
+/// What may cut a pass short before its request is sent; nothing does afterwards.
+pub(super) struct Signals {
+    /// The task is to end. It cancels the others too.
+    pub(super) stop: CancellationToken,
+    /// Another spec is to run: what this one waits for is of no use.
+    pub(super) replaced: CancellationToken,
+    /// Somebody waits for the pass, so it waits for nobody.
+    pub(super) hurry: CancellationToken,
+}
+
+impl Signals {
+    pub(super) fn below(stop: &CancellationToken) -> Self {
+        Self { stop: stop.clone(), replaced: stop.child_token(), hurry: stop.child_token() }
+    }
+}
+
 impl Poller {
     pub(super) fn new(
         context: Context,
@@ -137,12 +153,10 @@ impl Poller {
         self.fetcher.reload_credentials().await
     }
 
-    /// One pass: connect, take memory, reserve, send and read, append, and say when the next pass is due. `stop` ends it
-    /// at once before the request is sent, and not at all afterwards. `hurry`, which `stop` cancels too: somebody waits for
-    /// it, so it waits for nobody.
-    pub(super) async fn run_once(&mut self, stop: &CancellationToken, hurry: &CancellationToken) -> Pass {
-        let pass = match self.grant(stop, hurry).await {
-            Ok((grant, share)) => self.spend(grant, share, stop).await,
+    /// One pass: connect, take memory, reserve, send and read, append, and say when the next pass is due.
+    pub(super) async fn run_once(&mut self, signals: &Signals) -> Pass {
+        let pass = match self.grant(signals).await {
+            Ok((grant, share)) => self.spend(grant, share, &signals.stop).await,
             Err(pass) => pass,
         };
         if let Pass::Again(at) | Pass::Unauthorized(at) = pass {
@@ -153,7 +167,7 @@ impl Poller {
     }
 
     /// CONNECT, memory, RESERVE. A source that cannot connect holds no memory, and one without memory no reservation.
-    async fn grant(&mut self, stop: &CancellationToken, hurry: &CancellationToken) -> Result<(Grant, Share), Pass> {
+    async fn grant(&mut self, Signals { stop, replaced, hurry }: &Signals) -> Result<(Grant, Share), Pass> {
         // Before the guard is asked: what an earlier task of this process owes may be the very wait it asks for.
         // A stop does not wait for it: the row opens at its deadline, and an ABORT may stand behind many when a database is away.
         self.reservations.keeps_expiring = self.pace.keeps_expiring();
@@ -162,7 +176,11 @@ impl Poller {
             return Err(Pass::Again(Instant::now() + self.reservations.retry_in()));
         }
         check_guard(&self.context)?;
-        let share = stop.run_until_cancelled(self.prepare()).await.unwrap_or(Err(Pass::Stopped))?;
+        let Some(prepared) = replaced.run_until_cancelled(self.prepare()).await else {
+            self.context.reporter.blocked_by(None);
+            return Err(if stop.is_cancelled() { Pass::Stopped } else { Pass::Again(Instant::now()) });
+        };
+        let share = prepared?;
         let (ended, ahead) = (self.ended.map(|(ended, _)| ended), self.pace.is_saturated());
         // Not cut by a stop, only hurried: a reservation whose answer nobody hears keeps the next holder waiting for its deadline.
         let patience = Patience { longest: self.take_patience(&share, hurry), ends: hurry.clone() };

@@ -117,6 +117,7 @@ impl Report {
             self.stored = None;
             self.caught_up = None;
             self.note = None;
+            self.next_poll = None;
             self.generation = generation;
         }
     }

@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{
     context::Context,
-    poll::{Pass, Poller},
+    poll::{Pass, Poller, Signals},
     report::BlockedBy,
     settings::Settings,
 };
@@ -120,6 +120,7 @@ impl SourceTask {
                 Err(wake) => return wake,
             };
             if self.running.spec.suspend {
+                self.context.reporter.blocked_by(Some(BlockedBy::Suspended));
                 return self.wait_for_change().await;
             }
             self.polled = Some(self.running.uid.clone());
@@ -201,18 +202,28 @@ impl SourceTask {
 
     /// One pass. Its reservation waits for no others when a poll was asked for, and no longer when the object changes.
     async fn pass(&self, poller: &mut Poller) -> Pass {
-        let hurry = self.stop.child_token();
+        let signals = Signals::below(&self.stop);
         if self.requested.is_some() {
-            hurry.cancel();
+            signals.hurry.cancel();
         }
         let mut sources = self.sources.clone();
-        let mut pass = pin!(poller.run_once(&self.stop, &hurry));
-        select! {
-            biased;
-            pass = &mut pass => return pass,
-            Ok(()) = sources.changed() => hurry.cancel(),
+        let mut pass = pin!(poller.run_once(&signals));
+        loop {
+            select! {
+                biased;
+                pass = &mut pass => return pass,
+                Ok(()) = sources.changed() => {
+                    signals.hurry.cancel();
+                    if self.is_replaced_by(&sources.borrow_and_update()) {
+                        signals.replaced.cancel();
+                    }
+                }
+            }
         }
-        pass.await
+    }
+
+    fn is_replaced_by(&self, new: &Source) -> bool {
+        self.running.generation != new.generation || self.running.uid != new.uid
     }
 
     /// The source was asked: that serves the poll that was asked for.
@@ -286,8 +297,9 @@ impl SourceTask {
     /// What a new version of the object means for the running one.
     fn look(&mut self) -> Option<Wake> {
         let new = Arc::clone(&self.sources.borrow_and_update());
-        let (old, new) = (std::mem::replace(&mut self.running, Arc::clone(&new)), new);
-        if old.generation != new.generation || old.uid != new.uid {
+        let is_replaced = self.is_replaced_by(&new);
+        let old = std::mem::replace(&mut self.running, Arc::clone(&new));
+        if is_replaced {
             return Some(Wake::Changed);
         }
         if new.poll_requested_at.is_some() && new.poll_requested_at != old.poll_requested_at {

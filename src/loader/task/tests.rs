@@ -1,3 +1,4 @@
+mod changes;
 mod finalizer;
 mod poll_requests;
 

@@ -28,7 +28,7 @@ use crate::{
         buffer::{Buffer, DEFAULT_BUFFER_BYTES},
         context::{Context, Shared},
         guard::Guard,
-        poll::{Pass, Poller},
+        poll::{Pass, Poller, Signals},
         report::Report,
         reporter::Reporter,
         reports::Reports,
@@ -347,7 +347,7 @@ impl Polling {
     /// Waits until the next pass is due, and does it.
     pub(in crate::loader) async fn pass(&mut self) -> Pass {
         sleep_until(self.due).await;
-        let pass = self.poller.run_once(&self.stop, &self.stop).await;
+        let pass = self.poller.run_once(&Signals::below(&self.stop)).await;
         if let Pass::Again(due) | Pass::Unauthorized(due) = pass {
             self.due = due;
         }
@@ -396,6 +396,7 @@ fn object(stream: StreamName) -> Source {
         spec,
         deleting: false,
         has_finalizer: false,
+        was_polled: false,
         poll_requested_at: None,
         shares_endpoint_with: None,
     }
