@@ -305,6 +305,7 @@ fn source(stream: &StreamName) -> Arc<Source> {
         spec: serde_json::from_value(spec).unwrap(),
         deleting: false,
         has_finalizer: false,
+        was_polled: false,
         poll_requested_at: None,
         shares_endpoint_with: None,
     })

@@ -26,6 +26,9 @@ pub struct Source {
     pub deleting: bool,
     /// Our finalizer is on the object (only ever put there for `deletionPolicy: Delete`).
     pub has_finalizer: bool,
+    /// Some replica has polled for this object, as its status has it. Only looked at while our finalizer is missing: else what a
+    /// status tells is no change.
+    pub was_polled: bool,
     /// The value of the annotation `headgate.dev/poll-requested-at`; a new value polls now, through the gate.
     pub poll_requested_at: Option<String>,
     /// Another, older EventSource of this namespace has the same URL: `<namespace>/<name>` (SharedEndpoint).
@@ -52,13 +55,17 @@ impl Source {
         let metadata = &object.metadata;
         let namespace = metadata.namespace.as_deref().ok_or(Unidentified("namespace"))?;
         let name = metadata.name.as_deref().ok_or(Unidentified("name"))?;
+        let has_finalizer = object.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+        let needs_finalizer = object.spec.deletion_policy == DeletionPolicy::Delete && !has_finalizer;
+        let polled = object.status.as_ref().is_some_and(|status| status.last_poll_time.is_some());
         Ok(Self {
             stream: StreamName::new(namespace, name),
             uid: metadata.uid.clone().ok_or(Unidentified("uid"))?,
             generation: metadata.generation.ok_or(Unidentified("generation"))?,
             spec: object.spec.clone(),
             deleting: metadata.deletion_timestamp.is_some(),
-            has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
+            has_finalizer,
+            was_polled: needs_finalizer && polled,
             // Cut here, once, so that what is served and what the status says was served compare equal.
             poll_requested_at: object
                 .annotations()
@@ -74,7 +81,7 @@ mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
     use super::*;
-    use crate::api::event_source::Http;
+    use crate::api::{EventSourceStatus, event_source::Http};
 
     fn orders() -> EventSource {
         let mut object =
@@ -113,6 +120,21 @@ mod tests {
         assert!(source.lacks_finalizer());
         assert!(!Source { deleting: true, ..source.clone() }.lacks_finalizer(), "none can be added any more");
         assert!(!Source { has_finalizer: true, ..source }.lacks_finalizer());
+    }
+
+    #[test]
+    fn whether_it_was_polled_is_only_of_interest_while_the_finalizer_is_missing() {
+        let mut object = orders();
+        object.status = Some(EventSourceStatus {
+            last_poll_time: Some(Time(Timestamp::UNIX_EPOCH)),
+            ..EventSourceStatus::default()
+        });
+        let was_polled = |object: &EventSource| Source::from_object(object).expect("a source").was_polled;
+        assert!(!was_polled(&object), "a status write is no change");
+        object.spec.deletion_policy = DeletionPolicy::Delete;
+        assert!(was_polled(&object));
+        object.finalizers_mut().push(FINALIZER.to_owned());
+        assert!(!was_polled(&object));
     }
 
     #[test]

@@ -40,6 +40,7 @@ fn event_source(namespace: &str, http: Value) -> Arc<Source> {
         spec: EventSourceSpec { http: Some(http), ..spec },
         deleting: false,
         has_finalizer: false,
+        was_polled: false,
         poll_requested_at: None,
         shares_endpoint_with: None,
     })

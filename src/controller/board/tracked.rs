@@ -61,6 +61,11 @@ impl Tries {
         self.failures += 1;
     }
 
+    /// One conflict is somebody's edit, and one failure chance.
+    fn fail_again_and_again(&self) -> bool {
+        self.failures >= 2
+    }
+
     fn may_again(&self, at: Instant) -> Instant {
         self.not_before.map_or(at, |not_before| at.max(not_before))
     }
@@ -139,7 +144,8 @@ impl Tracked {
         let finalizer = self.wants_finalizer(now).map(|(at, work)| (self.finalizer_tries.may_again(at), work));
         let status = self.wants_status(now).map(|(at, work)| (self.status_tries.may_again(at), work));
         // Of two that are due the first one goes.
-        let wants = if self.finalizer_tries.failures == 0 { [finalizer, status] } else { [status, finalizer] };
+        let status_first = self.finalizer_tries.fail_again_and_again();
+        let wants = if status_first { [status, finalizer] } else { [finalizer, status] };
         wants.into_iter().flatten().min_by_key(|want| want.0)
     }
 
@@ -147,7 +153,7 @@ impl Tracked {
     /// of thousands, all that is told would come after them.
     pub(super) fn turn(&self, work: Work, at: Instant) -> Turn {
         match work {
-            Work::Finalizer(_) if self.finalizer_tries.failures < 2 => Turn::Finalizer(at),
+            Work::Finalizer(_) if !self.finalizer_tries.fail_again_and_again() => Turn::Finalizer(at),
             Work::Finalizer(_) | Work::Status(Trigger::Transition | Trigger::Last) => Turn::Urgent(at),
             Work::Status(Trigger::Counters) => Turn::Sample(at),
             Work::Status(Trigger::Times) => Turn::Times(at),

@@ -3,8 +3,9 @@ use tokio::select;
 use super::{SourceTask, Wake};
 
 impl SourceTask {
-    /// Waits until a deletion cannot leave behind what the object is to take along. A source that is polled already does not
-    /// wait: its policy may turn to Delete while the API server takes no finalizer, and that stops nothing (P5).
+    /// Waits until a deletion cannot leave behind what the object is to take along. A source that was polled already, by this
+    /// replica or another, does not wait: its policy may have turned to Delete while the API server takes no finalizer, and that
+    /// stops nothing (P5).
     pub(super) async fn await_finalizer(&mut self) -> Result<(), Wake> {
         if !self.lacks_finalizer() {
             return Ok(());
@@ -31,6 +32,8 @@ impl SourceTask {
 
     fn lacks_finalizer(&self) -> bool {
         let source = &self.running;
-        !source.spec.suspend && source.lacks_finalizer() && self.polled.as_ref() != Some(&source.uid)
+        // What this task did may not stand in the status yet.
+        let was_polled = source.was_polled || self.polled.as_ref() == Some(&source.uid);
+        !source.spec.suspend && source.lacks_finalizer() && !was_polled
     }
 }

@@ -78,3 +78,13 @@ async fn a_finalizer_is_written_also_while_statuses_are_held_back() {
     desk.board.hold_statuses_back(false);
     assert_eq!(reasons(&desk.write()), ["transition", "transition"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_finalizer_that_met_an_edit_is_written_again_while_statuses_are_held_back() {
+    let mut desk = desk();
+    desk.board.hold_statuses_back(true);
+    desk.desired.put(Arc::new(deleting_its_events(source("orders"))));
+    let add = desk.report(held("orders")).next().expect("the finalizer");
+    desk.answer(&add, Done::Conflict);
+    assert!(matches!(desk.next().expect("again").kind, JobKind::Finalizer(_)));
+}

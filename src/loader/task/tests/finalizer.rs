@@ -65,6 +65,16 @@ async fn a_source_that_is_polled_already_does_not_wait_for_a_finalizer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_another_replica_has_polled_does_not_wait_for_a_finalizer() {
+    let mut world = World::with_events(3);
+    goes_with_its_events(&mut world.object);
+    world.object.was_polled = true;
+    let running = start(&world);
+    until("loaded", || world.store.has_row(&world.stream) && world.cursor() == "3").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspended_source_asks_nothing_and_waits_for_no_finalizer() {
     let mut world = World::with_events(3);
     goes_with_its_events(&mut world.object);
