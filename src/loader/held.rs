@@ -68,8 +68,8 @@ pub(super) struct Job {
 pub(super) enum Work {
     /// Polls, and hears of each change of its object.
     Polling(watch::Sender<Arc<Source>>),
-    /// For the object with this UID. Ended only if that is to keep its events after all: a new one of that name is to find nothing
-    /// of the old one.
+    /// For the object with this UID, as long as our finalizer keeps that. What takes it off lets the events stay, those that are
+    /// not deleted yet.
     Forgetting(String),
     /// Waits after a panic, until its object changes at most: what changed may be the remedy.
     Recovering,

@@ -218,12 +218,9 @@ impl Supervisor {
                             new
                         });
                     }
-                    (Work::Polling(_), None) if !self.desired.is_complete() => {}
-                    (Work::Forgetting(uid), Some(source)) if source.uid == *uid && !must_forget(&source) => {
-                        stop.cancel();
-                    }
-                    (Work::Polling(_) | Work::Recovering, _) => stop.cancel(),
-                    (Work::Forgetting(_), _) => {}
+                    (_, None) if !self.desired.is_complete() => {}
+                    (Work::Forgetting(uid), Some(source)) if source.uid == *uid && must_forget(&source) => {}
+                    _ => stop.cancel(),
                 }
             }
             self.start_next(&stream);

@@ -251,8 +251,12 @@ async fn a_deletion_that_waits_for_the_database_says_so(#[case] happens: fn(&mut
     until("forgotten", || replica.world.report().forgotten).await;
 }
 
+/// Said by the object, or by who takes our finalizer off it.
+#[rstest]
+#[case::the_policy_is_retain_by_now(true)]
+#[case::the_object_went_without_another_word(false)]
 #[tokio::test(start_paused = true)]
-async fn a_deletion_that_waits_for_the_database_is_over_when_the_events_are_to_stay_after_all() {
+async fn a_deletion_that_waits_for_the_database_is_over_when_the_events_are_to_stay_after_all(#[case] is_said: bool) {
     let replica = replica(World::with_events(3));
     replica.wants(|_| {});
     replica.holds_the_lease();
@@ -264,8 +268,10 @@ async fn a_deletion_that_waits_for_the_database_is_over_when_the_events_are_to_s
         source.spec.deletion_policy = DeletionPolicy::Delete;
     });
     until("asked", || replica.world.store.asked("forget") > 0).await;
-    replica.wants(is_deleted);
-    sleep(Duration::from_secs(1)).await;
+    if is_said {
+        replica.wants(is_deleted);
+        sleep(Duration::from_secs(1)).await;
+    }
     replica.desired.remove(&replica.stream());
     replica.world.store.faults(|faults| *faults = Faults::default());
     until("finished", || replica.world.ownership.told().finished == [replica.stream()]).await;
