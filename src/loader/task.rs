@@ -123,11 +123,14 @@ impl SourceTask {
                 self.context.reporter.blocked_by(Some(BlockedBy::Suspended));
                 return self.wait_for_change().await;
             }
-            self.polled = Some(self.running.uid.clone());
+            let uid = self.running.uid.clone();
             let rng = StdRng::from_rng(&mut self.rng);
             let mut poller =
                 Poller::new(self.context.clone(), fetcher, settings.clone(), &adopted, self.won.take(), rng);
             let interruption = self.poll(&mut poller).await;
+            if poller.polls() > 0 {
+                self.polled = Some(uid);
+            }
             if interruption == Interruption::FencedOff {
                 self.fenced_off = Some(Instant::now());
             }

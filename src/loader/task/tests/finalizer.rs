@@ -65,6 +65,18 @@ async fn a_source_that_is_polled_already_does_not_wait_for_a_finalizer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_was_never_reached_waits_for_its_finalizer_as_a_new_one() {
+    let world = World::with_events(3);
+    let refused = || FetchError::ConnectionFailed { detail: "connection refused".to_owned() };
+    world.source.refuse_connections(std::iter::repeat_with(refused).take(1000).collect::<Vec<_>>());
+    let running = start(&world);
+    sleep(Duration::from_secs(10)).await;
+    running.change(goes_with_its_events);
+    until("it waits", || accepted(&world) == Some(AcceptedReason::FinalizerPending)).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_that_another_replica_has_polled_does_not_wait_for_a_finalizer() {
     let mut world = World::with_events(3);
     goes_with_its_events(&mut world.object);
