@@ -189,6 +189,8 @@ pub fn conditions(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> Vec<C
         old.iter()
             .find(|condition| condition.type_ == kind && condition.observed_generation == Some(facts.generation))
             .map(Finding::of)
+            // A wait that is over says so by being unknown.
+            .filter(|finding| finding.reason != AcceptedReason::FinalizerPending.as_str())
     };
     let or_kept = |found: Option<Finding>, kind: &str, pending: &str| {
         found.or_else(|| kept(kind)).unwrap_or_else(|| not_known(facts, pending))

@@ -166,8 +166,11 @@ impl Board {
 
     /// From now on only finalizers are written; or all is again. A finalizer is more than told: without it an object that is
     /// deleted meanwhile leaves its events behind, and with it a deletion hangs.
-    pub(super) fn hold_statuses_back(&mut self, held_back: bool) {
-        self.statuses_held_back = held_back;
+    pub(super) fn hold_statuses_back(&mut self, held_back: bool, now: Instant) {
+        if self.statuses_held_back != held_back {
+            self.statuses_held_back = held_back;
+            self.give_all_turns(now);
+        }
     }
 
     /// The next thing to write, if the budget allows one now.
@@ -180,7 +183,11 @@ impl Board {
             let stream = self.queues.first(wanted, now)?;
             // A flapping value may have come back since the turn was given; then a later turn, or none, is left.
             self.give_turn(&stream, now);
-            let Some((at, work)) = self.tracked.get(&stream).and_then(|tracked| tracked.wants(now)) else { continue };
+            let Some((at, work)) =
+                self.tracked.get(&stream).and_then(|tracked| tracked.wants(now, self.statuses_held_back))
+            else {
+                continue;
+            };
             let is_wanted = (wanted.times || !work.tells_times()) && (wanted.statuses || !work.tells());
             if at <= now && is_wanted {
                 // At the end it is the last chance to say that a holder is gone: what is in flight is bound enough.
@@ -267,15 +274,12 @@ impl Board {
 
     /// This replica ends: what it still holds now has no successor that it knows of, and its status is to say so.
     pub(super) fn leave(&mut self, now: Instant) {
-        self.hold_statuses_back(false);
+        self.statuses_held_back = false;
         self.leaving = true;
-        let streams: Vec<_> = self.tracked.keys().cloned().collect();
-        for stream in streams {
-            if let Some(tracked) = self.tracked.get_mut(&stream) {
-                tracked.leaving |= !tracked.parting;
-            }
-            self.give_turn(&stream, now);
+        for tracked in self.tracked.values_mut() {
+            tracked.leaving |= !tracked.parting;
         }
+        self.give_all_turns(now);
     }
 
     /// Whether everything that must be seen was written.
@@ -294,15 +298,24 @@ impl Board {
         }
     }
 
+    fn give_all_turns(&mut self, now: Instant) {
+        let streams: Vec<_> = self.tracked.keys().cloned().collect();
+        for stream in &streams {
+            self.give_turn(stream, now);
+        }
+    }
+
     /// Decides when the turn of `stream` comes, from what was seen of it.
     fn give_turn(&mut self, stream: &StreamName, now: Instant) {
+        let held_back = self.statuses_held_back;
         let Some(tracked) = self.tracked.get_mut(stream) else { return };
         tracked.sample.observe(&tracked.seen.report, now);
-        let turn = match (tracked.turn, tracked.wants(now).map(|(at, work)| tracked.turn(work, at))) {
-            // One that waits for the budget keeps its place, however often it changes meanwhile.
-            (Some(Turn::Urgent(since)), Some(Turn::Urgent(at))) if at <= now => Some(Turn::Urgent(since.min(at))),
-            (_, turn) => turn,
-        };
+        let turn =
+            match (tracked.turn, tracked.wants(now, held_back).map(|(at, work)| tracked.turn(work, at, held_back))) {
+                // One that waits for the budget keeps its place, however often it changes meanwhile.
+                (Some(Turn::Urgent(since)), Some(Turn::Urgent(at))) if at <= now => Some(Turn::Urgent(since.min(at))),
+                (_, turn) => turn,
+            };
         self.take_turn(stream);
         if let (Some(turn), Some(tracked)) = (turn, self.tracked.get_mut(stream)) {
             tracked.turn = Some(turn);

@@ -82,7 +82,7 @@ impl StatusWriter {
                 (changed, at, looked) = (false, Look::Reports, now);
                 continue;
             }
-            self.board.hold_statuses_back(self.leases_first.holds_back());
+            self.board.hold_statuses_back(self.leases_first.holds_back(), now);
             self.start_jobs(now);
             let wake = self.board.wakes_at(now).map_or(look_at, |at| at.min(look_at));
             tokio::select! {

@@ -162,6 +162,9 @@ fn a_finalizer_that_is_on_its_way_is_no_failure() {
     assert_eq!(says(&conditions, RECONCILING), Some(("True", "Progressing")));
     assert_eq!(facts.problem(), None);
     assert_eq!(kstatus(&conditions), "InProgress");
+
+    let arrived = super::conditions(&Facts { accepted: None, ..facts }, &conditions, at(1));
+    assert_eq!(says(&arrived, ACCEPTED), Some(("Unknown", "Pending")));
 }
 
 #[test]

@@ -136,26 +136,31 @@ impl Tracked {
         self.gone || self.written.as_ref().is_some_and(|written| written.view.outline() == self.view().outline())
     }
 
-    /// What is to be written first, and when.
-    pub(super) fn wants(&self, now: Instant) -> Option<(Instant, Work)> {
+    /// What is to be written first, and when. While statuses are held back that is the finalizer, however late it is due.
+    pub(super) fn wants(&self, now: Instant, statuses_held_back: bool) -> Option<(Instant, Work)> {
         if self.under_way.is_some() || self.gone {
             return None;
         }
         let finalizer = self.wants_finalizer(now).map(|(at, work)| (self.finalizer_tries.may_again(at), work));
         let status = self.wants_status(now).map(|(at, work)| (self.status_tries.may_again(at), work));
+        if statuses_held_back && finalizer.is_some() {
+            return finalizer;
+        }
         // Of two that are due the first one goes.
         let status_first = self.finalizer_tries.fail_again_and_again();
         let wants = if status_first { [status, finalizer] } else { [finalizer, status] };
         wants.into_iter().flatten().min_by_key(|want| want.0)
     }
 
-    /// The turn for this work. A finalizer that is refused again and again waits with the statuses: where a policy refuses those
+    /// The turn for this work. A finalizer that is refused again and again waits with the counters: where a policy refuses those
     /// of thousands, all that is told would come after them.
-    pub(super) fn turn(&self, work: Work, at: Instant) -> Turn {
+    pub(super) fn turn(&self, work: Work, at: Instant, statuses_held_back: bool) -> Turn {
         match work {
-            Work::Finalizer(_) if !self.finalizer_tries.fail_again_and_again() => Turn::Finalizer(at),
-            Work::Finalizer(_) | Work::Status(Trigger::Transition | Trigger::Last) => Turn::Urgent(at),
-            Work::Status(Trigger::Counters) => Turn::Sample(at),
+            Work::Finalizer(_) if statuses_held_back || !self.finalizer_tries.fail_again_and_again() => {
+                Turn::Finalizer(at)
+            }
+            Work::Status(Trigger::Transition | Trigger::Last) => Turn::Urgent(at),
+            Work::Finalizer(_) | Work::Status(Trigger::Counters) => Turn::Sample(at),
             Work::Status(Trigger::Times) => Turn::Times(at),
         }
     }
