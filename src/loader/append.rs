@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::StoredReason,
     backoff::{Backoff, Waits},
-    event::{Cursor, Event, EventId, IdKind},
+    event::{Cursor, EventId, IdKind},
     permit::Attempt,
     store::{Answer, Append, Appended, Close, Row, StoreError, Then},
 };
@@ -73,7 +73,7 @@ enum Sent {
         row_opens: Option<Instant>,
     },
     /// Nothing was done, and never will be.
-    TooSlow(Append),
+    TooSlow,
 }
 
 impl<'a> Appender<'a> {
@@ -94,36 +94,37 @@ impl<'a> Appender<'a> {
         next_start: Option<Instant>,
     ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
-        let stored = self.find_stored(&batch, &mut hold).await;
+        let known = self.find_known(&batch, &mut hold).await;
         if self.part == 0 {
-            match batch.beginning(&stored) {
+            match batch.beginning(&known) {
                 Beginning::AfterTheCursor => {}
                 Beginning::Anew => return Err(NotAppended::StoredBefore(batch)),
                 Beginning::Undecided => return Err(NotAppended::Undecided(batch)),
             }
         }
-        batch.stop_before_trailing(&stored);
+        batch.stop_before_trailing(&known);
         let cursor = batch.cursor_after.clone();
         // The next one to be sent is the last of them.
-        let mut left = vec![Append { looks_up: !stored.is_empty(), ..self.statement(batch) }];
+        let mut left = vec![batch];
         let mut row_opens = None;
-        while let Some(append) = left.pop() {
-            if append.events.len() > self.most_events {
-                let (first, second) = halves(&append, &stored);
+        while let Some(part) = left.pop() {
+            if part.events.len() > self.most_events {
+                let (first, second) = part.halves(&known);
                 left.extend([second, first]);
                 continue;
             }
             let closes = next_start.filter(|_| left.is_empty());
-            let items = items(&append);
+            let looks_up = part.events.iter().any(|event| known.contains(&event.id));
+            let append = Append { looks_up, ..self.statement(part.clone()) };
             match self.send(append, closes, &mut hold).await {
                 Ok(Sent::Stored { row_opens: opens }) => row_opens = opens,
-                Ok(Sent::TooSlow(append)) => {
-                    self.most_events = append.events.len().div_ceil(2);
-                    left.push(append);
+                Ok(Sent::TooSlow) => {
+                    self.most_events = part.events.len().div_ceil(2);
+                    left.push(part);
                 }
                 Err(superseded) => {
-                    let lost = items + left.iter().map(self::items).sum::<usize>();
-                    self.context.count_retransported(Cause::Superseded, lost as u64);
+                    let lost = part.len() + left.iter().map(Batch::len).sum::<u64>();
+                    self.context.count_retransported(Cause::Superseded, lost);
                     return Err(NotAppended::Superseded(superseded));
                 }
             }
@@ -163,7 +164,7 @@ impl<'a> Appender<'a> {
                     return Ok(Sent::Stored { row_opens: None });
                 }
                 Ok(Answer::Refused(row)) => return Err(Superseded { row }),
-                Err(StoreError::TooSlow { .. }) if append.events.len() > 1 => return Ok(Sent::TooSlow(append)),
+                Err(StoreError::TooSlow { .. }) if append.events.len() > 1 => return Ok(Sent::TooSlow),
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
         }
@@ -171,26 +172,26 @@ impl<'a> Appender<'a> {
 
     /// Opaque ids have no order, so only the store can tell which of them came before the cursor. It takes longer with
     /// each day that is kept, so what takes too long is asked in parts; nobody else appends in between.
-    async fn find_stored(&self, batch: &Batch, hold: &mut Hold<'_>) -> HashSet<EventId> {
+    async fn find_known(&self, batch: &Batch, hold: &mut Hold<'_>) -> HashSet<EventId> {
         if !batch.may_begin_anew() {
             return HashSet::new();
         }
-        let ids: Vec<_> = batch.events.iter().map(|event| &event.id).collect();
+        let ids: Vec<_> = batch.ids().collect();
         let (mut left, mut at_once) = (&ids[..], ids.len());
-        let mut stored = HashSet::new();
+        let mut known = HashSet::new();
         let mut retry = RETRY.waits();
         while !left.is_empty() {
             let (asked, later) = left.split_at(at_once.min(left.len()));
             match self.context.store().find_stored(&self.context.stream, asked).await {
                 Ok(found) => {
-                    stored.extend(found);
+                    known.extend(found);
                     left = later;
                 }
                 Err(StoreError::TooSlow { .. }) if asked.len() > 1 => at_once = asked.len().div_ceil(2),
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
         }
-        stored
+        known
     }
 
     /// Closes the attempt of a page that has nothing to be stored, with a batch that is empty. Returns when the row opens again
@@ -298,28 +299,6 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// The two halves of an append. Items set aside go with both, also with the first those beyond the cursor that it leaves: if
-/// it is the last one that is stored, they come again; behind the cursor they would be lost. They are kept once.
-fn halves(append: &Append, stored: &HashSet<EventId>) -> (Append, Append) {
-    let (first, second) = append.events.split_at(append.events.len() / 2);
-    let middle = last_fresh(&append.cursor_before, first, stored);
-    (
-        Append { events: first.into(), cursor_after: middle.clone(), more_follows: true, ..append.clone() },
-        Append { events: second.into(), cursor_before: middle, ..append.clone() },
-    )
-}
-
-/// Each item counts with one of the halves.
-fn items(append: &Append) -> usize {
-    append.events.len() + if append.more_follows { 0 } else { append.set_aside.len() }
-}
-
-/// Where these events move the cursor: never back to one that is stored.
-fn last_fresh(cursor: &Cursor, events: &[Event], stored: &HashSet<EventId>) -> Cursor {
-    let fresh = events.iter().rev().find(|event| !stored.contains(&event.id));
-    fresh.map_or_else(|| cursor.clone(), |event| cursor.moved_to(&event.id))
-}
-
 impl Batch {
     /// Whether only the store can tell which of its events came before the cursor.
     fn may_begin_anew(&self) -> bool {
@@ -328,21 +307,22 @@ impl Batch {
     }
 
     /// Where its page begins, of which it is the first part. One event that is listed again may come first; two in a row are a
-    /// beginning, and so is one that is all. What is set aside is not looked up, and tells nothing.
-    fn beginning(&self, stored: &HashSet<EventId>) -> Beginning {
-        let all_stored = self.events.iter().take(2).all(|event| stored.contains(&event.id));
-        match self.events.len() {
-            _ if !all_stored || !self.may_begin_anew() => Beginning::AfterTheCursor,
-            0 | 1 if self.may_wait => Beginning::Undecided,
-            0 => Beginning::AfterTheCursor,
-            _ => Beginning::Anew,
+    /// beginning, and so is one that is all. Beside events, what is set aside tells nothing; where there are none, the page
+    /// begins after the cursor if any of it is new.
+    fn beginning(&self, known: &HashSet<EventId>) -> Beginning {
+        if !self.may_begin_anew() {
+            return Beginning::AfterTheCursor;
         }
-    }
-
-    /// Keeps the cursor before stored events that the batch ends with.
-    fn stop_before_trailing(&mut self, stored: &HashSet<EventId>) {
-        if self.cursor_after.id().is_some_and(|id| stored.contains(id)) {
-            self.cursor_after = last_fresh(&self.cursor_before, &self.events, stored);
+        let all_known = if self.events.is_empty() {
+            self.ids().all(|id| known.contains(id))
+        } else {
+            self.events.iter().take(2).all(|event| known.contains(&event.id))
+        };
+        match self.events.len() {
+            0 if self.may_wait => Beginning::Undecided,
+            1 if self.may_wait && all_known => Beginning::Undecided,
+            _ if all_known => Beginning::Anew,
+            _ => Beginning::AfterTheCursor,
         }
     }
 }

@@ -337,8 +337,8 @@ pub trait EventStore: Send + Sync {
     /// Refused when attempt or cursor are no longer the row's. Repeating an append whose answer was lost is safe: it is
     /// answered `Applied` when it was applied.
     async fn append(&self, append: &Append) -> Result<Answer<Appended>, StoreError>;
-    /// Which of these ids are those of stored events; none while a reset has asked for events again, when each append looks
-    /// its ids up anyway. Opaque ids have no order that would show it.
+    /// Which of these ids are those of stored events, or of items that were set aside; none while a reset has asked for events
+    /// again, when each append looks its ids up anyway. Opaque ids have no order that would show it.
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError>;
 }
 

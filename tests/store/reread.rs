@@ -250,6 +250,31 @@ async fn stored_opaque_events_are_found_unless_a_reset_has_asked_for_it() {
 }
 
 #[tokio::test]
+async fn items_set_aside_are_found_with_the_events_of_their_stream_unless_a_reset_has_asked_for_them() {
+    let database = Database::migrated().await;
+    let ids: Vec<_> = ["deep", "x", "new"].iter().map(|id| EventId::new(id).unwrap()).collect();
+    let item = SetAside { id: ids[0].clone(), reason: SetAsideReason::NestedTooDeep, item: Box::from(*b"[]") };
+    // A stream without an event is read again without a mark.
+    for (name, stored, known) in [("none", vec![], vec![]), ("some", events(["x"]), vec!["deep", "x"])] {
+        let mut replica = Replica::adopting(&database.store(), "a", name).await;
+        replica.reserve().await;
+        let page = replica.closing(stored);
+        let page = Append { set_aside: Arc::new([item.clone()]), cursor_after: after("deep"), ..page };
+        replica.append(&page).await;
+        let stream = replica.stream.clone();
+        let found = async |replica: &Replica| {
+            let found = replica.store.find_stored(&stream, &ids.iter().collect::<Vec<_>>()).await.unwrap();
+            let mut found: Vec<_> = found.iter().map(|id| id.as_str().to_owned()).collect();
+            found.sort();
+            found
+        };
+        assert_eq!(found(&replica).await, known, "{name}");
+        replica.reset(1).await;
+        assert!(found(&replica).await.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn opaque_events_that_are_known_to_be_stored_are_looked_up_among_new_ones() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;

@@ -237,14 +237,16 @@ async fn a_stored_event_that_is_all_of_a_page_of_one_does_not_keep_the_source_fr
     assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=12)), "x12".to_owned()));
 }
 
+/// Events, and items set aside: `deep…`, and under the id of an event `…*`.
 fn items(ids: &[&str]) -> Vec<Item> {
-    let item = |id: &&str| match id.strip_prefix("deep") {
+    let set_aside = |id: &str| {
+        let (id, item) = (EventId::new(id).expect("an id"), id.as_bytes().into());
+        Item::SetAside(SetAside { id, reason: SetAsideReason::NestedTooDeep, item })
+    };
+    let item = |id: &&str| match id.strip_suffix('*') {
+        Some(id) => set_aside(id),
+        None if id.starts_with("deep") => set_aside(id),
         None => Item::Event(event(id)),
-        Some(_) => Item::SetAside(SetAside {
-            id: EventId::new(id).expect("an id"),
-            reason: SetAsideReason::NestedTooDeep,
-            item: id.as_bytes().into(),
-        }),
     };
     ids.iter().map(item).collect()
 }
@@ -329,3 +331,5 @@ async fn a_stored_event_that_begins_a_page_is_held_with_what_follows_it_through_
     assert_eq!(world.source.log().len(), 2, "the outage caused no second fetch");
     assert!(world.ownership.told().holding_a_batch.is_empty());
 }
+
+mod feed_order;

@@ -1,10 +1,10 @@
 //! What of a page goes into one statement.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use super::{OpaqueIds, Prefix};
 use crate::{
-    event::{Cursor, Event, SetAside},
+    event::{Cursor, Event, EventId, SetAside},
     fetch::Item,
 };
 
@@ -21,6 +21,8 @@ pub(in crate::loader) struct Batch {
     pub(in crate::loader) cursor_after: Cursor,
     pub(in crate::loader) events: Arc<[Event]>,
     pub(in crate::loader) set_aside: Arc<[SetAside]>,
+    /// Where each item that is set aside came.
+    places: Arc<[Place]>,
     pub(in crate::loader) bytes: u64,
     /// The ids of its stream were seen not to ascend. Said with each batch, because the row may not have heard it.
     pub(in crate::loader) not_ascending: bool,
@@ -29,6 +31,15 @@ pub(in crate::loader) struct Batch {
     /// It may be given back until more of its page has come. Not one that is full of what is set aside: the next could only be
     /// larger, and some size no statement can take.
     pub(in crate::loader) may_wait: bool,
+}
+
+/// The place of an item that is set aside among the events of its batch.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// How many of them came before it.
+    events_before: usize,
+    /// The cursor moves to it: it is no copy of an item that came before in its page.
+    moves: bool,
 }
 
 /// How much of a statement is taken.
@@ -53,13 +64,71 @@ impl Batch {
     pub(in crate::loader) fn len(&self) -> u64 {
         (self.events.len() + self.set_aside.len()) as u64
     }
+
+    pub(in crate::loader) fn ids(&self) -> impl Iterator<Item = &EventId> {
+        self.events.iter().map(|event| &event.id).chain(self.set_aside.iter().map(|item| &item.id))
+    }
+
+    /// Keeps the cursor before the items that it ends with, if they came before its page.
+    pub(in crate::loader) fn stop_before_trailing(&mut self, known: &HashSet<EventId>) {
+        if self.cursor_after.id().is_some_and(|id| known.contains(id)) {
+            self.cursor_after = self.after_last_new(known);
+        }
+    }
+
+    /// Where it moves the cursor: never back to what came before its page.
+    fn after_last_new(&self, known: &HashSet<EventId>) -> Cursor {
+        let event = self.events.iter().rposition(|event| !known.contains(&event.id));
+        let mut aside = self.set_aside.iter().zip(self.places.iter());
+        let aside = aside.rfind(|(item, place)| place.moves && !known.contains(&item.id));
+        let id = match (event, aside) {
+            (Some(event), Some((_, place))) if place.events_before <= event => Some(&self.events[event].id),
+            (_, Some((item, _))) => Some(&item.id),
+            (event, None) => event.map(|event| &self.events[event].id),
+        };
+        id.map_or_else(|| self.cursor_before.clone(), |id| self.cursor_before.moved_to(id))
+    }
+
+    /// Two batches of half the events each, to be stored one after the other. What is set aside goes with the one in which it came:
+    /// beyond the cursor that the first leaves, it would seem to have come before the page that brings it again after a crash.
+    pub(in crate::loader) fn halves(&self, known: &HashSet<EventId>) -> (Self, Self) {
+        let middle = self.events.len() / 2;
+        let (first, second) = self.events.split_at(middle);
+        let aside = self.places.partition_point(|place| place.events_before <= middle);
+        let (first_aside, second_aside) = self.set_aside.split_at(aside);
+        let later = self.places[aside..].iter();
+        let mut first = Self {
+            events: first.into(),
+            set_aside: first_aside.into(),
+            places: self.places[..aside].into(),
+            ..self.clone()
+        };
+        first.cursor_after = first.after_last_new(known);
+        let second = Self {
+            events: second.into(),
+            set_aside: second_aside.into(),
+            places: later.map(|place| Place { events_before: place.events_before - middle, ..*place }).collect(),
+            cursor_before: first.cursor_after.clone(),
+            ..self.clone()
+        };
+        (first, second)
+    }
+
+    /// Its items as they came.
+    fn in_feed_order(&self) -> Vec<Item> {
+        let mut items: Vec<_> = self.events.iter().cloned().map(Item::Event).collect();
+        for (item, place) in self.set_aside.iter().zip(self.places.iter()).rev() {
+            items.insert(place.events_before, Item::SetAside(item.clone()));
+        }
+        items
+    }
 }
 
 impl Prefix {
     /// Takes the next batch that may be committed; empty when there is none.
     pub(in crate::loader) fn take(&mut self) -> Batch {
         let cursor_before = self.passed.clone();
-        let (mut events, mut set_aside) = (Vec::new(), Vec::new());
+        let (mut events, mut set_aside, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let (mut all, mut aside) = (Fullness::default(), Fullness::default());
         for _ in 0..self.ready() {
             if aside.is_full() || (all.is_full() && events.len() >= self.least_events) {
@@ -68,13 +137,15 @@ impl Prefix {
             let Some(item) = self.pending.pop_front() else { break };
             let bytes = item.bytes();
             all.add(bytes);
-            if self.opaque_ids.pass(item.id()) {
+            let moves = self.opaque_ids.pass(item.id());
+            if moves {
                 self.passed = self.passed.moved_to(item.id());
             }
             match item {
                 Item::Event(event) => events.push(event),
                 Item::SetAside(item) => {
                     aside.add(bytes);
+                    places.push(Place { events_before: events.len(), moves });
                     set_aside.push(item);
                 }
             }
@@ -87,6 +158,7 @@ impl Prefix {
             cursor_after,
             events: events.into(),
             set_aside: set_aside.into(),
+            places: places.into(),
             bytes: all.bytes,
             not_ascending: !self.flows(),
             ends_page,
@@ -104,13 +176,7 @@ impl Prefix {
     pub(in crate::loader) fn give_back(&mut self, batch: &Batch) {
         self.passed = batch.cursor_before.clone();
         self.least_events = batch.events.len() + 1;
-        let set_aside = batch.set_aside.iter().cloned().map(Item::SetAside);
-        let mut items: VecDeque<_> = set_aside.chain(batch.events.iter().cloned().map(Item::Event)).collect();
-        // One event at most, and the last id of a feed is where the cursor goes.
-        if items.back().is_some_and(|event| batch.cursor_after.id() != Some(event.id())) {
-            items.rotate_right(batch.events.len());
-        }
-        for item in items.into_iter().rev() {
+        for item in batch.in_feed_order().into_iter().rev() {
             self.opaque_ids.take_back(item.id());
             self.pending.push_front(item);
         }

@@ -218,8 +218,9 @@ impl FakeRow {
     }
 
     pub(super) fn find_stored(&self, ids: &[&EventId]) -> HashSet<EventId> {
-        let stored = ids.iter().filter(|id| self.reread_to.is_none() && self.known.contains_key(id.as_str()));
-        stored.map(|id| (*id).clone()).collect()
+        let aside = |id: &EventId| !self.events.is_empty() && self.set_aside.iter().any(|item| item.id == *id);
+        let came = |id: &EventId| self.known.contains_key(id.as_str()) || aside(id);
+        ids.iter().filter(|id| self.reread_to.is_none() && came(id)).map(|id| (*id).clone()).collect()
     }
 
     /// As the real one, it finds a stored event only where it looks for it.
