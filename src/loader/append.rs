@@ -1,4 +1,8 @@
+mod beginning;
+
 use std::{collections::HashSet, time::Duration};
+
+use beginning::{AtTheCursor, Beginning};
 
 use jiff::Timestamp;
 use rand::RngExt as _;
@@ -6,13 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
-    prefix::Batch,
+    prefix::{Batch, Overlap},
     row_lock::RowLock,
 };
 use crate::{
     api::StoredReason,
     backoff::{Backoff, Waits},
-    event::{Cursor, EventId, IdKind},
+    event::{Cursor, EventId},
     permit::Attempt,
     store::{Answer, Append, Appended, Close, Row, StoreError, Then},
 };
@@ -46,8 +50,8 @@ pub(super) struct Committed {
 #[derive(Debug)]
 pub(super) enum NotAppended {
     Superseded(Superseded),
-    /// The page begins with events that are stored, and so not after the cursor. Nothing was changed.
-    StoredBefore(Batch),
+    /// The page does not begin after the cursor. Nothing was changed.
+    Overlaps(Batch, Overlap),
     /// What has come of the page does not tell yet where it begins: not before more has come, or its end. Nothing was changed.
     Undecided(Batch),
 }
@@ -56,15 +60,6 @@ pub(super) enum NotAppended {
 #[derive(Debug)]
 pub(super) struct Superseded {
     pub(super) row: Option<Row>,
-}
-
-/// Where a page begins.
-#[derive(Debug, PartialEq, Eq)]
-enum Beginning {
-    AfterTheCursor,
-    /// As from a source that does not know the cursor and begins anew: all that follows would travel again.
-    Anew,
-    Undecided,
 }
 
 /// What became of one statement.
@@ -95,12 +90,10 @@ impl<'a> Appender<'a> {
     ) -> Result<Committed, NotAppended> {
         let mut hold = Hold { context: self.context, holds: false };
         let known = self.find_known(&batch, &mut hold).await;
-        if self.part == 0 {
-            match batch.beginning(&known) {
-                Beginning::AfterTheCursor => {}
-                Beginning::Anew => return Err(NotAppended::StoredBefore(batch)),
-                Beginning::Undecided => return Err(NotAppended::Undecided(batch)),
-            }
+        match self.beginning(&batch, &known, &mut hold).await {
+            Beginning::AfterTheCursor => {}
+            Beginning::Before(overlap) => return Err(NotAppended::Overlaps(batch, overlap)),
+            Beginning::Undecided => return Err(NotAppended::Undecided(batch)),
         }
         batch.stop_before_trailing(&known);
         let cursor = batch.cursor_after.clone();
@@ -165,6 +158,31 @@ impl<'a> Appender<'a> {
                 }
                 Ok(Answer::Refused(row)) => return Err(Superseded { row }),
                 Err(StoreError::TooSlow { .. }) if append.events.len() > 1 => return Ok(Sent::TooSlow),
+                Err(error) => hold.until_retry(&error, &mut retry).await,
+            }
+        }
+    }
+
+    /// Judged by each part of a page: the item at the cursor may come in any.
+    async fn beginning(&self, batch: &Batch, known: &HashSet<EventId>, hold: &mut Hold<'_>) -> Beginning {
+        let is_first = self.part == 0;
+        if !batch.may_begin_anew() {
+            return Beginning::AfterTheCursor;
+        }
+        match batch.at_the_cursor(known, is_first) {
+            AtTheCursor::Nothing | AtTheCursor::Repeat => {}
+            AtTheCursor::RepeatIfHasOlder(id) if self.has_older(id, hold).await => {}
+            AtTheCursor::RepeatIfHasOlder(_) => return Beginning::Before(Overlap::Untold),
+            AtTheCursor::Overlap(overlap) => return Beginning::Before(overlap),
+        }
+        if is_first { batch.beginning(known) } else { Beginning::AfterTheCursor }
+    }
+
+    async fn has_older(&self, id: &EventId, hold: &mut Hold<'_>) -> bool {
+        let mut retry = RETRY.waits();
+        loop {
+            match self.context.store().has_older(&self.context.stream, id).await {
+                Ok(has_older) => return has_older,
                 Err(error) => hold.until_retry(&error, &mut retry).await,
             }
         }
@@ -295,34 +313,6 @@ impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if self.holds {
             self.context.shared.ownership.holds_batch(&self.context.stream, false);
-        }
-    }
-}
-
-impl Batch {
-    /// Whether only the store can tell which of its events came before the cursor.
-    fn may_begin_anew(&self) -> bool {
-        let first = self.events.first().map(|event| &event.id).or(self.set_aside.first().map(|item| &item.id));
-        self.cursor_before != Cursor::Start && first.is_some_and(|id| id.kind() == IdKind::Opaque)
-    }
-
-    /// Where its page begins, of which it is the first part. One event that is listed again may come first; two in a row are a
-    /// beginning, and so is one that is all. Beside events, what is set aside tells nothing; where there are none, the page
-    /// begins after the cursor if any of it is new.
-    fn beginning(&self, known: &HashSet<EventId>) -> Beginning {
-        if !self.may_begin_anew() {
-            return Beginning::AfterTheCursor;
-        }
-        let all_known = if self.events.is_empty() {
-            self.ids().all(|id| known.contains(id))
-        } else {
-            self.events.iter().take(2).all(|event| known.contains(&event.id))
-        };
-        match self.events.len() {
-            0 if self.may_wait => Beginning::Undecided,
-            1 if self.may_wait && all_known => Beginning::Undecided,
-            _ if all_known => Beginning::Anew,
-            _ => Beginning::AfterTheCursor,
         }
     }
 }

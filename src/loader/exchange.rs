@@ -23,7 +23,7 @@ use super::{
     intake::Intake,
     lapse::Lapse,
     pace::Pace,
-    prefix::{Finish, Prefix, overlap},
+    prefix::{Finish, Prefix},
     reserve::Grant,
 };
 use crate::{
@@ -255,7 +255,7 @@ impl Exchange<'_> {
         next_start: Option<Instant>,
     ) -> Result<Option<Instant>, Superseded> {
         let mut row_opens = None;
-        let nothing_left = !page.has_pending();
+        let mut nothing_left = !page.has_pending();
         while page.has_pending() {
             let batch = page.take();
             let next_start = next_start.filter(|_| batch.ends_page);
@@ -265,10 +265,10 @@ impl Exchange<'_> {
                     row_opens = committed.row_opens;
                 }
                 Err(NotAppended::Undecided(batch)) => page.give_back(&batch),
-                Err(NotAppended::StoredBefore(batch)) => {
-                    self.context.count_retransported(Cause::Unusable, page.overlaps(&batch));
-                    finish.rejected = Some(overlap());
-                    return Ok(None);
+                Err(NotAppended::Overlaps(batch, why)) => {
+                    self.context.count_retransported(Cause::Unusable, page.overlaps(&batch, why));
+                    finish.rejected = Some(why.error());
+                    nothing_left = true;
                 }
                 Err(NotAppended::Superseded(superseded)) => return Err(superseded),
             }
@@ -312,8 +312,8 @@ async fn commit_prefixes(context: &Context, intake: &Intake, appender: &mut Appe
             }
             Err(NotAppended::Superseded(Superseded { row })) => return intake.supersede(row),
             Err(NotAppended::Undecided(batch)) => intake.give_back(&batch),
-            Err(NotAppended::StoredBefore(batch)) => {
-                context.count_retransported(Cause::Unusable, intake.overlaps(&batch));
+            Err(NotAppended::Overlaps(batch, why)) => {
+                context.count_retransported(Cause::Unusable, intake.overlaps(&batch, why));
                 return;
             }
         }

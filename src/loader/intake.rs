@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     buffer::Share,
     context::Context,
-    prefix::{Batch, Prefix},
+    prefix::{Batch, Overlap, Prefix},
     report::BlockedBy,
 };
 use crate::{
@@ -285,9 +285,9 @@ impl Intake {
         self.freed.notify_one();
     }
 
-    /// The batch taken last begins with events that are stored. What is held is of no use, and what still comes is not held.
-    pub(super) fn overlaps(&self, batch: &Batch) -> u64 {
-        let dropped = self.page().overlaps(batch);
+    /// The page does not begin after the cursor. What is held is of no use, and what still comes is not held.
+    pub(super) fn overlaps(&self, batch: &Batch, why: Overlap) -> u64 {
+        let dropped = self.page().overlaps(batch, why);
         *self.uncommitted() = Uncommitted::default();
         self.held.store(0, Ordering::Relaxed);
         self.freed.notify_one();

@@ -12,7 +12,7 @@ use std::{cmp::Ordering, collections::VecDeque};
 
 pub(super) use batch::Batch;
 use batch::Fullness;
-pub(super) use finish::{Finish, overlap};
+pub(super) use finish::{Finish, Overlap};
 use opaque_ids::OpaqueIds;
 
 use super::pace::Fill;
@@ -41,8 +41,8 @@ pub(super) struct Prefix {
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
-    /// It begins with an event that is stored, see [`Prefix::overlaps`]; what came after that was dropped.
-    overlaps: bool,
+    /// It does not begin after the cursor, see [`Prefix::overlaps`]; what came after that was seen was dropped.
+    overlaps: Option<Overlap>,
     dropped: u64,
 }
 
@@ -62,7 +62,7 @@ impl Prefix {
             opaque_ids: OpaqueIds::default(),
             disorder: None,
             finished: false,
-            overlaps: false,
+            overlaps: None,
             dropped: 0,
         }
     }
@@ -72,7 +72,7 @@ impl Prefix {
     /// # Errors
     /// The item cannot be used; the page is over, and the cursor stays before the item.
     pub(super) fn push(&mut self, item: Item) -> Result<u64, FetchError> {
-        if self.overlaps {
+        if self.overlaps.is_some() {
             self.seen += 1;
             self.dropped += 1;
             return Ok(0);
@@ -81,17 +81,9 @@ impl Prefix {
         let id = item.id().clone();
         self.check_kind(&id, number)?;
         self.seen += 1;
-        match self.is_at_or_below_the_cursor(&id, number) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.repeats += 1;
-                return Ok(0);
-            }
-            Err(rejected) => {
-                // What came before it in this page is older than the cursor: committing it would move the cursor back.
-                self.disorder.get_or_insert(number);
-                return Err(rejected);
-            }
+        if self.is_at_or_below_the_cursor(&id, number) {
+            self.repeats += 1;
+            return Ok(0);
         }
         if let Some(says_the_same) = self.opaque_ids.find(&item) {
             return Ok(self.push_again(item, says_the_same));
@@ -124,23 +116,13 @@ impl Prefix {
         })
     }
 
-    fn is_at_or_below_the_cursor(&self, id: &EventId, number: u64) -> Result<bool, FetchError> {
-        let Some(cursor) = self.requested.id() else { return Ok(false) };
-        if let Some(order) = id.compare(cursor) {
-            return Ok(order != Ordering::Greater);
+    /// Opaque ids come in feed order: of one that comes again behind others the store must tell what these are.
+    fn is_at_or_below_the_cursor(&self, id: &EventId, number: u64) -> bool {
+        let Some(cursor) = self.requested.id() else { return false };
+        match id.compare(cursor) {
+            Some(order) => order != Ordering::Greater,
+            None => id == cursor && self.repeats == number,
         }
-        if id != cursor {
-            return Ok(false);
-        }
-        // Opaque ids come in feed order: what stands before the event at the cursor is older than the cursor.
-        if self.repeats == number {
-            return Ok(true);
-        }
-        Err(FetchError::CursorRejected {
-            detail: format!(
-                "item {number} is the event at the cursor, but other items come before it; a page must begin after the cursor"
-            ),
-        })
     }
 
     /// The same id twice in one page: the first one counts, and other content is a conflict.

@@ -107,6 +107,10 @@ impl<S: EventStore> EventStore for ClaimedStore<S> {
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
         self.claimed().await?.find_stored(stream, ids).await
     }
+
+    async fn has_older(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError> {
+        self.claimed().await?.has_older(stream, id).await
+    }
 }
 
 #[cfg(test)]

@@ -340,6 +340,9 @@ pub trait EventStore: Send + Sync {
     /// Which of these ids are those of stored events, or of items that were set aside; none while a reset has asked for events
     /// again, when each append looks its ids up anyway. Opaque ids have no order that would show it.
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError>;
+    /// Whether an event is stored that came before this one of an opaque id, or this was the first of all. If not, retention has
+    /// dropped what came before it, or the item itself.
+    async fn has_older(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError>;
 }
 
 /// Both ports, as the loader holds them.

@@ -275,6 +275,33 @@ async fn items_set_aside_are_found_with_the_events_of_their_stream_unless_a_rese
 }
 
 #[tokio::test]
+async fn an_event_has_older_ones_until_retention_has_dropped_them_all() {
+    let database = Database::migrated().await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events(["x", "00y", "z"])).await;
+    replica.reserve().await;
+    let id = |text: &str| EventId::new(text).unwrap();
+    let item = SetAside { id: id("deep"), reason: SetAsideReason::NestedTooDeep, item: Box::from(*b"[]") };
+    let page = replica.closing(vec![]);
+    replica.append(&Append { set_aside: Arc::new([item]), cursor_after: after("deep"), ..page }).await;
+    let have_older = async || {
+        let mut have = Vec::new();
+        for text in ["x", "00y", "z", "deep", "new"] {
+            if replica.store.has_older(&replica.stream, &id(text)).await.unwrap() {
+                have.push(text);
+            }
+        }
+        have
+    };
+    assert_eq!(have_older().await, ["x", "00y", "z", "deep"], "the first of all was never behind another");
+    for left in [&["z", "deep"][..], &["deep"], &[]] {
+        let oldest = "DELETE FROM headgate.event WHERE sequence = (SELECT min(sequence) FROM headgate.event)";
+        database.run(oldest).await;
+        assert_eq!(have_older().await, left);
+    }
+}
+
+#[tokio::test]
 async fn opaque_events_that_are_known_to_be_stored_are_looked_up_among_new_ones() {
     let database = Database::migrated().await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;

@@ -279,8 +279,8 @@ fn arrangements<'a>(of: &[&'a str]) -> Vec<Vec<&'a str>> {
 
 #[tokio::test(start_paused = true)]
 async fn what_becomes_of_an_opaque_page_does_not_depend_on_how_fast_it_comes() {
-    // Two that are stored, and two that are not.
-    for page in arrangements(&["x3", "x4", "x11", "x12"]) {
+    // Three that are stored, the last of them at the cursor, and two that are not.
+    for page in arrangements(&["x3", "x4", "x10", "x11", "x12"]) {
         for page in [page.clone(), [vec!["deep"], page].concat()] {
             let fast = after_a_page(Script::OneByOne(items(&page), Duration::ZERO)).await;
             let slow = after_a_page(Script::OneByOne(items(&page), Duration::from_millis(100))).await;
@@ -332,4 +332,5 @@ async fn a_stored_event_that_begins_a_page_is_held_with_what_follows_it_through_
     assert!(world.ownership.told().holding_a_batch.is_empty());
 }
 
+mod cursor_again;
 mod feed_order;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{OpaqueIds, Prefix};
+use super::{OpaqueIds, Overlap, Prefix};
 use crate::{
     event::{Cursor, Event, EventId, SetAside},
     fetch::Item,
@@ -17,6 +17,8 @@ const MOST_BYTES: u64 = 4 * 1024 * 1024;
 /// A part of a page that may be committed now.
 #[derive(Debug, Clone)]
 pub(in crate::loader) struct Batch {
+    /// The cursor that its page was asked for with.
+    requested: Cursor,
     pub(in crate::loader) cursor_before: Cursor,
     pub(in crate::loader) cursor_after: Cursor,
     pub(in crate::loader) events: Arc<[Event]>,
@@ -67,6 +69,16 @@ impl Batch {
 
     pub(in crate::loader) fn ids(&self) -> impl Iterator<Item = &EventId> {
         self.events.iter().map(|event| &event.id).chain(self.set_aside.iter().map(|item| &item.id))
+    }
+
+    /// Which of its events come before the item at the cursor that its page was asked for with, and the id of that, if it is here.
+    pub(in crate::loader) fn before_the_cursors(&self) -> Option<(&[Event], &EventId)> {
+        let cursor = self.requested.id()?;
+        let event = self.events.iter().position(|event| event.id == *cursor);
+        let mut aside = self.set_aside.iter().zip(self.places.iter());
+        let aside = aside.find(|(item, _)| item.id == *cursor).map(|(_, place)| place.events_before);
+        let events = event.into_iter().chain(aside).min()?;
+        Some((&self.events[..events], cursor))
     }
 
     /// Keeps the cursor before the items that it ends with, if they came before its page.
@@ -154,6 +166,7 @@ impl Prefix {
         let ends_page = self.finished && self.pending.is_empty();
         let cursor_after = self.passed.clone();
         Batch {
+            requested: self.requested.clone(),
             cursor_before,
             cursor_after,
             events: events.into(),
@@ -182,11 +195,15 @@ impl Prefix {
         }
     }
 
-    /// The batch that was taken last begins with events that are stored: the page does not begin after the cursor. Neither that
-    /// batch nor the rest of the page is of any use, nor what follows it. Returns the events that came in vain.
-    pub(in crate::loader) fn overlaps(&mut self, batch: &Batch) -> u64 {
+    /// The batch that was taken last tells that the page does not begin after the cursor. Neither that batch nor the rest of the
+    /// page is of any use, nor what follows it. Returns the events that came in vain.
+    pub(in crate::loader) fn overlaps(&mut self, batch: &Batch, why: Overlap) -> u64 {
         self.passed = batch.cursor_before.clone();
-        self.overlaps = true;
+        self.overlaps = Some(why);
+        if why == Overlap::Untold {
+            // From then on its pages are held whole: committed bit by bit, the cursor could go back to what the store forgot.
+            self.disorder.get_or_insert(self.seen);
+        }
         self.opaque_ids = OpaqueIds::default();
         batch.len() + self.abandon()
     }

@@ -14,13 +14,22 @@ pub(in crate::loader) struct Finish {
     pub(in crate::loader) dropped: u64,
 }
 
+/// Why a page of opaque ids does not begin after the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::loader) enum Overlap {
+    /// It begins with what is stored already.
+    Stored,
+    /// The item at the cursor comes behind others, and the store does not know whether they are older.
+    Untold,
+}
+
 impl Prefix {
     /// The response is over; `read_to_end` tells whether it was complete. What may still be committed is left for
     /// [`Prefix::take`].
     pub(in crate::loader) fn finish(&mut self, read_to_end: bool) -> Finish {
         self.finished = true;
-        if self.overlaps {
-            return Finish { rejected: read_to_end.then(overlap), dropped: self.dropped };
+        if let Some(overlap) = self.overlaps {
+            return Finish { rejected: read_to_end.then(|| overlap.error()), dropped: self.dropped };
         }
         let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
         let Some(disorder) = self.disorder else {
@@ -62,10 +71,18 @@ impl Prefix {
     }
 }
 
-pub(in crate::loader) fn overlap() -> FetchError {
-    FetchError::CursorRejected {
-        detail: "the page begins with an event that is stored already, so it does not begin after the cursor; the source may no longer \
-                 know the event there; if its feed was rebuilt, raise `spec.epoch` to read it again"
-            .to_owned(),
+impl Overlap {
+    pub(in crate::loader) fn error(self) -> FetchError {
+        let detail = match self {
+            Self::Stored => {
+                "the page begins with an event that is stored already, so it does not begin after the cursor; the source may no \
+                 longer know the event there; if its feed was rebuilt, raise `spec.epoch` to read it again"
+            }
+            Self::Untold => {
+                "the item at the cursor comes behind others, which may be older and stored no more; a page must begin after the \
+                 cursor, so check that the source starts after the id that it is sent (`http.cursor`)"
+            }
+        };
+        FetchError::CursorRejected { detail: detail.to_owned() }
     }
 }

@@ -140,15 +140,19 @@ fn opaque_ids_are_taken_in_the_order_of_the_feed() {
 }
 
 #[test]
-fn an_opaque_page_that_holds_the_event_at_the_cursor_in_its_middle_is_rejected() {
+fn the_event_at_the_cursor_is_a_repeat_where_it_comes_first_and_held_for_the_store_to_judge_behind_others() {
     let mut page = page(after("b"), 1000);
-    push(&mut page, &["a"]);
-    let error = page.push(Item::Event(event("b"))).expect_err("the source does not start after the cursor");
-    assert!(matches!(error, FetchError::CursorRejected { .. }));
-    assert_eq!(page.ready(), 0, "what stands before the cursor's event is older than the cursor");
-    assert_eq!(page.finish(false).dropped, 1);
-    assert!(page.take().events.is_empty());
-    assert_eq!(page.cursor(), after("b"));
+    push(&mut page, &["b", "b", "a", "b", "c"]);
+    let batch = page.take();
+    assert_eq!((page.repeats(), ids(&batch).as_str()), (2, "a b c"));
+    let (before, cursor) = batch.before_the_cursors().expect("it is there");
+    assert_eq!((before.len(), cursor.as_str()), (1, "b"));
+    page.overlaps(&batch, Overlap::Untold);
+    push(&mut page, &["d"]);
+    assert_eq!((page.cursor(), page.flows()), (after("b"), false));
+    let finish = page.finish(true);
+    assert!(matches!(finish.rejected, Some(FetchError::CursorRejected { .. })));
+    assert_eq!((finish.dropped, page.has_pending()), (1, false));
 }
 
 #[test]

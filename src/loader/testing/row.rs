@@ -223,6 +223,21 @@ impl FakeRow {
         ids.iter().filter(|id| self.reread_to.is_none() && came(id)).map(|id| (*id).clone()).collect()
     }
 
+    pub(super) fn has_older(&self, id: &EventId) -> bool {
+        let is_kept = |event: &Event| self.known.contains_key(event.id.as_str());
+        match self.known.get(id.as_str()) {
+            Some(place) => *place == 0 || self.events[..*place].iter().any(is_kept),
+            None => self.set_aside.iter().any(|item| item.id == *id) && self.events.iter().any(is_kept),
+        }
+    }
+
+    /// Retention: nobody knows the first so many events any more.
+    pub(in crate::loader) fn drop_first(&mut self, events: usize) {
+        for event in &self.events[..events] {
+            self.known.remove(event.id.as_str());
+        }
+    }
+
     /// As the real one, it finds a stored event only where it looks for it.
     fn store(&mut self, event: &Event, looks_up: bool, appended: &mut Appended) {
         match self.known.get(event.id.as_str()).filter(|_| looks_up) {

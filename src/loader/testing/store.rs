@@ -290,4 +290,13 @@ impl EventStore for FakeStore {
         }
         Ok(inner.rows.get(stream).map(|row| row.find_stored(ids)).unwrap_or_default())
     }
+
+    async fn has_older(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError> {
+        let mut inner = self.lock();
+        inner.verbs.push("has_older");
+        if inner.faults.unavailable {
+            return Err(unavailable("look for what is older than an event"));
+        }
+        Ok(inner.rows.get(stream).is_some_and(|row| row.has_older(id)))
+    }
 }

@@ -27,6 +27,7 @@ pub(super) const APPEND: &str = verb!("append.sql");
 pub(super) const APPEND_REREAD: &str = verb!("append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
 const FIND_STORED: &str = include_str!("sql/find_stored.sql");
+const HAS_OLDER: &str = include_str!("sql/has_older.sql");
 
 /// A commit with more payload has a statement of its own: others would wait for it, and it gains nothing.
 const MOST_SHARED_PAYLOAD: usize = 64 * 1024;
@@ -134,6 +135,15 @@ impl PostgresStore {
             .collect::<Result<_, _>>()
             .map_err(|error| store_error(action, error))?;
         Ok(ids.iter().filter(|id| stored.contains(id.as_str())).map(|id| (*id).clone()).collect())
+    }
+
+    pub(super) async fn has_older_event(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError> {
+        let action = "look for what is older than an event";
+        let statement =
+            sqlx::query(HAS_OLDER).bind(stream.as_str()).bind(id.as_str()).bind(id.as_str().trim_start_matches('0'));
+        let rows = session::rows(&self.pool, action, statement).await?;
+        let has_older = rows.first().map(|row| row.try_get("has_older")).transpose();
+        Ok(has_older.map_err(|error| store_error(action, error))?.unwrap_or_default())
     }
 
     /// Runs the statement; a day without partitions gets them.

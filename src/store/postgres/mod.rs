@@ -161,4 +161,8 @@ impl EventStore for PostgresStore {
     async fn find_stored(&self, stream: &StreamName, ids: &[&EventId]) -> Result<HashSet<EventId>, StoreError> {
         self.find_stored_ids(stream, ids).await
     }
+
+    async fn has_older(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError> {
+        self.has_older_event(stream, id).await
+    }
 }
