@@ -7,13 +7,41 @@ const LONGEST: usize = 1024;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EventId(Arc<str>);
 
-/// How the ids of a stream compare (DESIGN 1). The first id of a stream decides; another kind later is `MappingFailed`.
+/// How the ids of a stream compare (DESIGN 1). The stream has a kind and an id has none: among hexadecimal ids some are digits
+/// only, and are no numbers for that. So two ids are compared by asking the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdKind {
-    /// Digits only: compared as numbers of any length.
+    /// All ids are digits only: compared as numbers of any length.
     Number,
-    /// Anything else (UUID, ULID): taken in the order of delivery and never compared.
+    /// Some are not (UUID, ULID, hexadecimal): taken in the order of delivery and never compared.
     Opaque,
+}
+
+impl IdKind {
+    /// Whether a stream of this kind can hold the id.
+    #[must_use]
+    pub fn takes(self, id: &EventId) -> bool {
+        self == Self::Opaque || id.is_digits()
+    }
+
+    /// What all texts of the same id have in common: numbers compare without their leading zeros.
+    #[must_use]
+    pub fn significant(self, id: &EventId) -> &str {
+        match self {
+            Self::Number => id.0.trim_start_matches('0'),
+            Self::Opaque => &id.0,
+        }
+    }
+
+    /// The order of two ids of a stream of numbers, whatever their length; `None` where either is none, or the stream is opaque.
+    #[must_use]
+    pub fn compare(self, a: &EventId, b: &EventId) -> Option<Ordering> {
+        if self == Self::Opaque || !a.is_digits() || !b.is_digits() {
+            return None;
+        }
+        let (a, b) = (self.significant(a), self.significant(b));
+        Some(a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+    }
 }
 
 /// Why a text is no id.
@@ -49,28 +77,10 @@ impl EventId {
         &self.0
     }
 
+    /// Whether it could be a number. Only its stream tells whether it is one, see [`IdKind`].
     #[must_use]
-    pub fn kind(&self) -> IdKind {
-        if self.0.bytes().all(|byte| byte.is_ascii_digit()) { IdKind::Number } else { IdKind::Opaque }
-    }
-
-    /// What all texts of the same id have in common: numbers compare without their leading zeros.
-    #[must_use]
-    pub fn significant(&self) -> &str {
-        match self.kind() {
-            IdKind::Number => self.0.trim_start_matches('0'),
-            IdKind::Opaque => &self.0,
-        }
-    }
-
-    /// The order of two numeric ids, whatever their length; `None` when either is opaque.
-    #[must_use]
-    pub fn compare(&self, other: &Self) -> Option<Ordering> {
-        if self.kind() == IdKind::Opaque || other.kind() == IdKind::Opaque {
-            return None;
-        }
-        let (a, b) = (self.significant(), other.significant());
-        Some(a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+    pub fn is_digits(&self) -> bool {
+        self.0.bytes().all(|byte| byte.is_ascii_digit())
     }
 }
 
@@ -95,10 +105,11 @@ pub enum Cursor {
 }
 
 impl Cursor {
-    /// Where storing `id` leaves the cursor: a number below it (it came late in its page) does not move it.
+    /// Where storing `id` leaves the cursor of a stream of this kind: a number below it (it came late in its page) does not
+    /// move it.
     #[must_use]
-    pub fn moved_to(&self, id: &EventId) -> Self {
-        match self.id().and_then(|passed| id.compare(passed)) {
+    pub fn moved_to(&self, id: &EventId, kind: IdKind) -> Self {
+        match self.id().and_then(|passed| kind.compare(id, passed)) {
             Some(Ordering::Less) => self.clone(),
             _ => Self::After(id.clone()),
         }
@@ -134,15 +145,23 @@ mod tests {
     #[test]
     fn numbers_compare_by_value_whatever_their_length() {
         let long = "9".repeat(40);
-        assert_eq!(id("9").compare(&id("10")), Some(Ordering::Less));
-        assert_eq!(id("007").compare(&id("7")), Some(Ordering::Equal));
-        assert_eq!(id(&long).compare(&id("18446744073709551616")), Some(Ordering::Greater));
+        let compare = |a, b| IdKind::Number.compare(&id(a), &id(b));
+        assert_eq!(compare("9", "10"), Some(Ordering::Less));
+        assert_eq!(compare("007", "7"), Some(Ordering::Equal));
+        assert_eq!(compare(&long, "18446744073709551616"), Some(Ordering::Greater));
+        assert_eq!(compare("1", "a"), None);
     }
 
     #[test]
-    fn opaque_ids_are_never_compared() {
-        assert_eq!(id("01JD8Z6K0V8M").compare(&id("01JD8Z6K0V8N")), None);
-        assert_eq!(id("1").compare(&id("a")), None);
+    fn opaque_ids_are_never_compared_also_where_they_are_digits_only() {
+        for (a, b) in [("01JD8Z6K0V8M", "01JD8Z6K0V8N"), ("1", "a"), ("507199111111", "507199222222")] {
+            assert_eq!(IdKind::Opaque.compare(&id(a), &id(b)), None);
+        }
+        assert_ne!(IdKind::Opaque.significant(&id("007")), IdKind::Opaque.significant(&id("7")));
+        let cursor = Cursor::After(id("507199222222"));
+        assert_eq!(cursor.moved_to(&id("507199111111"), IdKind::Number), cursor);
+        let moved = cursor.moved_to(&id("507199111111"), IdKind::Opaque);
+        assert_eq!(moved.id(), Some(&id("507199111111")), "it comes later in the feed");
     }
 
     #[test]

@@ -248,6 +248,7 @@ impl<'a> Appender<'a> {
             part: self.part,
             cursor_before: batch.cursor_before,
             cursor_after: batch.cursor_after,
+            id_kind: batch.kind,
             events: batch.events,
             set_aside: batch.set_aside,
             not_ascending: batch.not_ascending,

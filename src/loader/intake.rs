@@ -263,6 +263,7 @@ impl Intake {
     fn take(&self) -> Batch {
         let mut page = self.page();
         let batch = page.take();
+        self.held.fetch_sub(page.let_go(), Ordering::Relaxed);
         let now = Instant::now();
         // What did not fit into one statement is next, and need not wait.
         let oldest = if page.ready() > 0 { self.uncommitted().oldest } else { None };

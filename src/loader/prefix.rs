@@ -6,6 +6,7 @@
 
 mod batch;
 mod finish;
+mod kind;
 mod opaque_ids;
 
 use std::{cmp::Ordering, collections::VecDeque};
@@ -24,6 +25,7 @@ use crate::{
 /// A page as it arrives.
 pub(super) struct Prefix {
     requested: Cursor,
+    /// Unknown as long as all that came could be numbers and nothing was taken, see [`Prefix::settle`].
     kind: Option<IdKind>,
     /// How many events the source was asked for, if it was told.
     limit: Option<u64>,
@@ -44,14 +46,15 @@ pub(super) struct Prefix {
     /// It does not begin after the cursor, see [`Prefix::overlaps`]; what came after that was seen was dropped.
     overlaps: Option<Overlap>,
     dropped: u64,
+    let_go: u64,
 }
 
 impl Prefix {
     pub(super) fn new(requested: Cursor, kind: Option<IdKind>, limit: Option<u32>, progressive: bool) -> Self {
         Self {
+            kind: kind::known_before(&requested, kind),
             passed: requested.clone(),
             requested,
-            kind,
             limit: limit.map(u64::from),
             progressive,
             seen: 0,
@@ -64,6 +67,7 @@ impl Prefix {
             finished: false,
             overlaps: None,
             dropped: 0,
+            let_go: 0,
         }
     }
 
@@ -77,49 +81,42 @@ impl Prefix {
             self.dropped += 1;
             return Ok(0);
         }
+        match self.kind_with(&item) {
+            Some(kind) => {
+                kind::check(kind, item.id(), self.seen)?;
+                Ok(self.push_of(kind, item))
+            }
+            None => Ok(self.hold_undecided(item)),
+        }
+    }
+
+    fn push_of(&mut self, kind: IdKind, item: Item) -> u64 {
         let number = self.seen;
         let id = item.id().clone();
-        self.check_kind(&id, number)?;
         self.seen += 1;
-        if self.is_at_or_below_the_cursor(&id, number) {
+        if self.is_at_or_below_the_cursor(&id, kind, number) {
             self.repeats += 1;
-            return Ok(0);
+            return 0;
         }
         if let Some(says_the_same) = self.opaque_ids.find(&item) {
-            return Ok(self.push_again(item, says_the_same));
+            return self.push_again(item, says_the_same);
         }
-        let order = self.highest.as_ref().map(|highest| order(&id, highest));
+        let order = self.highest.as_ref().map(|highest| order(kind, &id, highest));
         if order == Some(Ordering::Equal) {
-            return Ok(self.push_same_number(item));
+            return self.push_same_number(item, kind);
         }
         if order == Some(Ordering::Less) {
             self.disorder.get_or_insert(number);
         } else {
             self.highest = Some(id);
         }
-        Ok(self.hold(item))
-    }
-
-    /// The first id of a stream decides how its ids compare.
-    fn check_kind(&mut self, id: &EventId, number: u64) -> Result<(), FetchError> {
-        let kind = *self.kind.get_or_insert(id.kind());
-        if kind == id.kind() {
-            return Ok(());
-        }
-        let detail = match kind {
-            IdKind::Number => "its id is not a number, but the ids of this stream are",
-            IdKind::Opaque => "its id is a number, but the ids of this stream are not",
-        };
-        Err(FetchError::MappingFailed {
-            item: usize::try_from(number).unwrap_or(usize::MAX),
-            detail: format!("{detail}; check `mapping.idPath`"),
-        })
+        self.hold(item)
     }
 
     /// Opaque ids come in feed order: of one that comes again behind others the store must tell what these are.
-    fn is_at_or_below_the_cursor(&self, id: &EventId, number: u64) -> bool {
+    fn is_at_or_below_the_cursor(&self, id: &EventId, kind: IdKind, number: u64) -> bool {
         let Some(cursor) = self.requested.id() else { return false };
-        match id.compare(cursor) {
+        match kind.compare(id, cursor) {
             Some(order) => order != Ordering::Greater,
             None => id == cursor && self.repeats == number,
         }
@@ -135,8 +132,8 @@ impl Prefix {
     }
 
     /// Equal numbers are neighbours, here and after sorting. Of one that is committed the store knows the content.
-    fn push_same_number(&mut self, item: Item) -> u64 {
-        match self.pending.back().filter(|held| order(held.id(), item.id()) == Ordering::Equal) {
+    fn push_same_number(&mut self, item: Item, kind: IdKind) -> u64 {
+        match self.pending.back().filter(|held| order(kind, held.id(), item.id()) == Ordering::Equal) {
             Some(first) => {
                 let says_the_same = is_same(first, &item);
                 self.push_again(item, says_the_same)
@@ -146,7 +143,9 @@ impl Prefix {
     }
 
     fn hold(&mut self, item: Item) -> u64 {
-        self.opaque_ids.note(&item);
+        if self.kind == Some(IdKind::Opaque) {
+            self.opaque_ids.note(&item);
+        }
         let bytes = item.bytes();
         self.pending.push_back(item);
         bytes
@@ -159,7 +158,9 @@ impl Prefix {
 
     /// How many items may be committed now.
     pub(super) fn ready(&self) -> usize {
-        if self.finished || (self.flows() && self.has_least_events()) { self.pending.len() } else { 0 }
+        // Of what is not decided, repeats of what a stream of numbers has alone are not worth deciding it.
+        let decided = self.kind.is_some() || self.highest.is_some();
+        if self.finished || (decided && self.flows() && self.has_least_events()) { self.pending.len() } else { 0 }
     }
 
     /// What is set aside is looked up nowhere, and held for no event once a statement is full of it.
@@ -191,13 +192,13 @@ impl Prefix {
 
     /// Sorts what is held and folds equal ids into one, or one and a conflict.
     fn sort(&mut self) {
-        if self.kind == Some(IdKind::Opaque) {
+        if self.kind != Some(IdKind::Number) {
             return;
         }
         let mut items: Vec<_> = std::mem::take(&mut self.pending).into();
-        items.sort_by(|a, b| order(a.id(), b.id()));
+        items.sort_by(|a, b| order(IdKind::Number, a.id(), b.id()));
         for item in items {
-            self.push_same_number(item);
+            self.push_same_number(item, IdKind::Number);
         }
     }
 
@@ -208,7 +209,7 @@ impl Prefix {
 
     /// Whether the ids of this page, or of this stream before it, were seen not to ascend.
     pub(super) fn is_out_of_order(&self) -> bool {
-        self.disorder.is_some()
+        self.kind.is_some() && self.disorder.is_some()
     }
 
     /// Where the batches taken so far leave the cursor.
@@ -253,8 +254,8 @@ impl Prefix {
 }
 
 /// Numbers by value; opaque ids only as equal or, in feed order, later.
-fn order(id: &EventId, other: &EventId) -> Ordering {
-    id.compare(other).unwrap_or(if id == other { Ordering::Equal } else { Ordering::Greater })
+fn order(kind: IdKind, id: &EventId, other: &EventId) -> Ordering {
+    kind.compare(id, other).unwrap_or(if id == other { Ordering::Equal } else { Ordering::Greater })
 }
 
 fn is_same(first: &Item, second: &Item) -> bool {

@@ -212,6 +212,9 @@ pub struct Append {
     pub part: i32,
     pub cursor_before: Cursor,
     pub cursor_after: Cursor,
+    /// How the ids of the stream compare, by what the row knows and by all that came of it; unknown before the first event. The
+    /// first append with an event or an item set aside decides it for the row.
+    pub id_kind: Option<IdKind>,
     /// In the order in which they are to be stored.
     pub events: Arc<[Event]>,
     pub set_aside: Arc<[SetAside]>,

@@ -51,7 +51,7 @@ async fn a_new_object_begins_a_forgotten_stream_at_its_own_start() {
     let adopted = applied(store.adopt(adoption).await.unwrap());
     assert_eq!((adopted.cursor.clone(), adopted.start_ignored, adopted.id_kind), (after("100"), false, None));
     assert_eq!(adopted.events_stored, 0);
-    (replica.fence, replica.cursor) = (adopted.fence, adopted.cursor);
+    (replica.fence, replica.cursor, replica.id_kind) = (adopted.fence, adopted.cursor, adopted.id_kind);
     replica.poll(events([101])).await;
     assert_eq!(database.all::<i64>("SELECT sequence FROM headgate.events").await, [101]);
 }

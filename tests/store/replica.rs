@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use headgate::{
-    event::{Cursor, Event, EventId, Payload, StreamName},
+    event::{Cursor, Event, EventId, IdKind, Payload, StreamName},
     permit::Attempt,
     store::{
         Abort, Adopt, Adopted, Answer, Append, Appended, Close, Ended, Epoch, EventStore, Extend, Fence, Gate, Holder,
@@ -23,6 +23,7 @@ pub(crate) struct Replica {
     pub(crate) epoch: Epoch,
     pub(crate) fence: Fence,
     pub(crate) cursor: Cursor,
+    pub(crate) id_kind: Option<IdKind>,
     pub(crate) id_path: String,
     pub(crate) attempt: Attempt,
     pub(crate) part: i32,
@@ -72,6 +73,7 @@ impl Replica {
             epoch: Epoch(0),
             fence: Fence(0),
             cursor: Cursor::Start,
+            id_kind: None,
             id_path: "$.id".to_owned(),
             attempt: Attempt::random(),
             part: 0,
@@ -106,6 +108,7 @@ impl Replica {
 
     fn learn(&mut self, adopted: &Adopted) {
         (self.fence, self.epoch, self.cursor) = (adopted.fence, adopted.epoch, adopted.cursor.clone());
+        self.id_kind = adopted.id_kind;
     }
 
     pub(crate) fn resetting_to(&self, epoch: i64, start: Cursor) -> Reset {
@@ -177,6 +180,12 @@ impl Replica {
         }
     }
 
+    /// The kind of the stream, or what these events make of it.
+    fn kind_with(&self, events: &[Event]) -> Option<IdKind> {
+        let digits = events.iter().all(|event| event.id.is_digits()) && self.cursor.id().is_none_or(EventId::is_digits);
+        self.id_kind.or(Some(if digits { IdKind::Number } else { IdKind::Opaque }))
+    }
+
     /// An append of these events, at this replica's cursor and up to the last of them.
     pub(crate) fn appending(&self, events: Vec<Event>) -> Append {
         let cursor_after = events.last().map_or_else(|| self.cursor.clone(), |event| Cursor::After(event.id.clone()));
@@ -186,6 +195,7 @@ impl Replica {
             part: self.part,
             cursor_before: self.cursor.clone(),
             cursor_after,
+            id_kind: self.kind_with(&events),
             events: events.into(),
             set_aside: Arc::new([]),
             not_ascending: false,
@@ -203,6 +213,9 @@ impl Replica {
     pub(crate) async fn append(&mut self, append: &Append) -> Appended {
         let appended = applied(self.store.append(append).await.expect("an answer"));
         self.cursor = append.cursor_after.clone();
+        if append.events.len() + append.set_aside.len() > 0 {
+            self.id_kind = self.id_kind.or(append.id_kind);
+        }
         self.part = append.part + 1;
         appended
     }

@@ -28,7 +28,7 @@ pub(super) enum AtTheCursor<'a> {
 impl Batch {
     /// Whether only the store can tell which of its items came before the cursor.
     pub(super) fn may_begin_anew(&self) -> bool {
-        self.cursor_before != Cursor::Start && self.ids().next().is_some_and(|id| id.kind() == IdKind::Opaque)
+        self.cursor_before != Cursor::Start && self.kind == Some(IdKind::Opaque) && self.len() > 0
     }
 
     /// Where its page begins, of which it is the first part. One event that is listed again may come first; two in a row are a

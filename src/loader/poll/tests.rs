@@ -1,4 +1,5 @@
 mod extension;
+mod kind;
 mod memory;
 mod order;
 mod progressive;

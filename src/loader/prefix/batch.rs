@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{OpaqueIds, Overlap, Prefix};
 use crate::{
-    event::{Cursor, Event, EventId, SetAside},
+    event::{Cursor, Event, EventId, IdKind, SetAside},
     fetch::Item,
 };
 
@@ -21,6 +21,8 @@ pub(in crate::loader) struct Batch {
     requested: Cursor,
     pub(in crate::loader) cursor_before: Cursor,
     pub(in crate::loader) cursor_after: Cursor,
+    /// How the ids of its stream compare; known where it holds any.
+    pub(in crate::loader) kind: Option<IdKind>,
     pub(in crate::loader) events: Arc<[Event]>,
     pub(in crate::loader) set_aside: Arc<[SetAside]>,
     /// Where each item that is set aside came.
@@ -98,7 +100,8 @@ impl Batch {
             (_, Some((item, _))) => Some(&item.id),
             (event, None) => event.map(|event| &self.events[event].id),
         };
-        id.map_or_else(|| self.cursor_before.clone(), |id| self.cursor_before.moved_to(id))
+        let moved = id.zip(self.kind).map(|(id, kind)| self.cursor_before.moved_to(id, kind));
+        moved.unwrap_or_else(|| self.cursor_before.clone())
     }
 
     /// Two batches of half the events each, to be stored one after the other. What is set aside goes with the one in which it came:
@@ -139,6 +142,7 @@ impl Batch {
 impl Prefix {
     /// Takes the next batch that may be committed; empty when there is none.
     pub(in crate::loader) fn take(&mut self) -> Batch {
+        self.settle();
         let cursor_before = self.passed.clone();
         let (mut events, mut set_aside, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let (mut all, mut aside) = (Fullness::default(), Fullness::default());
@@ -150,8 +154,8 @@ impl Prefix {
             let bytes = item.bytes();
             all.add(bytes);
             let moves = self.opaque_ids.pass(item.id());
-            if moves {
-                self.passed = self.passed.moved_to(item.id());
+            if let Some(kind) = self.kind.filter(|_| moves) {
+                self.passed = self.passed.moved_to(item.id(), kind);
             }
             match item {
                 Item::Event(event) => events.push(event),
@@ -169,6 +173,7 @@ impl Prefix {
             requested: self.requested.clone(),
             cursor_before,
             cursor_after,
+            kind: self.kind,
             events: events.into(),
             set_aside: set_aside.into(),
             places: places.into(),

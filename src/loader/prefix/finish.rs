@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{Prefix, order};
-use crate::fetch::FetchError;
+use crate::{event::IdKind, fetch::FetchError};
 
 /// What the end of the page made of what was still held.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ impl Prefix {
         if let Some(overlap) = self.overlaps {
             return Finish { rejected: read_to_end.then(|| overlap.error()), dropped: self.dropped };
         }
+        self.settle();
+        let kind = self.kind.unwrap_or(IdKind::Opaque);
         let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
         let Some(disorder) = self.disorder else {
             if !self.progressive && !read_to_end {
@@ -47,7 +49,8 @@ impl Prefix {
         }
         // Events that the cursor has already passed would never be asked for again: they are kept.
         let passed = self.passed.clone();
-        let dropped = self.keep_only(|id| passed.id().is_some_and(|passed| order(id, passed) != Ordering::Greater));
+        let dropped =
+            self.keep_only(|id| passed.id().is_some_and(|passed| order(kind, id, passed) != Ordering::Greater));
         let rejected = read_to_end.then(|| FetchError::CursorRejected {
             detail: format!(
                 "the ids do not ascend (item {disorder} is smaller than one before it) and the page may not be all there is \

@@ -5,10 +5,7 @@ use std::{
     hash::{BuildHasher, Hash, Hasher, RandomState},
 };
 
-use crate::{
-    event::{EventId, IdKind},
-    fetch::Item,
-};
+use crate::{event::EventId, fetch::Item};
 
 /// What an id takes beside its text: the counts and the allocation of the text, and a slot in a table that is at times half
 /// empty.
@@ -31,10 +28,10 @@ struct First {
 }
 
 impl OpaqueIds {
-    /// Takes the item in if it has an opaque id and is the first of it.
+    /// Takes the item of a stream of opaque ids in if it is the first of its id.
     pub(super) fn note(&mut self, item: &Item) {
         let id = item.id();
-        if id.kind() == IdKind::Opaque && !self.firsts.contains_key(id) {
+        if !self.firsts.contains_key(id) {
             self.bytes += id.as_str().len() as u64 + BESIDE_ITS_TEXT;
             self.firsts.insert(id.clone(), First { content: self.content(item), passed: false });
         }

@@ -203,24 +203,6 @@ fn a_batch_that_was_given_back_moves_the_cursor_as_before(#[case] feed: &[&str],
 }
 
 #[test]
-fn a_change_of_the_kind_of_id_ends_the_page_before_it() {
-    for (first, second) in [("1", "a"), ("a", "1")] {
-        let mut page = page(Cursor::Start, 1000);
-        push(&mut page, &[first]);
-        let error = page.push(Item::Event(event(second))).expect_err("another kind");
-        assert!(matches!(error, FetchError::MappingFailed { item: 1, .. }));
-        page.finish(false);
-        assert_eq!(ids(&page.take()), first);
-    }
-}
-
-#[test]
-fn the_first_id_of_a_stream_decides_for_the_stream() {
-    let mut page = Prefix::new(Cursor::Start, Some(IdKind::Number), Some(10), true);
-    assert!(page.push(Item::Event(event("x"))).is_err());
-}
-
-#[test]
 fn the_same_id_twice_counts_once_and_other_content_is_set_aside() {
     let mut page = page(Cursor::Start, 1000);
     push(&mut page, &["1", "1"]);
@@ -397,3 +379,5 @@ fn numbers_are_compared_and_not_kept() {
     push(&mut page, &["1", "2", "3"]);
     assert_eq!(page.remembered(), 0);
 }
+
+mod kind;

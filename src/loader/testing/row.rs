@@ -192,9 +192,12 @@ impl FakeRow {
             return self.refused();
         }
         let mut appended = Appended::default();
+        if append.events.len() + append.set_aside.len() > 0 {
+            self.kind = self.kind.or(append.id_kind);
+        }
         for event in append.events.iter() {
             self.reread_to.take_if(|mark| *mark == event.id);
-            let looks_up = append.looks_up || self.reread_to.is_some() || event.id.kind() == IdKind::Number;
+            let looks_up = append.looks_up || self.reread_to.is_some() || self.kind == Some(IdKind::Number);
             self.store(event, looks_up, &mut appended);
         }
         self.set_aside.extend(append.set_aside.iter().cloned());
@@ -202,7 +205,6 @@ impl FakeRow {
             let conflicts = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
             appended.conflicting += conflicts.count() as u64;
         }
-        self.kind = self.kind.or_else(|| append.cursor_after.id().map(crate::event::EventId::kind));
         self.cursor = append.cursor_after.clone();
         self.progressive &= !append.not_ascending;
         self.events_stored += appended.stored;

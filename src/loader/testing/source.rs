@@ -244,10 +244,11 @@ impl FakeSource {
 
     fn page(&self, request: &PageRequest) -> Vec<Item> {
         let inner = self.lock();
+        let numbers = inner.events.iter().all(|event| event.id.is_digits());
         let place = match &request.after {
             Cursor::Start => 0,
-            Cursor::After(id) if id.kind() == IdKind::Number => {
-                inner.events.partition_point(|event| event.id.compare(id) != Some(Ordering::Greater))
+            Cursor::After(id) if numbers => {
+                inner.events.partition_point(|event| IdKind::Number.compare(&event.id, id) != Some(Ordering::Greater))
             }
             Cursor::After(id) => inner.events.iter().position(|event| event.id == *id).map_or(0, |place| place + 1),
         };

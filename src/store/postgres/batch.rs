@@ -39,7 +39,7 @@ impl<'a> Batch<'a> {
         let mut batch = Self {
             append,
             events: append.events.iter().collect(),
-            numbers: append.events.iter().map(|event| number(&event.id)).collect(),
+            numbers: numbers(append, append.events.iter()),
             aside: append
                 .set_aside
                 .iter()
@@ -56,10 +56,12 @@ impl<'a> Batch<'a> {
     }
 
     fn keep_each_id_once(&mut self) {
+        let kind = self.append.id_kind;
+        let significant = |id: &'a EventId| kind.map_or(id.as_str(), |kind| kind.significant(id));
         let mut seen: HashMap<&str, &Event> = HashMap::with_capacity(self.events.len());
         let mut kept = Vec::with_capacity(self.events.len());
         for event in std::mem::take(&mut self.events) {
-            match seen.entry(event.id.significant()) {
+            match seen.entry(significant(&event.id)) {
                 Entry::Vacant(entry) => {
                     entry.insert(event);
                     kept.push(event);
@@ -71,7 +73,7 @@ impl<'a> Batch<'a> {
                 }
             }
         }
-        self.numbers = kept.iter().map(|event| number(&event.id)).collect();
+        self.numbers = numbers(self.append, kept.iter().copied());
         self.events = kept;
     }
 
@@ -84,7 +86,7 @@ impl<'a> Batch<'a> {
                 Some(reason) => self.aside.push(set_aside(event, reason)),
             }
         }
-        self.numbers = kept.iter().map(|event| number(&event.id)).collect();
+        self.numbers = numbers(self.append, kept.iter().copied());
         self.events = kept;
     }
 
@@ -99,14 +101,18 @@ impl<'a> Batch<'a> {
         if self.append.looks_up {
             return true;
         }
-        let Some(cursor) = self.append.cursor_before.id() else { return false };
-        self.events.iter().any(|event| event.id.compare(cursor).is_some_and(Ordering::is_le))
+        let Some((cursor, kind)) = self.append.cursor_before.id().zip(self.append.id_kind) else { return false };
+        self.events.iter().any(|event| kind.compare(&event.id, cursor).is_some_and(Ordering::is_le))
     }
 
-    /// How the ids compare, by the first one.
+    /// How the ids compare, if it holds any: an append of nothing decides nothing.
     pub(super) fn id_kind(&self) -> Option<IdKind> {
-        let first = self.events.first().map(|event| &event.id).or(self.aside.first().map(|aside| aside.id));
-        first.map(EventId::kind)
+        self.append.id_kind.filter(|_| self.events.len() + self.aside.len() > 0)
+    }
+
+    /// Whether it holds opaque ids that an epoch before, in which all were digits, may have stored as numbers.
+    pub(super) fn has_opaque_digits(&self) -> bool {
+        self.append.id_kind == Some(IdKind::Opaque) && self.events.iter().any(|event| event.id.is_digits())
     }
 }
 
@@ -114,8 +120,14 @@ fn set_aside(event: &Event, reason: SetAsideReason) -> Aside<'_> {
     Aside { id: &event.id, reason, item: event.payload.as_str().as_bytes() }
 }
 
+fn numbers<'a>(append: &Append, events: impl Iterator<Item = &'a Event>) -> Vec<Option<i64>> {
+    let is_number = append.id_kind == Some(IdKind::Number);
+    events.map(|event| number(&event.id).filter(|_| is_number)).collect()
+}
+
+/// The sequence of an id of a stream of numbers, if it fits.
 fn number(id: &EventId) -> Option<i64> {
-    if id.kind() == IdKind::Opaque {
+    if !id.is_digits() {
         return None;
     }
     id.as_str().parse().ok().filter(|number| *number <= LARGEST_SEQUENCE)
@@ -155,13 +167,14 @@ mod tests {
         }
     }
 
-    fn append(events: &[(&str, &str)]) -> Append {
+    fn append(id_kind: IdKind, events: &[(&str, &str)]) -> Append {
         Append {
             stream: StreamName::new("shop", "orders"),
             attempt: Attempt::random(),
             part: 0,
             cursor_before: Cursor::Start,
             cursor_after: Cursor::Start,
+            id_kind: Some(id_kind),
             events: events.iter().map(|(id, payload)| event(id, payload)).collect(),
             set_aside: Arc::new([]),
             not_ascending: false,
@@ -183,19 +196,33 @@ mod tests {
             item: Box::from(*b"2"),
         };
         let deep = SetAside { reason: SetAsideReason::NestedTooDeep, ..conflict.clone() };
-        let append = Append { set_aside: Arc::new([conflict, deep]), ..append(&[("1", "1")]) };
+        let append = Append { set_aside: Arc::new([conflict, deep]), ..append(IdKind::Number, &[("1", "1")]) };
         assert_eq!((Batch::of(&append).conflicting, Batch::of(&append).aside.len()), (1, 2));
         assert_eq!(Batch::of(&Append { more_follows: true, ..append }).conflicting, 0, "the other half tells");
     }
 
     #[test]
     fn an_id_that_comes_twice_in_one_append_is_kept_once() {
-        let append = append(&[("2", "1"), ("b", "1"), ("2", "1"), ("002", "1"), ("b", "2")]);
-        let batch = Batch::of(&append);
-        assert_eq!(ids(&batch), ["2", "b"]);
+        let numbers = append(IdKind::Number, &[("2", "1"), ("3", "1"), ("2", "1"), ("002", "1"), ("3", "2")]);
+        let batch = Batch::of(&numbers);
+        assert_eq!(ids(&batch), ["2", "3"]);
         assert_eq!((batch.repeated, batch.conflicting), (2, 1));
         assert_eq!(batch.aside.len(), 1);
         assert_eq!(batch.aside[0].item, b"2");
+    }
+
+    #[test]
+    fn digits_among_opaque_ids_are_no_numbers() {
+        let events = [("b", "1"), ("2", "1"), ("002", "1"), ("2", "1"), ("1", "1")];
+        let opaque = append(IdKind::Opaque, &events);
+        let batch = Batch::of(&opaque);
+        assert_eq!(ids(&batch), ["b", "2", "002", "1"]);
+        assert_eq!((batch.repeated, batch.conflicting, batch.ids_fit()), (1, 0, false));
+        let digits = append(IdKind::Opaque, &[("1", "1"), ("2", "1")]);
+        let digits = Append { cursor_before: Cursor::After(event("3", "1").id), ..digits };
+        let batch = Batch::of(&digits);
+        assert!(!batch.ids_fit() && !batch.looks_back(), "nothing here is below anything");
+        assert_eq!(text_beside_number(batch.events[0], batch.numbers[0]), Some("1"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What becomes of ids that do not ascend, repeat, or are of another kind.
+//! What becomes of ids that do not ascend, or repeat.
 
 use std::sync::Arc;
 
@@ -72,20 +72,6 @@ async fn repeats_are_dropped_counted_and_told() {
     let report = world.report();
     assert_eq!(report.retransported, 3);
     assert!(report.note.as_ref().is_some_and(|note| note.contains("3 items at or below the cursor")));
-}
-
-#[tokio::test(start_paused = true)]
-async fn opaque_ids_are_loaded_in_feed_order_and_a_number_among_them_is_a_mapping_failure() {
-    let world = World::new();
-    world.source.add(["u-7", "u-1", "u-4"].map(event));
-    let mut polling = world.adopted_by("a").await;
-    polling.poll().await;
-    assert_eq!(world.stored_ids(), ["u-7", "u-1", "u-4"]);
-    assert_eq!(world.cursor(), "u-4");
-    world.source.add([event("77")]);
-    polling.poll().await;
-    assert_eq!(world.cursor(), "u-4");
-    assert_eq!(world.report().reachable.as_ref().map(|verdict| verdict.reason), Some(ReachableReason::MappingFailed));
 }
 
 #[rstest]

@@ -15,10 +15,10 @@ request AS MATERIALIZED (
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
         $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
-        $16::bigint[], $17::boolean[]
+        $16::bigint[], $17::boolean[], $31::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, opaque_digits, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -36,7 +36,8 @@ judged AS MATERIALIZED (
         r.attempt,
         r.part,
         r.cursor_after,
-        r.id_kind,
+        coalesce(s.id_kind, r.id_kind) AS id_kind,
+        r.opaque_digits,
         r.least_id,
         r.greatest_id,
         r.n,
@@ -56,6 +57,14 @@ decided AS MATERIALIZED (
         judged.*,
         (
             (sequence_is_id IS FALSE AND reread_to IS NOT NULL AND n + aside > 0)
+            -- In an epoch before, in which all ids were digits, these may have been stored as numbers. The column is not named: on the
+            -- schema of an older release, which may lack it, polls go on.
+            OR (
+                opaque_digits
+                AND EXISTS (
+                    SELECT FROM locked AS l WHERE l.stream = judged.stream AND to_jsonb(l) ->> 'reread_other' IS NOT NULL
+                )
+            )
             OR (sequence_was_id IS TRUE AND least_id <= highest_sequence)
         ) IS TRUE AS reread
     FROM judged
@@ -75,7 +84,8 @@ stored AS (
         a.stream,
         CASE WHEN a.sequence_is_id THEN e.number ELSE a.counted + e.position END,
         CASE
-            WHEN a.sequence_is_id THEN e.id
+            -- An opaque id is found by its text, also where that reads as its count.
+            WHEN a.sequence_is_id OR a.id_kind = 'opaque' THEN e.id
             ELSE nullif(coalesce(e.id, e.number::text), (a.counted + e.position)::text)
         END,
         e.type,

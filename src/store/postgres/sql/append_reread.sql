@@ -9,10 +9,10 @@ request AS MATERIALIZED (
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
         $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
-        $16::bigint[], $17::boolean[]
+        $16::bigint[], $17::boolean[], $31::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, opaque_digits, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -23,9 +23,13 @@ judged AS MATERIALIZED (
         s.slot_at,
         s.ends_at,
         s.highest_sequence,
-        -- Of the two marks, the one for the kind of these ids: ids of the other kind cannot be among them.
+        -- Of the two marks, the one for the kind of these ids. An opaque stream can hold ids that an epoch took for numbers:
+        -- append.sql sends those of digits here as long as there is a mark of numbers.
         CASE WHEN k.other_kind THEN l.reread_other ELSE s.reread_to END AS reread_to,
-        CASE WHEN k.other_kind THEN s.reread_to ELSE l.reread_other END AS reread_other,
+        CASE
+            WHEN k.other_kind THEN nullif(s.reread_to, ltrim(l.reread_other, E'\n'))
+            ELSE l.reread_other
+        END AS reread_other,
         CASE WHEN r.n = 0 THEN s.sequence_is_id ELSE coalesce(s.sequence_is_id, true) AND r.ids_fit END AS sequence_is_id,
         s.sequence_is_id IS FALSE AS was_counted,
         coalesce(s.highest_sequence, 0) AS counted,
@@ -33,7 +37,7 @@ judged AS MATERIALIZED (
         r.attempt,
         r.part,
         r.cursor_after,
-        r.id_kind,
+        k.id_kind,
         r.repeated,
         r.conflicting,
         r.not_ascending,
@@ -46,7 +50,9 @@ judged AS MATERIALIZED (
     JOIN standing AS s USING (stream)
     JOIN locked AS l USING (stream)
     CROSS JOIN LATERAL (
-        SELECT ((s.reread_to ~ '^[0-9]+$') <> (coalesce(s.id_kind, r.id_kind) = 'number')) IS TRUE AS other_kind
+        SELECT
+            coalesce(s.id_kind, r.id_kind) AS id_kind,
+            ((s.reread_to ~ '^[0-9]+$') <> (coalesce(s.id_kind, r.id_kind) = 'number')) IS TRUE AS other_kind
     ) AS k
 ),
 accepted AS MATERIALIZED (
@@ -57,7 +63,9 @@ incoming AS MATERIALIZED (
         a.stream,
         a.stored_at,
         a.sequence_is_id,
-        a.was_counted,
+        -- What may be stored under a count.
+        a.was_counted OR a.id_kind = 'opaque' AS is_counted,
+        a.id_kind = 'opaque' AS is_opaque,
         a.counted,
         coalesce(e.id, e.number::text) AS whole_id,
         e.*
@@ -77,6 +85,19 @@ known AS MATERIALIZED (
         AND e.sequence BETWEEN (SELECT min(number) FROM incoming) AND (SELECT max(number) FROM incoming)
         AND (e.sequence IN (SELECT number FROM incoming)) IS TRUE
     UNION ALL
+    -- An opaque id that was taken for a number: a probe for each and day. They are few.
+    SELECT e.sequence, e.id, e.type, e.subject, e.occurred_at, e.payload
+    FROM headgate.event AS e
+    WHERE
+        e.stream = (SELECT stream FROM accepted)
+        AND e.id IS NULL
+        AND e.sequence = ANY (ARRAY(
+            SELECT i.whole_id::bigint
+            FROM incoming AS i
+            -- The texts of numbers, as far as an id can be a sequence.
+            WHERE i.is_opaque AND CASE WHEN i.whole_id ~ '^(0|[1-9][0-9]{0,18})$' THEN i.whole_id::numeric <= 8e18 END
+        ))
+    UNION ALL
     -- Or under a count, which only a stream that was ever counted has: a probe for each id and day (8 s, so that the caller
     -- has to send such a page in parts).
     SELECT e.sequence, e.id, e.type, e.subject, e.occurred_at, e.payload
@@ -84,7 +105,7 @@ known AS MATERIALIZED (
     WHERE
         e.stream = (SELECT stream FROM accepted)
         AND e.id IS NOT NULL
-        AND ltrim(e.id, '0') = ANY (ARRAY(SELECT ltrim(whole_id, '0') FROM incoming WHERE was_counted))
+        AND ltrim(e.id, '0') = ANY (ARRAY(SELECT ltrim(whole_id, '0') FROM incoming WHERE is_counted))
 ),
 found AS MATERIALIZED (
     SELECT DISTINCT ON (i.position)
@@ -97,14 +118,15 @@ found AS MATERIALIZED (
         ) AS same
     FROM incoming AS i
     JOIN known AS k ON ltrim(coalesce(k.id, k.sequence::text), '0') = ltrim(i.whole_id, '0')
-    -- Ids of digits are equal as numbers, others as texts.
-    WHERE k.id IS NULL OR k.id = i.whole_id OR (k.id ~ '^[0-9]+$' AND i.whole_id ~ '^[0-9]+$')
+    -- Numbers are equal by value, opaque ids as texts.
+    WHERE coalesce(k.id, k.sequence::text) = i.whole_id OR (NOT i.is_opaque AND coalesce(k.id, '0') ~ '^[0-9]+$')
     ORDER BY i.position
 ),
 fresh AS MATERIALIZED (
     SELECT
         i.stream,
         i.whole_id,
+        i.is_opaque,
         i.type,
         i.subject,
         i.occurred_at,
@@ -125,7 +147,9 @@ tally AS MATERIALIZED (
 ),
 stored AS (
     INSERT INTO headgate.event (stream, sequence, id, type, subject, occurred_at, stored_at, payload)
-    SELECT stream, sequence, nullif(whole_id, sequence::text), type, subject, occurred_at, stored_at, payload
+    SELECT
+        stream, sequence, CASE WHEN is_opaque THEN whole_id ELSE nullif(whole_id, sequence::text) END,
+        type, subject, occurred_at, stored_at, payload
     FROM fresh
 ),
 kept_aside AS (
@@ -159,8 +183,8 @@ moved AS (
         -- The re-read is over once its last id came by, or was passed. What is set aside may go ahead of events that it came
         -- behind, so where more of them follow, it says nothing yet.
         reread_to = CASE
-            WHEN a.reread_to = ANY ($27) AND NOT a.more_follows THEN NULL
-            WHEN EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = a.reread_to) THEN NULL
+            WHEN ltrim(a.reread_to, E'\n') = ANY ($27) AND NOT a.more_follows THEN NULL
+            WHEN EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = ltrim(a.reread_to, E'\n')) THEN NULL
             WHEN a.reread_to ~ '^[0-9]+$' AND a.cursor_after ~ '^[0-9]+$' AND a.cursor_after::numeric >= a.reread_to::numeric
                 THEN NULL
             ELSE a.reread_to

@@ -18,15 +18,25 @@ judged AS MATERIALIZED (
     JOIN standing AS s USING (stream)
 ),
 -- What was stored lies up to these cursors, one for each kind of id. A mark of an epoch before stands for the cursor of its
--- kind: that has not passed it yet.
+-- kind: that has not passed it yet. The kind is the stream's: a mark of digits only is one of numbers, and stands behind a line feed,
+-- which no id holds, if it is opaque.
 marks AS MATERIALIZED (
     SELECT
         j.stream,
         j.start,
-        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, j.cursor], true) AS numbers_to,
-        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, j.cursor], false) AS opaque_to
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, c.numbers_to], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, c.opaque_to], false) AS opaque_to
     FROM judged AS j
     JOIN locked AS l USING (stream)
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN j.id_kind = 'number' OR (j.id_kind IS NULL AND j.cursor ~ '^[0-9]+$') THEN j.cursor END AS numbers_to,
+            CASE
+                WHEN j.cursor !~ '^[0-9]+$' THEN j.cursor
+                -- Where nothing came after digits, they may be either, unless the stream never held an opaque id.
+                WHEN j.id_kind = 'opaque' OR (j.id_kind IS NULL AND j.sequence_is_id IS FALSE) THEN E'\n' || j.cursor
+            END AS opaque_to
+    ) AS c
     WHERE j.highest_sequence IS NOT NULL
 ),
 -- Nothing comes again where the new start lies at the mark, or, for numbers, beyond it. An opaque id elsewhere proves nothing:
@@ -35,7 +45,7 @@ ahead AS MATERIALIZED (
     SELECT
         stream,
         CASE WHEN (start ~ '^[0-9]+$' AND start::numeric >= numbers_to::numeric) IS NOT TRUE THEN numbers_to END AS numbers_to,
-        nullif(opaque_to, start) AS opaque_to
+        CASE WHEN ltrim(opaque_to, E'\n') IS DISTINCT FROM start THEN opaque_to END AS opaque_to
     FROM marks
 ),
 reset AS (
