@@ -9,6 +9,7 @@ mod database;
 mod faults;
 mod forget;
 mod gate;
+mod marks;
 mod opaque_digits;
 mod plans;
 mod races;

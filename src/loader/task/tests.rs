@@ -2,6 +2,7 @@ mod changes;
 mod credentials;
 mod finalizer;
 mod poll_requests;
+mod resets;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,6 +2,7 @@
 //! really served, and the parts that a test puts together.
 
 mod freeze;
+mod marks;
 mod page;
 mod partition;
 mod row;

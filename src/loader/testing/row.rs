@@ -5,6 +5,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::marks::Marks;
 use crate::{
     clock::Moment,
     event::{Cursor, Event, EventId, IdKind, SetAside, SetAsideReason},
@@ -33,8 +34,7 @@ pub(in crate::loader) struct FakeRow {
     /// In the order in which they were stored.
     pub(in crate::loader) events: Vec<Event>,
     known: HashMap<String, usize>,
-    /// After a reset: the cursor up to which events come again.
-    reread_to: Option<EventId>,
+    marks: Marks,
     pub(in crate::loader) set_aside: Vec<SetAside>,
     /// Who adopted it, in order.
     pub(in crate::loader) adopters: Vec<Holder>,
@@ -58,7 +58,7 @@ impl FakeRow {
             events_stored: 0,
             events: Vec::new(),
             known: HashMap::new(),
-            reread_to: None,
+            marks: Marks::default(),
             set_aside: Vec::new(),
             adopters: Vec::new(),
             commits: BTreeMap::new(),
@@ -137,7 +137,13 @@ impl FakeRow {
         }
         self.fence.0 += 1;
         self.epoch = reset.epoch;
-        self.reread_to = self.reread_to.take().or_else(|| self.cursor.id().cloned());
+        if !self.events.is_empty() {
+            let cursor = self.cursor.id().filter(|_| self.kind != Some(IdKind::Number));
+            if cursor.is_some_and(|id| self.set_aside.iter().any(|item| item.id == *id)) {
+                self.marks.cover_no_more();
+            }
+            self.marks.reset(cursor, reset.start.id(), self.events_stored);
+        }
         self.cursor = reset.start.clone();
         (self.kind, self.progressive) = (None, true);
         self.id_path.clone_from(&reset.id_path);
@@ -195,13 +201,14 @@ impl FakeRow {
         if append.events.len() + append.set_aside.len() > 0 {
             self.kind = self.kind.or(append.id_kind);
         }
+        let looks_up = append.looks_up || self.marks.is_read_again() || self.kind == Some(IdKind::Number);
         for event in append.events.iter() {
-            self.reread_to.take_if(|mark| *mark == event.id);
-            let looks_up = append.looks_up || self.reread_to.is_some() || self.kind == Some(IdKind::Number);
             self.store(event, looks_up, &mut appended);
         }
+        self.marks.came_by(append.events.iter().map(|event| &event.id));
         self.set_aside.extend(append.set_aside.iter().cloned());
         if !append.more_follows {
+            self.marks.came_by(append.set_aside.iter().map(|item| &item.id));
             let conflicts = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
             appended.conflicting += conflicts.count() as u64;
         }
@@ -222,7 +229,7 @@ impl FakeRow {
     pub(super) fn find_stored(&self, ids: &[&EventId]) -> HashSet<EventId> {
         let aside = |id: &EventId| !self.events.is_empty() && self.set_aside.iter().any(|item| item.id == *id);
         let came = |id: &EventId| self.known.contains_key(id.as_str()) || aside(id);
-        ids.iter().filter(|id| self.reread_to.is_none() && came(id)).map(|id| (*id).clone()).collect()
+        ids.iter().filter(|id| !self.marks.is_read_again() && came(id)).map(|id| (*id).clone()).collect()
     }
 
     pub(super) fn has_older(&self, id: &EventId) -> bool {
@@ -262,6 +269,7 @@ impl FakeRow {
         self.cursor = Cursor::Start;
         self.events.clear();
         self.known.clear();
+        self.marks = Marks::default();
         self.events_stored = 0;
         Answer::Applied(())
     }

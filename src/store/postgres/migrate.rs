@@ -103,7 +103,7 @@ async fn run(options: &PgConnectOptions, limit: Duration) -> Result<(), MigrateE
 #[cfg(test)]
 mod tests {
     /// The checksum of each migration, as the databases that have applied it have written it down.
-    const APPLIED: [(i64, &str); 7] = [
+    const APPLIED: [(i64, &str); 8] = [
         (
             1,
             "8536f59fb8818ed1195bbebd268c89fc7c9de004fcbf4dc23abcf358301407c7\
@@ -138,6 +138,11 @@ mod tests {
             7,
             "b3aec495c25bb64ae583b124ba71978f5aa3aaeb17ef49ae4ff9b990003cf875\
              b8ca16153f2177d97ff964a213371656",
+        ),
+        (
+            8,
+            "d2bbd55c4173894eca86742787ab9fdccf5eab549f7150c500bb6c094d842480\
+             df141c778520ab79e764cc47416b989b",
         ),
     ];
 

@@ -139,7 +139,9 @@ async fn on_the_schema_of_an_older_release_what_it_lacks_fails_clearly_and_chang
                 made => panic!("{made:?}"),
             },
             // An adopter learns what the ids were read from.
-            6.. => store.adopt(replica.adoption()).await.expect_err("nothing says it"),
+            6 => store.adopt(replica.adoption()).await.expect_err("nothing says it"),
+            // Several opaque marks are kept.
+            7.. => store.reset(replica.resetting_to(1, Cursor::Start)).await.expect_err("it keeps one"),
         };
         assert!(
             matches!(&error, StoreError::Failed { sqlstate, .. } if ["42P01", "42703", "42883"].contains(&sqlstate.as_str())),

@@ -145,6 +145,29 @@ tally AS MATERIALIZED (
         (SELECT min(sequence) FROM fresh) AS first_sequence,
         (SELECT max(sequence) FROM fresh) AS last_sequence
 ),
+-- The re-read is over once the last of its marks came by, or, a number, was passed. What is set aside may go ahead of events that
+-- it came behind, so where more of them follow, it says nothing yet.
+pending AS MATERIALIZED (
+    SELECT
+        a.stream,
+        n.is_number,
+        CASE
+            WHEN n.is_number AND a.reread_to = ANY (c.ids) THEN NULL
+            WHEN n.is_number AND a.cursor_after ~ '^[0-9]+$' AND a.cursor_after::numeric >= a.reread_to::numeric THEN NULL
+            WHEN n.is_number THEN a.reread_to
+            ELSE headgate.opaque_mark(ARRAY(
+                SELECT i.id
+                FROM unnest(headgate.opaque_ids(ARRAY[a.reread_to])) WITH ORDINALITY AS i (id, place)
+                WHERE i.id <> ALL (c.ids)
+                ORDER BY i.place
+            ))
+        END AS reread_to
+    FROM accepted AS a
+    CROSS JOIN LATERAL (
+        SELECT ARRAY(SELECT whole_id FROM incoming) || CASE WHEN a.more_follows THEN '{}' ELSE $27::text[] END AS ids
+    ) AS c
+    CROSS JOIN LATERAL (SELECT (a.reread_to ~ '^[0-9]+$') IS TRUE AS is_number) AS n
+),
 stored AS (
     INSERT INTO headgate.event (stream, sequence, id, type, subject, occurred_at, stored_at, payload)
     SELECT
@@ -180,16 +203,10 @@ moved AS (
         id_kind = coalesce(g.id_kind, a.id_kind),
         sequence_is_id = a.sequence_is_id,
         highest_sequence = greatest(a.highest_sequence, t.last_sequence),
-        -- The re-read is over once its last id came by, or was passed. What is set aside may go ahead of events that it came
-        -- behind, so where more of them follow, it says nothing yet.
-        reread_to = CASE
-            WHEN ltrim(a.reread_to, E'\n') = ANY ($27) AND NOT a.more_follows THEN NULL
-            WHEN EXISTS (SELECT FROM incoming AS i WHERE i.whole_id = ltrim(a.reread_to, E'\n')) THEN NULL
-            WHEN a.reread_to ~ '^[0-9]+$' AND a.cursor_after ~ '^[0-9]+$' AND a.cursor_after::numeric >= a.reread_to::numeric
-                THEN NULL
-            ELSE a.reread_to
-        END,
+        reread_to = p.reread_to,
         reread_other = a.reread_other,
+        -- A mark that came by stands for nothing any more.
+        reread_covers = CASE WHEN p.reread_to IS NOT DISTINCT FROM a.reread_to OR p.is_number THEN g.reread_covers END,
         events_stored = g.events_stored + t.stored,
         progressive = g.progressive AND NOT a.not_ascending,
         parts = a.part + 1,
@@ -209,6 +226,7 @@ moved AS (
             ELSE greatest(a.now + a.next_start, a.slot_at) - a.now
         END
     FROM accepted AS a
+    JOIN pending AS p USING (stream)
     CROSS JOIN tally AS t
     WHERE g.stream = a.stream
     RETURNING g.stream, g.events_stored

@@ -4,7 +4,7 @@
 request AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (stream, uid, ordinal)
 ),
--- As in reset.sql.
+-- As in reset.sql, but that the cursor always joins the marks that stand.
 marks AS MATERIALIZED (
     SELECT
         s.stream,

@@ -43,6 +43,7 @@ forgotten AS (
         highest_sequence = NULL,
         reread_to = NULL,
         reread_other = NULL,
+        reread_covers = NULL,
         events_stored = 0,
         progressive = true,
         start_ignored = false

@@ -17,15 +17,17 @@ judged AS MATERIALIZED (
     FROM request AS r
     JOIN standing AS s USING (stream)
 ),
--- What was stored lies up to these cursors, one for each kind of id. A mark of an epoch before stands for the cursor of its
--- kind: that has not passed it yet. The kind is the stream's: a mark of digits only is one of numbers, and stands behind a line feed,
--- which no id holds, if it is opaque.
+-- What was stored lies up to these marks. Of numbers one is enough: a mark of an epoch before stands for the cursor, that has not
+-- passed it yet. An opaque id may lie before another or behind it, so each that has not come by stays, and the cursor joins them
+-- unless they stand for all that is stored (migration 8). The kind of the cursor is the stream's: a mark of digits only is one of
+-- numbers, and stands behind a line feed if it is opaque.
 marks AS MATERIALIZED (
     SELECT
         j.stream,
         j.start,
-        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, c.numbers_to], true) AS numbers_to,
-        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, c.opaque_to], false) AS opaque_to
+        j.events_stored,
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, k.numbers_to], true) AS numbers_to,
+        headgate.opaque_ids(ARRAY[j.reread_to, l.reread_other, CASE WHEN c.covered THEN NULL ELSE k.opaque_to END]) AS opaque
     FROM judged AS j
     JOIN locked AS l USING (stream)
     CROSS JOIN LATERAL (
@@ -36,6 +38,13 @@ marks AS MATERIALIZED (
                 -- Where nothing came after digits, they may be either, unless the stream never held an opaque id.
                 WHEN j.id_kind = 'opaque' OR (j.id_kind IS NULL AND j.sequence_is_id IS FALSE) THEN E'\n' || j.cursor
             END AS opaque_to
+    ) AS k
+    CROSS JOIN LATERAL (
+        SELECT
+            l.reread_covers = j.events_stored
+            AND headgate.opaque_ids(ARRAY[j.reread_to, l.reread_other]) <> '{}'
+            -- An item that was set aside may lie beyond them.
+            AND NOT EXISTS (SELECT FROM headgate.set_aside AS a WHERE a.stream = j.stream AND a.id = j.cursor) AS covered
     ) AS c
     WHERE j.highest_sequence IS NOT NULL
 ),
@@ -45,7 +54,8 @@ ahead AS MATERIALIZED (
     SELECT
         stream,
         CASE WHEN (start ~ '^[0-9]+$' AND start::numeric >= numbers_to::numeric) IS NOT TRUE THEN numbers_to END AS numbers_to,
-        CASE WHEN ltrim(opaque_to, E'\n') IS DISTINCT FROM start THEN opaque_to END AS opaque_to
+        headgate.opaque_mark(array_remove(opaque, start)) AS opaque_to,
+        CASE WHEN (start = ANY (opaque)) IS NOT TRUE THEN events_stored END AS covers
     FROM marks
 ),
 reset AS (
@@ -63,6 +73,7 @@ reset AS (
         -- The first append that looks ids up puts the mark of its kind first.
         reread_to = coalesce(m.numbers_to, m.opaque_to),
         reread_other = CASE WHEN m.numbers_to IS NOT NULL THEN m.opaque_to END,
+        reread_covers = CASE WHEN m.opaque_to IS NOT NULL THEN m.covers END,
         start_ignored = false,
         deadline = j.ends_at,
         not_before = j.starts_at
