@@ -72,7 +72,7 @@ fn bad_answers() -> Vec<Case> {
         answers("prose", Fault::NotJson, "DecodeFailed", "at byte 0"),
         answers("shapeless", Fault::WrongShape, "DecodeFailed", "`http.decode.itemsPath: $."),
         answers("nameless", Fault::BadItem, "MappingFailed", "`mapping.idPath`"),
-        answers("mixed", Fault::OtherKindOfId, "MappingFailed", "`mapping.idPath`"),
+        answers("mixed", Fault::NoNumber, "MappingFailed", "raise `spec.epoch`"),
         answers("backwards", Fault::Unsorted, "CursorRejected", "sort the answer by id"),
         answers("looping", Fault::IgnoresAfterId, "CursorRejected", "at or below the cursor"),
     ]
@@ -171,7 +171,7 @@ fn sources() -> Vec<SourceConfig> {
     sources.extend(["secretless", "keyless", "garbled"].map(guarded));
     sources.extend(bad_answers().into_iter().map(|case| {
         let fault = case.fault.expect("each of them has one");
-        SourceConfig::new(case.name, 1_000).sometimes(1.0, fault)
+        SourceConfig::new(case.name, 2_000).sometimes(1.0, fault)
     }));
     sources
 }

@@ -174,7 +174,7 @@ impl Log<'_> {
         match answer.fault {
             // The log holds only whole events, and what came before the cut can be stored.
             FaultKind::CutBody => self.comes_in_whole_pages(place),
-            FaultKind::BadItem | FaultKind::OtherKindOfId => {
+            FaultKind::BadItem | FaultKind::NoNumber => {
                 self.comes_in_whole_pages(place) || !is_before_the_gap(index, answer)
             }
             // Sorted, it could be taken if it was all there is.

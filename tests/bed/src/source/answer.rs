@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use super::{
-    fault::Fault,
-    feed::{Feed, IdStyle},
-    wire,
-};
+use super::{fault::Fault, feed::Feed, wire};
 use crate::{
     access_log::{Access, Delivered},
     clock,
@@ -80,12 +76,10 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
         Some(Fault::BadItem) => {
             Answer::page_with_bad_item(feed, &page(after, limit), format!("{{\"type\":\"{UNSPEAKABLE}\"}}"))
         }
-        Some(Fault::OtherKindOfId) => {
-            let id = match feed.ids {
-                IdStyle::Number => format!("\"{UNSPEAKABLE}\""),
-                IdStyle::Opaque => "7".to_owned(),
-            };
-            Answer::page_with_bad_item(feed, &page(after, limit), format!("{{\"id\":{id}}}"))
+        // From the first page a stream would learn that its ids are no numbers.
+        Some(Fault::NoNumber) if after == 0 => Answer::page(feed, &page(after, limit)),
+        Some(Fault::NoNumber) => {
+            Answer::page_with_bad_item(feed, &page(after, limit), format!("{{\"id\":\"{UNSPEAKABLE}\"}}"))
         }
         Some(Fault::OtherContent) => Answer::items(page(after, limit).iter().map(|&index| {
             let other = feed.event(index).replacen("order.placed", UNSPEAKABLE, 1);

@@ -31,8 +31,8 @@ pub enum Fault {
     IgnoresAfterId,
     /// One item of the page (in its middle) has no id.
     BadItem,
-    /// One item of the page (in its middle) has an id of the other kind: a text among numbers, a number among texts.
-    OtherKindOfId,
+    /// One item of each page but the first (in its middle) has a text for an id, where those of all others are numbers.
+    NoNumber,
     /// Sends the events of the page with other content under the same ids.
     OtherContent,
     /// 200 with a page for people.
@@ -60,7 +60,7 @@ pub enum FaultKind {
     MoreThanAsked,
     IgnoresAfterId,
     BadItem,
-    OtherKindOfId,
+    NoNumber,
     OtherContent,
     NotJson,
     WrongShape,
@@ -84,7 +84,7 @@ impl From<Option<&Fault>> for FaultKind {
             Some(Fault::MoreThanAsked) => Self::MoreThanAsked,
             Some(Fault::IgnoresAfterId) => Self::IgnoresAfterId,
             Some(Fault::BadItem) => Self::BadItem,
-            Some(Fault::OtherKindOfId) => Self::OtherKindOfId,
+            Some(Fault::NoNumber) => Self::NoNumber,
             Some(Fault::OtherContent) => Self::OtherContent,
             Some(Fault::NotJson) => Self::NotJson,
             Some(Fault::WrongShape) => Self::WrongShape,
