@@ -202,4 +202,16 @@ async fn a_stream_that_began_as_numbers_reads_on_as_opaque_from_its_cursor() {
     assert_eq!(replica.adopt().await.id_kind, Some(IdKind::Opaque));
     assert!(!is_read_again(&database, &replica).await);
     assert_eq!(stored(&database, &replica).await, ["507199111111", "507199222222", "5f07", "507199000000"]);
+
+    // What was stored as numbers is known, though no mark stands.
+    let known = BTreeSet::from(["507199111111", "507199222222"].map(str::to_owned));
+    assert_eq!(found(&replica, &["507199111111", "5f08", "507199222222", "00"]).await, known);
+    let has_older = async |id| replica.store.has_older(&replica.stream, &EventId::new(id).unwrap()).await.unwrap();
+    assert!(
+        has_older("507199222222").await && !has_older("507199111111").await && !has_older("99999999999999999999").await
+    );
+    replica.reserve().await;
+    let page = Append { looks_up: true, ..replica.closing(events(["5f08", "507199111111"])) };
+    let told = replica.append(&page).await;
+    assert_eq!((told.stored, told.repeated), (1, 1));
 }

@@ -1,11 +1,25 @@
 -- Whether the stream ($1) still has an event that was stored before the one of this id ($2; in the index without leading zeros,
 -- $3), or never had one: opaque ids are counted from 1. If not, retention has dropped what came before it. An item that was set
 -- aside has no number; where the cursor stands at it, every event came before it. One snapshot, because a day may be dropped
--- beside it: what is gone by then itself has nothing older.
+-- beside it: what is gone by then itself has nothing older. (After a reset that skipped events and another that read them, what was
+-- stored first is not what is first in the feed: retention may then drop what lies behind, and this does not see it.)
 WITH given AS MATERIALIZED (
-    SELECT min(e.sequence) AS sequence
-    FROM headgate.event AS e
-    WHERE e.stream = $1 AND e.id IS NOT NULL AND ltrim(e.id, '0') = $3 AND e.id = $2
+    SELECT min(k.sequence) AS sequence
+    FROM (
+        SELECT e.sequence
+        FROM headgate.event AS e
+        WHERE e.stream = $1 AND e.id IS NOT NULL AND ltrim(e.id, '0') = $3 AND e.id = $2
+        UNION ALL
+        -- Or as a number, in an epoch before in which all ids were digits.
+        SELECT e.sequence
+        FROM headgate.event AS e
+        WHERE
+            e.stream = $1
+            AND e.id IS NULL
+            AND e.sequence = CASE
+                WHEN $2 ~ '^(0|[1-9][0-9]{0,18})$' THEN CASE WHEN $2::numeric <= 8e18 THEN $2::bigint END
+            END
+    ) AS k
 )
 SELECT
     (
