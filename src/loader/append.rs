@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::StoredReason,
     backoff::{Backoff, Waits},
-    event::{Cursor, EventId},
+    event::{Cursor, EventId, IdKind},
     permit::Attempt,
     store::{Answer, Append, Appended, Close, Row, StoreError, Then},
 };
@@ -98,16 +98,19 @@ impl<'a> Appender<'a> {
         batch.stop_before_trailing(&known);
         let cursor = batch.cursor_after.clone();
         // The next one to be sent is the last of them.
-        let mut left = vec![batch];
+        let (mut left, mut is_split) = (vec![batch], false);
         let mut row_opens = None;
         while let Some(part) = left.pop() {
             if part.events.len() > self.most_events {
                 let (first, second) = part.halves(&known);
                 left.extend([second, first]);
+                is_split = true;
                 continue;
             }
             let closes = next_start.filter(|_| left.is_empty());
-            let looks_up = part.events.iter().any(|event| known.contains(&event.id));
+            // The part before may have ended a re-read, in which the store did not tell what it knew.
+            let looks_up = (is_split && part.kind == Some(IdKind::Opaque))
+                || part.events.iter().any(|event| known.contains(&event.id));
             let append = Append { looks_up, ..self.statement(part.clone()) };
             match self.send(append, closes, &mut hold).await {
                 Ok(Sent::Stored { row_opens: opens }) => row_opens = opens,
@@ -253,7 +256,6 @@ impl<'a> Appender<'a> {
             set_aside: batch.set_aside,
             not_ascending: batch.not_ascending,
             looks_up: false,
-            more_follows: false,
             then: then(None),
         }
     }

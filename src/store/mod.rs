@@ -222,9 +222,6 @@ pub struct Append {
     pub not_ascending: bool,
     /// It is known to hold events that are stored: each one is looked up, and none is stored twice.
     pub looks_up: bool,
-    /// The database was too slow for this with what follows it. What is set aside goes with all such parts, also with those
-    /// before the events it came behind.
-    pub more_follows: bool,
     pub then: Then,
 }
 

@@ -200,7 +200,6 @@ impl Replica {
             set_aside: Arc::new([]),
             not_ascending: false,
             looks_up: false,
-            more_follows: false,
             then: Then::GoesOn { in_flight: Duration::ZERO },
         }
     }

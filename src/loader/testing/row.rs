@@ -207,11 +207,9 @@ impl FakeRow {
         }
         self.marks.came_by(append.events.iter().map(|event| &event.id));
         self.set_aside.extend(append.set_aside.iter().cloned());
-        if !append.more_follows {
-            self.marks.came_by(append.set_aside.iter().map(|item| &item.id));
-            let conflicts = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
-            appended.conflicting += conflicts.count() as u64;
-        }
+        self.marks.came_by(append.set_aside.iter().map(|item| &item.id));
+        let conflicts = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
+        appended.conflicting += conflicts.count() as u64;
         self.cursor = append.cursor_after.clone();
         self.progressive &= !append.not_ascending;
         self.events_stored += appended.stored;

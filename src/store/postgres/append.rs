@@ -197,10 +197,8 @@ fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Statement<'a> 
         .bind(appends().map(|append| append.not_ascending).bind_iter())
         .bind(appends().map(|append| append.then.close().map(|close| micros(close.next_start_in))).bind_iter())
         .bind(appends().map(|append| append.then.in_flight().map(micros)).bind_iter())
-        .bind(appends().map(|append| append.more_follows).bind_iter());
-    bind_aside(bind_events(query, batches), batches)
-        .bind(clocks::earliest())
-        .bind(batches.iter().map(Batch::has_opaque_digits).bind_iter())
+        .bind(batches.iter().map(Batch::has_opaque_digits).bind_iter());
+    bind_aside(bind_events(query, batches), batches).bind(clocks::earliest())
 }
 
 type Statement<'a> = Query<'a, Postgres, PgArguments>;

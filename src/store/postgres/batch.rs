@@ -140,10 +140,10 @@ pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&
     (!said_by_number).then_some(id)
 }
 
-/// Other content that the loader found in the page. Once, where the append is one of two that take them along.
+/// Other content that the loader found in the page.
 fn found_conflicting(append: &Append) -> i32 {
     let conflicting = append.set_aside.iter().filter(|item| item.reason == SetAsideReason::ConflictingEvent);
-    if append.more_follows { 0 } else { i32::try_from(conflicting.count()).unwrap_or(i32::MAX) }
+    i32::try_from(conflicting.count()).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -179,7 +179,6 @@ mod tests {
             set_aside: Arc::new([]),
             not_ascending: false,
             looks_up: false,
-            more_follows: false,
             then: Then::GoesOn { in_flight: Duration::ZERO },
         }
     }
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn other_content_that_was_found_in_the_page_is_told_once() {
+    fn other_content_that_was_found_in_the_page_is_told() {
         let conflict = SetAside {
             id: EventId::new("1").expect("a valid id"),
             reason: SetAsideReason::ConflictingEvent,
@@ -198,7 +197,6 @@ mod tests {
         let deep = SetAside { reason: SetAsideReason::NestedTooDeep, ..conflict.clone() };
         let append = Append { set_aside: Arc::new([conflict, deep]), ..append(IdKind::Number, &[("1", "1")]) };
         assert_eq!((Batch::of(&append).conflicting, Batch::of(&append).aside.len()), (1, 2));
-        assert_eq!(Batch::of(&Append { more_follows: true, ..append }).conflicting, 0, "the other half tells");
     }
 
     #[test]

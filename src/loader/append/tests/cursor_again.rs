@@ -103,15 +103,32 @@ async fn a_stream_of_one_event_takes_it_again_behind_a_new_one() {
     assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=3)), "x3".to_owned()));
 }
 
-#[tokio::test(start_paused = true)]
-async fn while_everything_is_read_again_the_event_at_the_cursor_behind_others_is_rejected() {
+/// Everything up to this event is stored, and is read again.
+async fn read_again(last: u32) -> World {
     let world = World::new();
-    world.source.next([Script::Exactly(opaque(1..=10))]);
+    world.source.next([Script::Exactly(opaque(1..=last))]);
     world.adopted_by("a").await.poll().await;
     let (holder, fence) = world.store.row(&world.stream, |row| (row.holder.clone().expect("a holder"), row.fence));
     let (stream, uid, id_path) = (world.stream.clone(), String::new(), String::new());
     let reset = Reset { stream, uid, holder, fence, epoch: Epoch(1), start: Cursor::Start, id_path };
     world.store.reset(reset).await.expect("an answer");
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_in_the_parts_of_which_the_reading_again_ends_stores_nothing_twice() {
+    let world = read_again(3).await;
+    let mut polling = world.adopted_by("b").await;
+    world.source.next([Script::Exactly(opaque([1, 2])), Script::Exactly(opaque([3, 4, 1, 5]))]);
+    polling.poll().await;
+    world.store.faults(|faults| faults.too_slow_above = Some(2));
+    polling.poll().await;
+    assert_eq!((world.stored_ids(), world.cursor()), (names(&opaque(1..=5)), "x5".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_everything_is_read_again_the_event_at_the_cursor_behind_others_is_rejected() {
+    let world = read_again(10).await;
     let mut polling = world.adopted_by("b").await;
     world.source.next([Script::Exactly(opaque(1..=5)), Script::Exactly(opaque([4, 5, 6]))]);
     polling.poll().await;

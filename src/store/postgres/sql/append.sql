@@ -15,10 +15,10 @@ request AS MATERIALIZED (
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
         $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
-        $16::bigint[], $17::boolean[], $31::boolean[]
+        $16::bigint[], $17::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, opaque_digits, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, opaque_digits, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -57,8 +57,8 @@ decided AS MATERIALIZED (
         judged.*,
         (
             (sequence_is_id IS FALSE AND reread_to IS NOT NULL AND n + aside > 0)
-            -- In an epoch before, in which all ids were digits, these may have been stored as numbers. The column is not named: on the
-            -- schema of an older release, which may lack it, polls go on.
+            -- In an epoch before, in which all ids were digits, these may have been stored as numbers. The column is not named:
+            -- on the schema of an older release, which may lack it, polls go on.
             OR (
                 opaque_digits
                 AND EXISTS (

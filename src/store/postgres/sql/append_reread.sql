@@ -9,10 +9,10 @@ request AS MATERIALIZED (
     FROM unnest(
         $1::text[], $2::bytea[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
         $10::integer[], $11::integer[], $12::integer[], $13::integer[], $14::boolean[], $15::bigint[],
-        $16::bigint[], $17::boolean[], $31::boolean[]
+        $16::bigint[], $17::boolean[]
     ) WITH ORDINALITY AS r (
         stream, attempt, part, cursor_before, cursor_after, id_kind, ids_fit, least_id, greatest_id,
-        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, more_follows, opaque_digits, ordinal
+        n, aside, repeated, conflicting, not_ascending, next_start_us, in_flight_us, opaque_digits, ordinal
     )
 ),
 judged AS MATERIALIZED (
@@ -43,7 +43,6 @@ judged AS MATERIALIZED (
         r.not_ascending,
         r.next_start,
         r.in_flight,
-        r.more_follows,
         (s.attempt = r.attempt AND s.cursor IS NOT DISTINCT FROM r.cursor_before AND s.parts <= r.part) IS TRUE AS mine,
         ((s.attempt = r.attempt OR s.closed_attempt = r.attempt) AND s.parts > r.part) IS TRUE AS done_before
     FROM request AS r
@@ -145,8 +144,7 @@ tally AS MATERIALIZED (
         (SELECT min(sequence) FROM fresh) AS first_sequence,
         (SELECT max(sequence) FROM fresh) AS last_sequence
 ),
--- The re-read is over once the last of its marks came by, or, a number, was passed. What is set aside may go ahead of events that
--- it came behind, so where more of them follow, it says nothing yet.
+-- The re-read is over once the last of its marks came by, stored or set aside, or, a number, was passed.
 pending AS MATERIALIZED (
     SELECT
         a.stream,
@@ -164,7 +162,7 @@ pending AS MATERIALIZED (
         END AS reread_to
     FROM accepted AS a
     CROSS JOIN LATERAL (
-        SELECT ARRAY(SELECT whole_id FROM incoming) || CASE WHEN a.more_follows THEN '{}' ELSE $27::text[] END AS ids
+        SELECT ARRAY(SELECT whole_id FROM incoming) || $27::text[] AS ids
     ) AS c
     CROSS JOIN LATERAL (SELECT (a.reread_to ~ '^[0-9]+$') IS TRUE AS is_number) AS n
 ),
