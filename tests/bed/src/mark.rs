@@ -43,6 +43,7 @@ pub(crate) fn end_all(root: &Path) -> Result<Vec<String>> {
     let asked = Instant::now();
     let mut found = BTreeSet::new();
     let mut names = Vec::new();
+    let mut looked = false;
     loop {
         for (id, started, signal) in carriers(root) {
             if found.insert((id, started)) {
@@ -54,7 +55,8 @@ pub(crate) fn end_all(root: &Path) -> Result<Vec<String>> {
             }
         }
         found.retain(|&(id, started)| start_time(id) == Some(started));
-        if found.is_empty() {
+        // A process that is just becoming another program shows no environment. The next look sees it.
+        if found.is_empty() && std::mem::replace(&mut looked, true) {
             return Ok(names);
         }
         if asked.elapsed() > PATIENCE {
