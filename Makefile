@@ -9,7 +9,7 @@ BED := $(TARGET)/debug/headgate-bed
 # The SQL is tested on the PostgreSQL of this machine, and on these major versions too (none: make test POSTGRES_TOO=).
 POSTGRES_TOO ?= 18
 # What a version can change: statements, their plans and their locks. Lost answers, clocks and crashes are met alike.
-OF_A_VERSION := adoption:: append:: forget:: gate:: plans:: reread:: upkeep:: races::bulk:: races::gap:: races::reapplied::
+OF_A_VERSION := adoption:: append:: forget:: gate:: marks:: opaque_digits:: plans:: reread:: upkeep:: races::bulk:: races::gap:: races::reapplied::
 
 ##@ Try
 
