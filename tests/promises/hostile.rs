@@ -142,11 +142,7 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
     // Then all the attackers come at once.
     let elsewhere = HostileSource::start(Attack::Silence).expect("a port");
     let cases: Vec<Case> = [heads(&elsewhere), framings(), bodies()].into_iter().flatten().collect();
-    let mut attackers = BTreeMap::new();
-    for case in &cases {
-        let source = HostileSource::start(case.attack).expect("a port");
-        attackers.insert(source.name(), source);
-    }
+    let attackers = attackers_of(&cases);
     let front = TlsFront::called("elsewhere.example", world.stage.source.address()).await;
     set(&world, "ConfigMap", "partner-ca", json!({ "data": { "ca.crt": front.authority() } })).await;
     for case in &cases {
@@ -173,13 +169,7 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
         assert!(rate > alone / 2.0, "{source}: {rate:.2} requests a second beside the others, {alone:.2} alone");
         assert!(longest_gap(&beside, begun, until) < 1_500_000, "{source} stood still");
     }
-    for Case { attack, reason, says, .. } in &cases {
-        says_so(&world, &attack.name(), reason, says).await;
-    }
-    says_so(&world, "wrong-name", "TLSFailed", "is for another name").await;
-    for (name, _) in forbidden(&loopback) {
-        says_so(&world, name, "AddressRefused", "`--allow-addresses`").await;
-    }
+    each_says_what_is_wrong(&world, &cases, &loopback).await;
     loopback.set_nonblocking(true).expect("a socket of ours");
     assert!(loopback.accept().is_err(), "what listens on loopback was connected to");
     for source in attackers.values() {
@@ -190,6 +180,22 @@ async fn p6_every_attack_costs_the_attacker_alone_and_no_more_memory_than_was_pr
     nothing_is_repeated(&world).await;
     stays_within(&world, base, cases.len() as u64);
     world.prove().await;
+}
+
+/// By the names of their sources.
+fn attackers_of(cases: &[Case]) -> BTreeMap<String, HostileSource> {
+    let started = |case: &Case| HostileSource::start(case.attack).expect("a port");
+    cases.iter().map(started).map(|source| (source.name(), source)).collect()
+}
+
+async fn each_says_what_is_wrong(world: &World, cases: &[Case], loopback: &TcpListener) {
+    for Case { attack, reason, says, .. } in cases {
+        says_so(world, &attack.name(), reason, says).await;
+    }
+    says_so(world, "wrong-name", "TLSFailed", "is for another name").await;
+    for (name, _) in forbidden(loopback) {
+        says_so(world, name, "AddressRefused", "`--allow-addresses`").await;
+    }
 }
 
 /// Sources where no source should be.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::{Answer, Forget, StoreError};
 
-const FORGET: &str = verb!("forget.sql");
+const FORGET: &str = verb!("former_cursor.sql", "forget.sql");
 const FORGET_EVENTS: &str = include_str!("sql/forget_events.sql");
 
 const ACTION: &str = "forget the stream";

@@ -20,14 +20,14 @@ use crate::{
 
 /// One verb: how all of them begin, then its own part.
 macro_rules! verb {
-    ($file:literal) => {
-        concat!(include_str!("sql/lock.sql"), include_str!(concat!("sql/", $file)))
+    ($($file:literal),+) => {
+        concat!(include_str!("sql/lock.sql"), $(include_str!(concat!("sql/", $file))),+)
     };
 }
 pub(super) use verb;
 
 const ADOPT: &str = verb!("adopt.sql");
-const RESET: &str = verb!("reset.sql");
+const RESET: &str = verb!("former_cursor.sql", "reset.sql");
 pub(super) const RESERVE: &str = verb!("reserve.sql");
 pub(super) const EXTEND: &str = verb!("extend.sql");
 const ABORT: &str = verb!("abort.sql");

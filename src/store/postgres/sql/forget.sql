@@ -7,21 +7,11 @@ request AS MATERIALIZED (
 -- As in reset.sql, but that the cursor always joins the marks that stand.
 marks AS MATERIALIZED (
     SELECT
-        s.stream,
-        headgate.first_of_kind(ARRAY[s.reread_to, l.reread_other, c.numbers_to], true) AS numbers_to,
-        headgate.first_of_kind(ARRAY[s.reread_to, l.reread_other, c.opaque_to], false) AS opaque_to
-    FROM standing AS s
+        f.stream,
+        headgate.first_of_kind(ARRAY[l.reread_to, l.reread_other, f.numbers_to], true) AS numbers_to,
+        headgate.first_of_kind(ARRAY[l.reread_to, l.reread_other, f.opaque_to], false) AS opaque_to
+    FROM former AS f
     JOIN locked AS l USING (stream)
-    CROSS JOIN LATERAL (
-        SELECT
-            CASE WHEN s.id_kind = 'number' OR (s.id_kind IS NULL AND s.cursor ~ '^[0-9]+$') THEN s.cursor END AS numbers_to,
-            CASE
-                WHEN s.cursor !~ '^[0-9]+$' THEN s.cursor
-                -- Where nothing came after digits, they may be either, unless the stream never held an opaque id.
-                WHEN s.id_kind = 'opaque' OR (s.id_kind IS NULL AND s.sequence_is_id IS FALSE) THEN E'\n' || s.cursor
-            END AS opaque_to
-    ) AS c
-    WHERE s.highest_sequence IS NOT NULL
 ),
 begun AS (
     UPDATE headgate.source AS g

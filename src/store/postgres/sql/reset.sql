@@ -19,26 +19,17 @@ judged AS MATERIALIZED (
 ),
 -- What was stored lies up to these marks. Of numbers one is enough: a mark of an epoch before stands for the cursor, that has not
 -- passed it yet. An opaque id may lie before another or behind it, so each that has not come by stays, and the cursor joins them
--- unless they stand for all that is stored (migration 8). The kind of the cursor is the stream's: a mark of digits only is one of
--- numbers, and stands behind a line feed if it is opaque.
+-- unless they stand for all that is stored (migration 8).
 marks AS MATERIALIZED (
     SELECT
         j.stream,
         j.start,
         j.events_stored,
-        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, k.numbers_to], true) AS numbers_to,
-        headgate.opaque_ids(ARRAY[j.reread_to, l.reread_other, CASE WHEN c.covered THEN NULL ELSE k.opaque_to END]) AS opaque
+        headgate.first_of_kind(ARRAY[j.reread_to, l.reread_other, f.numbers_to], true) AS numbers_to,
+        headgate.opaque_ids(ARRAY[j.reread_to, l.reread_other, CASE WHEN c.covered THEN NULL ELSE f.opaque_to END]) AS opaque
     FROM judged AS j
     JOIN locked AS l USING (stream)
-    CROSS JOIN LATERAL (
-        SELECT
-            CASE WHEN j.id_kind = 'number' OR (j.id_kind IS NULL AND j.cursor ~ '^[0-9]+$') THEN j.cursor END AS numbers_to,
-            CASE
-                WHEN j.cursor !~ '^[0-9]+$' THEN j.cursor
-                -- Where nothing came after digits, they may be either, unless the stream never held an opaque id.
-                WHEN j.id_kind = 'opaque' OR (j.id_kind IS NULL AND j.sequence_is_id IS FALSE) THEN E'\n' || j.cursor
-            END AS opaque_to
-    ) AS k
+    JOIN former AS f USING (stream)
     CROSS JOIN LATERAL (
         SELECT
             l.reread_covers = j.events_stored
@@ -46,7 +37,6 @@ marks AS MATERIALIZED (
             -- An item that was set aside may lie beyond them.
             AND NOT EXISTS (SELECT FROM headgate.set_aside AS a WHERE a.stream = j.stream AND a.id = j.cursor) AS covered
     ) AS c
-    WHERE j.highest_sequence IS NOT NULL
 ),
 -- Nothing comes again where the new start lies at the mark, or, for numbers, beyond it. An opaque id elsewhere proves nothing:
 -- it may lie before the mark or behind it. Its mark ends only when the event at the mark comes by.
