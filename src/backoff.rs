@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use rand::{Rng, RngExt};
+
+/// Between half of a wait and all of it: those who wait for the same thing do not come at the same moment.
+pub fn jittered(wait: Duration, rng: &mut impl Rng) -> Duration {
+    wait.mul_f64(rng.random_range(0.5..=1.0))
+}
+
 /// The waits after failures in a row: each twice as long as the one before it, up to the longest.
 ///
-/// Jitter comes on top where it is waited: what has to be kept apart differs.
+/// [`jittered`] keeps apart those who wait for the same thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -54,6 +61,10 @@ impl Waits {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -65,6 +76,14 @@ mod tests {
         let told: Vec<_> = (0..5).map(|_| waits.failed().as_secs()).collect();
         assert_eq!(told, [1, 2, 4, 5, 5]);
         assert_eq!([backoff.after(2), backoff.after(u32::MAX)], [4 * SECOND, backoff.longest()]);
+    }
+
+    #[test]
+    fn jitter_leaves_at_least_half_of_a_wait_and_never_the_same_one() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let waits: BTreeSet<_> = (0..100).map(|_| jittered(SECOND, &mut rng)).collect();
+        assert!(waits.iter().all(|wait| (SECOND / 2..=SECOND).contains(wait)), "{waits:?}");
+        assert!(waits.len() > 90 && waits.last() > waits.first().map(|least| *least + SECOND / 3).as_ref());
     }
 
     #[test]

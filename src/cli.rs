@@ -9,9 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use crate::{fetch::http::Egress, mutation, telemetry::logs::LogFormat};
+use crate::{mutation, telemetry::logs::LogFormat};
 
-/// Of a shorter one, the second that a Lease counts in would be most.
+/// A Lease counts whole seconds: below this, rounding would be most of it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// Collects immutable events from remote, rate-limited sources into PostgreSQL, each transported once.
@@ -127,12 +127,6 @@ impl RunArgs {
         }
         Ok(())
     }
-
-    /// Where sources may be.
-    #[must_use]
-    pub fn egress(&self) -> Egress {
-        Egress::new(&self.allow_addresses, &self.deny_addresses)
-    }
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
@@ -180,6 +174,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::ownership::kubernetes::Config;
 
     fn run(flags: &[&str]) -> Result<RunArgs, String> {
         let line = ["headgate", "run", "--database-url", "postgres://localhost/x"];
@@ -192,6 +187,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_the_tests_of_ownership_run_with() {
+        let (args, config) = (run(&[]).unwrap(), Config::of_pod("headgate-0", "v1"));
+        assert_eq!(args.lease_duration, config.lease_duration);
+        assert_eq!(args.lease_renew_interval, config.renew_interval);
+        assert_eq!(args.drain_timeout, config.drain_limit);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`mutation`] | rules left out on purpose, for the check of the chaos run. Nothing without the feature `mutations` |
 //! | [`clock`] | this machine's clocks, where a suspended machine must be noticed |
+//! | `deadline` | the end of the time for an answer, for a process that may have been frozen |
 //! | [`backoff`] | waits that grow while something fails |
 //! | [`event`] | events, their ids, cursors and streams |
 //! | [`permit`] | the right to send one request, which can be spent once |
@@ -33,6 +34,7 @@ pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod controller;
+pub(crate) mod deadline;
 pub mod desired;
 pub mod event;
 pub mod fetch;

@@ -20,7 +20,7 @@ pub struct Sources {
     pub reports: Reports,
 }
 
-/// One source. What only its holder knows is left out by the others.
+/// One source, in the words of its status. What only its holder knows is left out by the others.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceView {
@@ -31,8 +31,12 @@ pub struct SourceView {
     pub held: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Events in the store.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub events_stored: Option<u64>,
+    pub events_loaded: Option<u64>,
+    /// Events that travelled twice while this replica held it, as far as it can tell (P3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_retransported: Option<u64>,
     /// Whether the last answer brought everything there was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caught_up: Option<bool>,
@@ -40,9 +44,9 @@ pub struct SourceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_poll: Option<Timestamp>,
+    pub last_poll_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_request: Option<Timestamp>,
+    pub next_poll_time: Option<Timestamp>,
     /// Why it does not send right now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_by: Option<&'static str>,
@@ -92,11 +96,12 @@ impl SourceView {
             holder: Some(report.holding.holder.to_string()),
             held: true,
             cursor: report.cursor.as_ref().and_then(|cursor| cursor.id()).map(ToString::to_string),
-            events_stored: Some(report.events_stored),
+            events_loaded: Some(report.events_stored),
+            events_retransported: Some(report.retransported),
             caught_up: report.caught_up,
             lag_seconds: report.lag_seconds(now),
-            last_poll: report.last_poll,
-            next_request: report.next_poll,
+            last_poll_time: report.last_poll,
+            next_poll_time: report.next_poll,
             blocked_by: report.blocked_by.map(BlockedBy::as_str),
             last_interval_ms: report.last_interval.and_then(|interval| interval.as_millis().try_into().ok()),
             consecutive_failures: Some(report.consecutive_failures),

@@ -293,7 +293,7 @@ async fn sources_tells_why_each_one_does_not_send() {
     let told: Vec<_> = rows.iter().map(|row| (row["name"].as_str().unwrap(), row["blockedBy"].as_str())).collect();
     assert_eq!(told, [("bills", Some("lease")), ("orders", None), ("refunds", Some("backoff"))]);
     assert_eq!((&rows[0]["held"], &rows[0]["holder"]), (&json!(false), &Value::Null));
-    assert_eq!((&rows[1]["holder"], &rows[1]["eventsStored"]), (&json!("headgate-0#a1"), &json!(7)));
+    assert_eq!((&rows[1]["holder"], &rows[1]["eventsLoaded"]), (&json!("headgate-0#a1"), &json!(7)));
     let problem = json!({ "reason": "Timeout", "message": "no answer within 30s" });
     assert_eq!((&rows[2]["problem"], &rows[2]["consecutiveFailures"]), (&problem, &json!(4)));
 

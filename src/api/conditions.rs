@@ -108,7 +108,7 @@ impl<'a> Facts<'a> {
         let status = match reason {
             AssignedReason::LeaseHeld => Status::True,
             AssignedReason::AwaitingReplica => Status::Unknown,
-            AssignedReason::LeaseLost | AssignedReason::Suspended => Status::False,
+            AssignedReason::LeaseLost => Status::False,
         };
         Said { status, reason: reason.as_str(), message }
     }

@@ -40,8 +40,7 @@ fn document() -> Value {
 }
 
 /// Drops what the derivation adds and the API conventions do without: `nullable` (an optional field is absent, not null),
-/// titles, the null among an
-/// enum's values, and the line breaks of doc comments.
+/// titles, the null among an enum's values, and the line breaks of doc comments.
 fn conventional(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.title = None;

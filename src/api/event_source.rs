@@ -1,5 +1,5 @@
 //! The types of `eventsources.headgate.dev/v1alpha1`. Doc comments here are the descriptions users read in
-//! `kubectl explain`; rules in `x_kube` are checked by the API server, and each has its cases in `tests/crd.rs`.
+//! `kubectl explain`; rules in `x_kube` are checked by the API server, and each has its cases in `tests/crd/rules.rs`.
 
 #![expect(unreachable_pub, reason = "KubeSchema derives a second, private type with the visibility of the first")]
 

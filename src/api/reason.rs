@@ -44,7 +44,6 @@ reasons! {
         LeaseHeld,
         AwaitingReplica,
         LeaseLost,
-        Suspended,
     }
 }
 

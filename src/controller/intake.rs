@@ -61,7 +61,7 @@ impl Intake {
         Self { desired, endpoints: Endpoints::default(), unreadable, listed: HashSet::new() }
     }
 
-    pub(super) fn take(&mut self, event: WatchEvent) -> Outcome {
+    pub(super) fn take(&mut self, event: WatchEvent, now: Instant) -> Outcome {
         match event {
             Event::Init => {
                 self.listed.clear();
@@ -71,10 +71,10 @@ impl Intake {
                 if let Some(stream) = stream_of(kube::Resource::meta(&object)) {
                     self.listed.insert(stream);
                 }
-                self.apply(object)
+                self.apply(object, now)
             }
             Event::InitDone => self.finish_list(),
-            Event::Apply(object) => self.apply(object),
+            Event::Apply(object) => self.apply(object, now),
             Event::Delete(object) => match stream_of(kube::Resource::meta(&object)) {
                 Some(stream) => self.remove(&stream),
                 None => Outcome::Unchanged,
@@ -97,14 +97,14 @@ impl Intake {
         Outcome::Listed { gone: gone.len() }
     }
 
-    fn apply(&mut self, object: DeserializeGuard<EventSource>) -> Outcome {
+    fn apply(&mut self, object: DeserializeGuard<EventSource>, now: Instant) -> Outcome {
         let object = match object.0 {
             Ok(object) => object,
-            Err(InvalidObject { error, metadata }) => return self.reject(&metadata, describe(&error)),
+            Err(InvalidObject { error, metadata }) => return self.reject(&metadata, describe(&error), now),
         };
         let source = match Source::from_object(&object) {
             Ok(source) => source,
-            Err(error) => return self.reject(&object.metadata, error.to_string()),
+            Err(error) => return self.reject(&object.metadata, error.to_string(), now),
         };
         self.unreadable.leave(&source.stream);
         if source.deleting && !source.has_finalizer {
@@ -144,17 +144,13 @@ impl Intake {
     }
 
     /// An object that cannot be read is not run: nobody knows what it asks for. Its row, its waits and its events stay.
-    fn reject(&mut self, metadata: &ObjectMeta, message: String) -> Outcome {
+    fn reject(&mut self, metadata: &ObjectMeta, message: String, now: Instant) -> Outcome {
         let (Some(stream), Some(uid)) = (stream_of(metadata), metadata.uid.clone()) else { return Outcome::Unchanged };
         let generation = metadata.generation.unwrap_or_default();
         self.desired.mark_unreadable(&stream);
         self.leave_endpoint(&stream);
         let source = InvalidSource { stream, uid, generation, message };
-        if self.unreadable.enter(source.clone(), Instant::now()) {
-            Outcome::Invalid(source)
-        } else {
-            Outcome::Unchanged
-        }
+        if self.unreadable.enter(source.clone(), now) { Outcome::Invalid(source) } else { Outcome::Unchanged }
     }
 
     fn tell_neighbours(&self, moved: Vec<StreamName>) {

@@ -12,7 +12,6 @@ use kube::{
     core::DeserializeGuard,
     runtime::watcher::{self, watcher},
 };
-use rand::RngExt;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     api::EventSource,
-    backoff::Backoff,
+    backoff::{Backoff, jittered},
     telemetry::metrics::{Metrics, ResultLabels},
 };
 
@@ -114,9 +113,10 @@ impl Watch<'_> {
                 Some(Err(error)) => {
                     failures += 1;
                     self.failed(&error, failures)?;
+                    let wait = jittered(RETRY.after(failures - 1), &mut rand::rng());
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(pause(failures, rand::rng().random())) => {}
+                        () = tokio::time::sleep(wait) => {}
                     }
                 }
                 None => return Ok(()),
@@ -126,7 +126,7 @@ impl Watch<'_> {
 
     fn take(&mut self, event: WatchEvent) {
         let started = Instant::now();
-        let outcome = self.intake.take(event);
+        let outcome = self.intake.take(event, started);
         self.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.unreadable_sources.set(i64::try_from(self.unreadable.len()).unwrap_or(i64::MAX));
         let result = match outcome {
@@ -192,10 +192,4 @@ fn status_code(error: &watcher::Error) -> Option<u16> {
         | watcher::Error::WatchError(status) => Some(status.code),
         _ => None,
     }
-}
-
-/// Doubles from the first pause to the longest, each between half of it and all of it, so that replicas do not come back
-/// in step. `random` lies between 0 and 1.
-fn pause(failures: u32, random: f64) -> Duration {
-    RETRY.after(failures.saturating_sub(1)).mul_f64(0.5 + random / 2.0)
 }

@@ -14,7 +14,6 @@ use crate::{
 };
 
 pub mod credentials;
-pub(crate) mod deadline;
 pub mod decode;
 mod error;
 #[cfg(test)]

@@ -5,17 +5,16 @@ use std::{collections::HashSet, time::Duration};
 use beginning::{AtTheCursor, Beginning};
 
 use jiff::Timestamp;
-use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::{
     context::{Cause, Context, IN_FLIGHT, LOCKED_RETRY, LOCKED_TRIES},
     prefix::{Batch, Overlap},
-    row_lock::RowLock,
+    row_lock::{RowLock, WHILE_LOCKED},
 };
 use crate::{
     api::StoredReason,
-    backoff::{Backoff, Waits},
+    backoff::{Backoff, Waits, jittered},
     event::{Cursor, EventId, IdKind},
     permit::Attempt,
     store::{Answer, Append, Appended, Close, Row, StoreError, Then},
@@ -24,9 +23,6 @@ use crate::{
 /// Between two tries to commit while the database is away: quick at first, for a failover; then easy on a server that
 /// is starting.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-
-/// The same while somebody holds the row's lock: the batch travels with each.
-const WHILE_LOCKED: Backoff = Backoff::new(LOCKED_RETRY, Duration::from_millis(500));
 
 /// COMMIT: the appends of one attempt, in order.
 pub(super) struct Appender<'a> {
@@ -147,7 +143,8 @@ impl<'a> Appender<'a> {
                 }
                 Ok(Answer::Locked) => {
                     lock.met(&self.context.reporter);
-                    sleep(jittered(while_locked.failed())).await;
+                    let wait = jittered(while_locked.failed(), &mut rand::rng());
+                    sleep(wait).await;
                 }
                 // An earlier try was applied and its answer lost: a cursor that moved from there to here moved with these
                 // events. Events below a cursor that has passed them leave it where it is, and it proves nothing for them.
@@ -308,7 +305,8 @@ impl Hold<'_> {
             self.holds = true;
             self.context.shared.ownership.holds_batch(&self.context.stream, true);
         }
-        sleep(jittered(retry.failed())).await;
+        let wait = jittered(retry.failed(), &mut rand::rng());
+        sleep(wait).await;
     }
 }
 
@@ -325,11 +323,6 @@ fn then(next_start: Option<Instant>) -> Then {
         Some(at) => Then::Closes(Close { next_start_in: at.saturating_duration_since(Instant::now()) }),
         None => Then::GoesOn { in_flight: IN_FLIGHT },
     }
-}
-
-/// Between half of it and all: those who wait for the same moment do not come at the same one.
-pub(super) fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// The row counted from a moment before its answer.

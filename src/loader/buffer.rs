@@ -57,9 +57,6 @@ const LAST_PART: u32 = 8;
 /// a large page holds it for as long as `http.timeout`. By default it is as large as `maxResponseBytes`.
 const BEFORE_A_BYTE: u64 = 8;
 
-/// The default of `--buffer-bytes`.
-pub const DEFAULT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
-
 /// The byte budget, shared by clones.
 #[derive(Debug, Clone)]
 pub struct Buffer {
@@ -273,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn ten_thousand_idle_sources_poll_a_few_at_a_time_within_the_default_budget() {
-        let buffer = Buffer::new(DEFAULT_BUFFER_BYTES);
+        let buffer = Buffer::new(128 * MIB);
         let idle = PageSize::default();
         let shares: Vec<_> = (0..7000).filter_map(|_| buffer.try_take(idle.expected(16 * MIB))).collect();
         assert_eq!(shares.len(), 7000, "7000 may even be in flight at the same instant");

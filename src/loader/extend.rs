@@ -10,12 +10,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::{Context, IN_FLIGHT, LOCKED_RETRY},
+    context::{Context, IN_FLIGHT},
     intake::Intake,
     lapse::Lapse,
+    row_lock::WHILE_LOCKED,
 };
 use crate::{
-    backoff::Backoff,
     permit::Attempt,
     store::{Answer, Extend},
 };
@@ -25,10 +25,6 @@ const EXTEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two tries of an extension that failed.
 const EXTEND_RETRY: Duration = Duration::from_millis(200);
-
-/// The longest time between two tries of an extension that found the row locked. Who holds the lock is most often an
-/// append of the same attempt, and a large one takes a while.
-const WHILE_LOCKED: Backoff = Backoff::new(LOCKED_RETRY, Duration::from_millis(500));
 
 /// EXTEND, first byte or not, until the response is over. An extension under way is let finish: one that is refused tells
 /// that the row has moved on, which what is left of the page must know. What it gained is of no use to the guard then: the

@@ -3,10 +3,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::{append::jittered, reporter::Reporter, row_lock::RowLock};
+use super::{reporter::Reporter, row_lock::RowLock};
 use crate::{
     api::{Source, event_source::DeletionPolicy},
-    backoff::Backoff,
+    backoff::{Backoff, jittered},
     store::{Answer, Forget, Store},
 };
 
@@ -34,7 +34,8 @@ pub(super) async fn forget_stream(store: &dyn Store, forget: Forget, reporter: &
             }
             Err(error) => {
                 reporter.database_unavailable(&error);
-                sleep(jittered(retry.failed())).await;
+                let wait = jittered(retry.failed(), &mut rand::rng());
+                sleep(wait).await;
             }
         }
     }

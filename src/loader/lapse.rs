@@ -38,8 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// All of this goes by a clock that stands still while the machine is suspended. What it has slept since the grant is taken off: a
 /// little too much, where it was heard of since.
 ///
-/// With a Lease that is known to be ours and fresh, a database that is away gives nothing up, however long (P5); and as long as the database answers,
-/// nor does an API server that is away.
+/// While the Lease is known to be ours and fresh, no response is given up because the database is away, however long (P5); while the
+/// database answers, none because the API server is.
 #[derive(Debug)]
 pub(super) struct Lapse {
     row_shut_until: Mutex<Instant>,

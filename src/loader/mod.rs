@@ -1,4 +1,4 @@
-//! The life of one source: adopt, reserve, send, append, pace. Imports ports only (DESIGN 4).
+//! The life of one source: adopt, reserve, send, append, pace. Imports ports only (DESIGN 9).
 //!
 //! | file | what it is |
 //! |---|---|

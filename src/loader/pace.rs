@@ -5,7 +5,10 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 
 use super::settings::Settings;
-use crate::{backoff::Backoff, fetch::LONGEST_RETRY_AFTER};
+use crate::{
+    backoff::{Backoff, jittered},
+    fetch::LONGEST_RETRY_AFTER,
+};
 
 /// How much longer each empty answer makes the wait (DESIGN 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +119,7 @@ impl Pace {
     pub(super) fn after_expiry(&mut self, rng: &mut impl Rng) -> Duration {
         let longest = Backoff::new(self.min_interval, LAST_EXPIRY_WAIT).after(self.expiries);
         self.expiries = self.expiries.saturating_add(1);
-        longest.mul_f64(0.5 + 0.5 * rng.random::<f64>()).max(self.min_interval)
+        jittered(longest, rng).max(self.min_interval)
     }
 
     /// Whether so many came too late that the database is to be blamed.

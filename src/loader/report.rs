@@ -49,7 +49,7 @@ pub struct Report {
     pub requests: BTreeMap<&'static str, u64>,
     /// Events that this holder stored.
     pub events_appended: u64,
-    /// Events that travelled twice, as far as this process can tell, by cause.
+    /// Events that travelled twice, as far as this process can tell; by cause in `headgate_retransported_events_total`.
     pub retransported: u64,
     /// Why no progressive commit happens, repeats dropped and the like: evidence for condition messages.
     pub note: Option<String>,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use rand::{RngExt, rngs::StdRng};
+use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -11,7 +11,7 @@ use super::{
     row_lock::RowLock,
 };
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, jittered},
     event::Cursor,
     permit::{Attempt, Permit},
     store::{Abort, Answer, Ended, Fence, Patience, Reserve, Reserved, Row, StoreError},
@@ -189,7 +189,7 @@ impl Reservations {
     pub(super) fn retry_in(&mut self) -> Duration {
         match self.failures {
             0 => self.lock.retry_in(),
-            failures => RETRY.after(failures - 1).mul_f64(self.rng.random_range(0.5..=1.0)),
+            failures => jittered(RETRY.after(failures - 1), &mut self.rng),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     context::{LOCKED_RETRY, LOCKED_TRIES},
     reporter::Reporter,
 };
+use crate::backoff::Backoff;
 
 /// No statement of Headgate runs longer than this.
 const LASTS: Duration = Duration::from_secs(5);
@@ -18,6 +19,10 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 
 /// Two locks that were met farther apart than this are two: nobody has asked in between.
 const ONE_LOCK: Duration = Duration::from_secs(10);
+
+/// Between two tries of what cannot be given up. An append sends its batch with each; an extension most often meets an append of the
+/// same attempt, and a large one takes a while.
+pub(super) const WHILE_LOCKED: Backoff = Backoff::new(LOCKED_RETRY, Duration::from_millis(500));
 
 /// How long the row of one source was found locked, without any other answer.
 #[derive(Debug, Default)]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::RunArgs,
     controller::{self, ControllerConfig, Inputs, KubernetesCredentials, WatchState},
-    fetch::http::HttpTransports,
+    fetch::http::{Egress, HttpTransports},
     loader::{Ports, Supervisor, buffer::Buffer},
     ownership::{
         Directives, Peers,
@@ -110,9 +110,10 @@ impl Load<'_> {
     fn supervisor(&self, ownership: Arc<KubernetesOwnership>) -> Result<Supervisor, OperatorError> {
         let credentials = Arc::new(KubernetesCredentials::new(self.cluster.client.clone()));
         let replica = format!("{}_{:08x}", self.pod, rand::random::<u32>());
+        let egress = Egress::new(&self.args.allow_addresses, &self.args.deny_addresses);
         Ok(Supervisor::new(Ports {
             store: self.store.clone(),
-            transports: Arc::new(HttpTransports::new(credentials, &replica, self.args.egress())?),
+            transports: Arc::new(HttpTransports::new(credentials, &replica, egress)?),
             ownership,
             desired: self.boards.desired.clone(),
             reports: self.boards.reports.clone(),

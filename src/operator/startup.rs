@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
-
 use super::OperatorError;
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, jittered},
     telemetry::health::{Health, Part},
 };
 
@@ -41,6 +39,7 @@ pub(super) async fn until_it_works<T>(
             Err(Failed::Wait(why)) => health.waits(part, why),
         }
         // Replicas that start together do not ask in step.
-        tokio::time::sleep(retry.failed().mul_f64(rand::rng().random_range(0.5..=1.0))).await;
+        let wait = jittered(retry.failed(), &mut rand::rng());
+        tokio::time::sleep(wait).await;
     }
 }

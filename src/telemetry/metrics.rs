@@ -1,6 +1,6 @@
-//! The metric families, all with the prefix `headgate_`. Label values come from enums, never from error text. None of a
-//! process that runs for months has the name of a source for a label: such series are made of the reports at each scrape
-//! (`admin::held`), and go with the source.
+//! The metric families, all with the prefix `headgate_`. Label values come from enums, never from error text. No
+//! family here is labelled by source, because its series would outlive it: those are made of the reports at each scrape
+//! (`admin::held`).
 
 use std::sync::Arc;
 

@@ -182,7 +182,7 @@ fn a_suspended_source_is_ready_whatever_else_is_wrong() {
     let facts = Facts {
         suspended: true,
         accepted: Some((AcceptedReason::SecretNotFound, "Secret `a` does not exist")),
-        assigned: Some((AssignedReason::Suspended, "suspended")),
+        assigned: Some((AssignedReason::LeaseHeld, "held")),
         ..Facts::unknown(GENERATION)
     };
     let conditions = first(&facts);

@@ -16,12 +16,16 @@ fn applied(object: EventSource) -> WatchEvent {
     Event::Apply(guard(object))
 }
 
+fn take(intake: &mut Intake, event: WatchEvent) -> Outcome {
+    intake.take(event, Instant::now())
+}
+
 fn listed(intake: &mut Intake, objects: impl IntoIterator<Item = EventSource>) -> Outcome {
-    intake.take(Event::Init);
+    take(intake, Event::Init);
     for object in objects {
-        intake.take(Event::InitApply(guard(object)));
+        take(intake, Event::InitApply(guard(object)));
     }
-    intake.take(Event::InitDone)
+    take(intake, Event::InitDone)
 }
 
 fn unreadable(name: &str, generation: i64) -> WatchEvent {
@@ -38,11 +42,11 @@ fn unreadable(name: &str, generation: i64) -> WatchEvent {
 fn absence_says_nothing_before_the_first_list_is_complete() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
-    intake.take(Event::Init);
-    intake.take(Event::InitApply(guard(object("orders"))));
+    take(&mut intake, Event::Init);
+    take(&mut intake, Event::InitApply(guard(object("orders"))));
     assert!(!desired.is_complete());
     assert_eq!(desired.len(), 1, "but what was listed may run");
-    intake.take(Event::InitDone);
+    take(&mut intake, Event::InitDone);
     assert!(desired.is_complete());
 }
 
@@ -60,8 +64,8 @@ fn a_list_that_broke_off_removes_nothing() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
     listed(&mut intake, [object("orders"), object("stock")]);
-    intake.take(Event::Init);
-    intake.take(Event::InitApply(guard(object("stock"))));
+    take(&mut intake, Event::Init);
+    take(&mut intake, Event::InitApply(guard(object("stock"))));
     assert_eq!(listed(&mut intake, [object("orders"), object("stock")]), Outcome::Listed { gone: 0 });
     assert_eq!(desired.len(), 2);
 }
@@ -70,12 +74,12 @@ fn a_list_that_broke_off_removes_nothing() {
 fn a_status_write_changes_nothing() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
-    intake.take(applied(object("orders")));
+    take(&mut intake, applied(object("orders")));
     let before = desired.changes();
     let mut written = object("orders");
     written.status = Some(EventSourceStatus { observed_generation: 1, ..EventSourceStatus::default() });
     written.metadata.resource_version = Some("2".to_owned());
-    assert_eq!(intake.take(applied(written)), Outcome::Unchanged);
+    assert_eq!(take(&mut intake, applied(written)), Outcome::Unchanged);
     assert!(!before.has_changed().expect("the set is there"));
 }
 
@@ -93,10 +97,10 @@ fn what_somebody_acts_on_is_let_through() {
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let mut intake = Intake::new(Desired::default(), Unreadable::default());
-        intake.take(applied(object("orders")));
+        take(&mut intake, applied(object("orders")));
         let mut changed = object("orders");
         change(&mut changed);
-        assert_eq!(intake.take(applied(changed)), Outcome::Applied, "change {number}");
+        assert_eq!(take(&mut intake, applied(changed)), Outcome::Applied, "change {number}");
     }
 }
 
@@ -104,12 +108,12 @@ fn what_somebody_acts_on_is_let_through() {
 fn a_deleted_object_is_removed_when_only_others_hold_it_back() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
-    intake.take(applied(object("orders")));
+    take(&mut intake, applied(object("orders")));
     let mut deleted = object("orders");
     deleted.metadata.deletion_timestamp = Some(Time(noon()));
     deleted.finalizers_mut().push("foregroundDeletion".to_owned());
-    assert_eq!(intake.take(applied(deleted.clone())), Outcome::Removed);
-    assert_eq!(intake.take(Event::Delete(guard(deleted))), Outcome::Unchanged);
+    assert_eq!(take(&mut intake, applied(deleted.clone())), Outcome::Removed);
+    assert_eq!(take(&mut intake, Event::Delete(guard(deleted))), Outcome::Unchanged);
     assert!(desired.is_empty());
 }
 
@@ -117,13 +121,13 @@ fn a_deleted_object_is_removed_when_only_others_hold_it_back() {
 fn an_object_that_nobody_here_can_read_is_not_run_and_said_once() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
-    intake.take(applied(object("orders")));
-    let Outcome::Invalid(invalid) = intake.take(unreadable("orders", 2)) else { panic!("it is invalid") };
+    take(&mut intake, applied(object("orders")));
+    let Outcome::Invalid(invalid) = take(&mut intake, unreadable("orders", 2)) else { panic!("it is invalid") };
     assert_eq!((invalid.stream, invalid.generation), (stream("orders"), 2));
     assert!(desired.is_empty());
-    assert_eq!(intake.take(unreadable("orders", 2)), Outcome::Unchanged, "a status write on it");
-    assert!(matches!(intake.take(unreadable("orders", 3)), Outcome::Invalid(_)), "another attempt of its owner");
-    assert_eq!(intake.take(applied(object("orders"))), Outcome::Applied);
+    assert_eq!(take(&mut intake, unreadable("orders", 2)), Outcome::Unchanged, "a status write on it");
+    assert!(matches!(take(&mut intake, unreadable("orders", 3)), Outcome::Invalid(_)), "another attempt of its owner");
+    assert_eq!(take(&mut intake, applied(object("orders"))), Outcome::Applied);
 }
 
 #[test]
@@ -131,16 +135,16 @@ fn what_is_corrected_deleted_or_not_listed_any_more_is_not_unreadable() {
     let unreadable_now = Unreadable::default();
     let mut intake = Intake::new(Desired::default(), unreadable_now.clone());
     for name in ["corrected", "deleted", "unlisted", "broken"] {
-        intake.take(unreadable(name, 1));
+        take(&mut intake, unreadable(name, 1));
     }
     assert_eq!(unreadable_now.len(), 4);
-    intake.take(applied(object("corrected")));
-    intake.take(Event::Delete(guard(object("deleted"))));
+    take(&mut intake, applied(object("corrected")));
+    take(&mut intake, Event::Delete(guard(object("deleted"))));
     assert_eq!(unreadable_now.len(), 2);
     let Event::Apply(broken) = unreadable("broken", 1) else { unreachable!() };
-    intake.take(Event::Init);
-    intake.take(Event::InitApply(broken));
-    intake.take(Event::InitDone);
+    take(&mut intake, Event::Init);
+    take(&mut intake, Event::InitApply(broken));
+    take(&mut intake, Event::InitDone);
     assert_eq!(unreadable_now.len(), 1, "and a list that breaks off takes nothing out");
 }
 
@@ -148,11 +152,11 @@ fn what_is_corrected_deleted_or_not_listed_any_more_is_not_unreadable() {
 fn an_invalid_object_does_not_stop_the_list() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
-    intake.take(Event::Init);
+    take(&mut intake, Event::Init);
     let Event::Apply(broken) = unreadable("broken", 1) else { unreachable!() };
-    intake.take(Event::InitApply(broken));
-    intake.take(Event::InitApply(guard(object("orders"))));
-    intake.take(Event::InitDone);
+    take(&mut intake, Event::InitApply(broken));
+    take(&mut intake, Event::InitApply(guard(object("orders"))));
+    take(&mut intake, Event::InitDone);
     assert!(desired.is_complete());
     assert_eq!(desired.streams(), [stream("orders")]);
 }
@@ -160,7 +164,7 @@ fn an_invalid_object_does_not_stop_the_list() {
 #[test]
 fn what_is_said_of_an_invalid_object_quotes_none_of_its_values() {
     let mut intake = Intake::new(Desired::default(), Unreadable::default());
-    let Outcome::Invalid(invalid) = intake.take(unreadable("orders", 1)) else { panic!("it is invalid") };
+    let Outcome::Invalid(invalid) = take(&mut intake, unreadable("orders", 1)) else { panic!("it is invalid") };
     assert!(!invalid.message.contains("hunter2"), "{}", invalid.message);
     for (error, said) in [
         ("invalid type: string \"s3cr3t, expected x\", expected i32", "expected i32"),
@@ -183,11 +187,11 @@ fn the_younger_of_two_with_one_url_knows_the_older_whatever_came_first() {
     let desired = Desired::default();
     let mut intake = Intake::new(desired.clone(), Unreadable::default());
     let elder = |name: &str| desired.get(&stream(name)).expect("known").shares_endpoint_with.clone();
-    intake.take(applied(sharing("young", 1)));
+    take(&mut intake, applied(sharing("young", 1)));
     assert_eq!(elder("young"), None);
-    intake.take(applied(sharing("old", 2)));
+    take(&mut intake, applied(sharing("old", 2)));
     assert_eq!((elder("old"), elder("young")), (None, Some(stream("old"))));
-    intake.take(Event::Delete(guard(sharing("old", 2))));
+    take(&mut intake, Event::Delete(guard(sharing("old", 2))));
     assert_eq!(elder("young"), None);
 }
 
@@ -201,9 +205,9 @@ fn every_watch_event_of_a_shared_endpoint_leaves_the_other_alone_unless_its_elde
         object.metadata.generation = Some(generation);
         object
     };
-    intake.take(applied(sharing("a", 1)));
-    intake.take(applied(sharing("b", 1)));
+    take(&mut intake, applied(sharing("a", 1)));
+    take(&mut intake, applied(sharing("b", 1)));
     let before = desired.get(&stream("b")).expect("known");
-    intake.take(applied(sharing("a", 2)));
+    take(&mut intake, applied(sharing("a", 2)));
     assert!(Arc::ptr_eq(&before, &desired.get(&stream("b")).expect("known")));
 }

@@ -23,11 +23,8 @@ use super::{
 };
 use crate::{
     api::{Source, event_source::Http},
-    fetch::{
-        Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply,
-        deadline::{self, TimeOver},
-        decode::Decoder,
-    },
+    deadline::{self, TimeOver},
+    fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply, decode::Decoder},
     permit::Permit,
 };
 

@@ -15,10 +15,9 @@ use super::{
     connection::Connection,
     inflate::Inflate,
 };
-use crate::fetch::{
-    Failure, FetchError, Item, Page, Progress,
+use crate::{
     deadline::{self, TimeOver},
-    decode::PageDecoder,
+    fetch::{Failure, FetchError, Item, Page, Progress, decode::PageDecoder},
 };
 
 /// What is read of a body that is of no use, so that its row need not wait out the deadline. More is not worth the

@@ -4,10 +4,8 @@ use tokio::{select, time::Instant};
 
 use super::End;
 use crate::{
-    fetch::{
-        Failure, FetchError, Fetcher, PageRequest, Progress, Reply,
-        deadline::{self, TimeOver},
-    },
+    deadline::{self, TimeOver},
+    fetch::{Failure, FetchError, Fetcher, PageRequest, Progress, Reply},
     loader::{
         buffer::Share,
         context::{Cause, Context, IN_FLIGHT},

@@ -25,7 +25,7 @@ use crate::{
     event::{Event, Payload, StreamName},
     fetch::Transports,
     loader::{
-        buffer::{Buffer, DEFAULT_BUFFER_BYTES},
+        buffer::Buffer,
         context::{Context, Shared},
         guard::Guard,
         poll::{Pass, Poller, Signals},
@@ -191,7 +191,7 @@ impl World {
             reports: Reports::default(),
             metrics: Metrics::register(&mut registry),
             registry: Arc::new(registry),
-            buffer: Buffer::new(DEFAULT_BUFFER_BYTES),
+            buffer: Buffer::new(128 * 1024 * 1024),
             object: object(stream.clone()),
             reporters: Mutex::default(),
             stream,

@@ -14,6 +14,7 @@ use super::{
     write::{self, Deletion, OnDenial},
 };
 use crate::{
+    backoff::Backoff,
     event::StreamName,
     ownership::{
         lease::{MemberLease, Version},
@@ -26,8 +27,7 @@ use crate::{
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
 /// One attempt to fence rows off.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
-const FIRST_FENCE_RETRY: Duration = Duration::from_millis(200);
-const LONGEST_FENCE_RETRY: Duration = Duration::from_secs(5);
+const FENCE_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 /// A Lease that names me is given up when I have not seen its object for this long: controllers are seldom so far apart. If I have
 /// seen the object and cannot read it, the Lease is given up at once.
 pub(super) const EARLY_FOR: Duration = Duration::from_secs(10);
@@ -268,7 +268,7 @@ impl Replica {
 }
 
 async fn fence_off(gate: &dyn Gate, dead: &Holder) {
-    let mut pause = FIRST_FENCE_RETRY;
+    let mut retry = FENCE_RETRY.waits();
     loop {
         match tokio::time::timeout(FENCE_TIMEOUT, gate.fence_off(dead)).await {
             Ok(Ok(_)) => return,
@@ -277,7 +277,6 @@ async fn fence_off(gate: &dyn Gate, dead: &Holder) {
             }
             Err(_) => tracing::warn!("fencing off takes long; trying again"),
         }
-        tokio::time::sleep(pause).await;
-        pause = std::cmp::min(pause * 2, LONGEST_FENCE_RETRY);
+        tokio::time::sleep(retry.failed()).await;
     }
 }

@@ -90,7 +90,7 @@ impl Config {
             lease_duration: Duration::from_secs(5),
             writes_in_flight: 48,
             yields_in_flight: 128,
-            drain_limit: Duration::from_secs(20),
+            drain_limit: Duration::from_secs(48),
             gone_after: Duration::from_mins(10),
         }
     }

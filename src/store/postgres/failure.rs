@@ -54,7 +54,7 @@ pub(super) fn store_error(action: &'static str, error: sqlx::Error) -> StoreErro
         | sqlx::Error::InvalidArgument(_)
         | sqlx::Error::RowNotFound
         | sqlx::Error::TypeNotFound { .. } => {
-            StoreError::Failed { action, sqlstate: UNDERSTOOD_NOT.to_owned(), source: Box::new(error) }
+            StoreError::Failed { action, sqlstate: NOT_UNDERSTOOD.to_owned(), source: Box::new(error) }
         }
         // Ours: see `session::ping`.
         sqlx::Error::AnyDriverError(source) => StoreError::Unavailable { action, source },
@@ -64,10 +64,10 @@ pub(super) fn store_error(action: &'static str, error: sqlx::Error) -> StoreErro
 }
 
 /// The answer arrived, but is not the one this version reads: PostgreSQL's own class for that.
-const UNDERSTOOD_NOT: &str = "XX000";
+const NOT_UNDERSTOOD: &str = "XX000";
 
 pub(super) fn not_understood(action: &'static str, cause: Cause) -> StoreError {
-    StoreError::Failed { action, sqlstate: UNDERSTOOD_NOT.to_owned(), source: Box::new(cause) }
+    StoreError::Failed { action, sqlstate: NOT_UNDERSTOOD.to_owned(), source: Box::new(cause) }
 }
 
 fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError {
