@@ -11,7 +11,7 @@ use sqlx::{
 use super::{
     PostgresStore,
     answer::{Answers, NUMBER, OPAQUE, answer, count, each},
-    batch::{Batch, text_beside_number},
+    batch::{Batch, indexed, saying_sequence, text_beside_number},
     clocks,
     column::{Json, Timestamp},
     failure::{lacks_a_partition, refuses_a_value, soon_has_a_partition, store_error, too_slow},
@@ -123,11 +123,11 @@ impl PostgresStore {
         ids: &[&EventId],
     ) -> Result<HashSet<EventId>, StoreError> {
         let action = "look for stored events";
-        let significant = ids.iter().map(|id| id.as_str().trim_start_matches('0'));
         let statement = sqlx::query(FIND_STORED)
             .bind(stream.as_str())
             .bind(ids.iter().map(|id| id.as_str()).bind_iter())
-            .bind(significant.bind_iter());
+            .bind(ids.iter().map(|id| indexed(id)).bind_iter())
+            .bind(ids.iter().filter_map(|id| saying_sequence(id)).bind_iter());
         let rows = session::rows(&self.pool, action, statement).await.map_err(too_slow)?;
         let stored: HashSet<&str> = rows
             .iter()
@@ -140,7 +140,7 @@ impl PostgresStore {
     pub(super) async fn has_older_event(&self, stream: &StreamName, id: &EventId) -> Result<bool, StoreError> {
         let action = "look for what is older than an event";
         let statement =
-            sqlx::query(HAS_OLDER).bind(stream.as_str()).bind(id.as_str()).bind(id.as_str().trim_start_matches('0'));
+            sqlx::query(HAS_OLDER).bind(stream.as_str()).bind(id.as_str()).bind(indexed(id)).bind(saying_sequence(id));
         let rows = session::rows(&self.pool, action, statement).await?;
         let has_older = rows.first().map(|row| row.try_get("has_older")).transpose();
         Ok(has_older.map_err(|error| store_error(action, error))?.unwrap_or_default())
@@ -179,7 +179,7 @@ fn appended(row: &PgRow) -> Result<Appended, sqlx::Error> {
 }
 
 /// One row per append, then one per event and one per item set aside; these name their append by its place, from 1.
-fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Statement<'a> {
+fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Bound<'a> {
     let appends = || batches.iter().map(|batch| batch.append);
     let query = over(verb, appends().map(|append| &append.stream))
         .bind(tokens(appends().map(|append| append.attempt)))
@@ -201,9 +201,9 @@ fn statement<'a>(verb: &'static str, batches: &'a [Batch<'a>]) -> Statement<'a> 
     bind_aside(bind_events(query, batches), batches).bind(clocks::earliest())
 }
 
-type Statement<'a> = Query<'a, Postgres, PgArguments>;
+type Bound<'a> = Query<'a, Postgres, PgArguments>;
 
-fn bind_events<'a>(query: Statement<'a>, batches: &'a [Batch<'a>]) -> Statement<'a> {
+fn bind_events<'a>(query: Bound<'a>, batches: &'a [Batch<'a>]) -> Bound<'a> {
     let events = || {
         numbered(batches).flat_map(|(request, batch)| {
             let events = batch.events.iter().zip(&batch.numbers).enumerate();
@@ -221,7 +221,7 @@ fn bind_events<'a>(query: Statement<'a>, batches: &'a [Batch<'a>]) -> Statement<
         .bind(events().map(|(.., event, _)| Json(event.payload.as_str())).bind_iter())
 }
 
-fn bind_aside<'a>(query: Statement<'a>, batches: &'a [Batch<'a>]) -> Statement<'a> {
+fn bind_aside<'a>(query: Bound<'a>, batches: &'a [Batch<'a>]) -> Bound<'a> {
     let items = || numbered(batches).flat_map(|(request, batch)| batch.aside.iter().map(move |item| (request, item)));
     query
         .bind(items().map(|(request, _)| request).bind_iter())

@@ -135,9 +135,22 @@ fn number(id: &EventId) -> Option<i64> {
 
 /// The id, unless it is exactly the text of its number: then the sequence says it all.
 pub(super) fn text_beside_number(event: &Event, number: Option<i64>) -> Option<&str> {
-    let id = event.id.as_str();
-    let said_by_number = number.is_some() && (id == "0" || !id.starts_with('0'));
-    (!said_by_number).then_some(id)
+    let said_by_number = number.is_some() && is_text_of_number(&event.id);
+    (!said_by_number).then_some(event.id.as_str())
+}
+
+/// The sequence that says an id wherever it was taken for a number.
+pub(super) fn saying_sequence(id: &EventId) -> Option<i64> {
+    number(id).filter(|_| is_text_of_number(id))
+}
+
+fn is_text_of_number(id: &EventId) -> bool {
+    id.as_str() == "0" || !id.as_str().starts_with('0')
+}
+
+/// What the index of ids holds of one, whatever its kind (`event_id` in migration 2).
+pub(super) fn indexed(id: &EventId) -> &str {
+    id.as_str().trim_start_matches('0')
 }
 
 /// Other content that the loader found in the page.

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     answer::Answers,
     failure::refuses_sessions,
-    queue::{Batch, Limits, Next, Queue, Request},
+    queue::{Calls, Limits, Next, Queue, Request},
     session::CONNECT_LIMIT,
 };
 use crate::store::StoreError;
@@ -92,16 +92,16 @@ impl<Q: Request> Lane<Q> {
         loop {
             let next = self.queue().next(Instant::now(), Reply::<Q>::is_closed);
             match next {
-                Next::Issue(batch) => drop(tokio::spawn(self.clone().run(statement.clone(), batch))),
+                Next::Issue(calls) => drop(tokio::spawn(self.clone().run(statement.clone(), calls))),
                 Next::NotBefore(at) => return Some(at),
                 Next::Nothing => return None,
             }
         }
     }
 
-    async fn run(self, statement: impl Statement<Q>, batch: Batch<Q, Reply<Q>>) {
-        let under_way = UnderWay { lane: &self, ticket: batch.ticket };
-        answer(&statement, batch.requests, batch.replies).await;
+    async fn run(self, statement: impl Statement<Q>, calls: Calls<Q, Reply<Q>>) {
+        let under_way = UnderWay { lane: &self, ticket: calls.ticket };
+        answer(&statement, calls.requests, calls.replies).await;
         drop(under_way);
         if self.issue(&statement).is_some() {
             self.sooner.notify_one();

@@ -66,7 +66,7 @@ struct Call<Q, R> {
 }
 
 /// The calls of one statement.
-pub(super) struct Batch<Q, R> {
+pub(super) struct Calls<Q, R> {
     pub(super) ticket: u64,
     pub(super) requests: Vec<Q>,
     pub(super) replies: Vec<R>,
@@ -74,7 +74,7 @@ pub(super) struct Batch<Q, R> {
 
 pub(super) enum Next<Q, R> {
     /// This statement goes now.
-    Issue(Batch<Q, R>),
+    Issue(Calls<Q, R>),
     /// Nothing goes before this instant, but for a call that comes or a statement that ends.
     NotBefore(Instant),
     /// Nothing waits.
@@ -182,26 +182,26 @@ impl<Q: Request, R> Queue<Q, R> {
 
     /// The longest waiting calls that fit, each stream once: two requests of one statement for a stream would be judged
     /// by the same standing row.
-    fn take(&mut self, now: Instant) -> Batch<Q, R> {
+    fn take(&mut self, now: Instant) -> Calls<Q, R> {
         self.tickets += 1;
-        let mut batch = Batch { ticket: self.tickets, requests: Vec::new(), replies: Vec::new() };
+        let mut calls = Calls { ticket: self.tickets, requests: Vec::new(), replies: Vec::new() };
         let mut streams = HashSet::new();
         let mut bytes = 0;
         for call in std::mem::take(&mut self.waiting) {
             let larger = bytes + call.request.bytes();
             let fits =
-                batch.requests.len() < self.limits.rows && (batch.requests.is_empty() || larger <= self.limits.bytes);
+                calls.requests.len() < self.limits.rows && (calls.requests.is_empty() || larger <= self.limits.bytes);
             if fits && streams.insert(call.request.stream().clone()) {
                 bytes = larger;
-                batch.requests.push(call.request);
-                batch.replies.push(call.reply);
+                calls.requests.push(call.request);
+                calls.replies.push(call.reply);
             } else {
                 self.waiting.push_back(call);
             }
         }
-        let alone = (batch.requests.len() == 1).then(|| batch.requests[0].stream().clone());
+        let alone = (calls.requests.len() == 1).then(|| calls.requests[0].stream().clone());
         self.issued = Some(Issued { at: now, alone });
-        self.under_way.push((batch.ticket, now));
-        batch
+        self.under_way.push((calls.ticket, now));
+        calls
     }
 }

@@ -11,17 +11,13 @@ WHERE
     AND e.id = ANY ($2::text[])
     AND EXISTS (SELECT FROM headgate.source AS s WHERE s.stream = $1 AND s.reread_to IS NULL)
 UNION
--- An epoch before, in which all ids were digits, may have stored them as numbers. Few ids of an opaque stream are digits.
+-- An epoch before, in which all ids were digits, may have stored them as numbers ($4: those that could be).
 SELECT e.sequence::text
 FROM headgate.event AS e
 WHERE
     e.stream = $1
     AND e.id IS NULL
-    AND e.sequence = ANY (ARRAY(
-        SELECT i.id::bigint
-        FROM unnest($2::text[]) AS i (id)
-        WHERE CASE WHEN i.id ~ '^(0|[1-9][0-9]{0,18})$' THEN i.id::numeric <= 8e18 END
-    ))
+    AND e.sequence = ANY ($4::bigint[])
     AND EXISTS (SELECT FROM headgate.source AS s WHERE s.stream = $1 AND s.reread_to IS NULL)
 UNION
 -- A stream without an event is read again without a mark that would say so.

@@ -10,15 +10,10 @@ WITH given AS MATERIALIZED (
         FROM headgate.event AS e
         WHERE e.stream = $1 AND e.id IS NOT NULL AND ltrim(e.id, '0') = $3 AND e.id = $2
         UNION ALL
-        -- Or as a number, in an epoch before in which all ids were digits.
+        -- Or as a number ($4, if it could be), in an epoch before in which all ids were digits.
         SELECT e.sequence
         FROM headgate.event AS e
-        WHERE
-            e.stream = $1
-            AND e.id IS NULL
-            AND e.sequence = CASE
-                WHEN $2 ~ '^(0|[1-9][0-9]{0,18})$' THEN CASE WHEN $2::numeric <= 8e18 THEN $2::bigint END
-            END
+        WHERE e.stream = $1 AND e.id IS NULL AND e.sequence = $4::bigint
     ) AS k
 )
 SELECT
