@@ -124,7 +124,8 @@ impl Exchange<'_> {
                 let end = read(self.context, fetcher, grant.permit, request, &intake, &mut share, &lapse).await;
                 let took = started.elapsed();
                 // Nobody waits for it when the exchange is over.
-                let _ = given_up.send(self.note_end(&end, before));
+                let _ = given_up.send(kept_for(&end));
+                self.note_end(&end, before);
                 (end, took)
             };
             let ((end, took), (), ()) = tokio::join!(
@@ -152,8 +153,8 @@ impl Exchange<'_> {
         outcome
     }
 
-    /// Tells this process's own guard. Returns for how long the source may still serve a request that was given up.
-    fn note_end(&self, end: &End, start_before: Option<Instant>) -> Option<Duration> {
+    /// Tells this process's own guard.
+    fn note_end(&self, end: &End, start_before: Option<Instant>) {
         let now = Instant::now();
         let mut guard = self.context.guard();
         match end {
@@ -164,11 +165,9 @@ impl Exchange<'_> {
                     guard.not_before(*first_byte + self.min_interval);
                 }
                 guard.busy_until(now + *served_for);
-                return Some(*served_for);
             }
             End::Failed(Failure { error, progress }) => {
-                let asked_to_wait = Pace::obeyed(error.retry_after());
-                guard.not_before(now + asked_to_wait);
+                guard.not_before(now + Pace::obeyed(error.retry_after()));
                 match progress {
                     Progress::NeverLeft => guard.never_left(start_before),
                     Progress::ReadToEnd { first_byte } => guard.end(*first_byte, self.min_interval),
@@ -176,20 +175,11 @@ impl Exchange<'_> {
                         if let Some(first_byte) = first_byte {
                             guard.not_before(*first_byte + self.min_interval);
                         }
-                        let served_for = match error {
-                            FetchError::Timeout { after } | FetchError::NoRoomInTime { after, .. } => {
-                                IN_FLIGHT.max(*after)
-                            }
-                            _ => IN_FLIGHT,
-                        };
-                        guard.busy_until(now + served_for);
-                        // The row cannot be closed with the wait the source asked for, so the deadline carries it.
-                        return Some(served_for.max(asked_to_wait));
+                        guard.busy_until(now + served_for(error));
                     }
                 }
             }
         }
-        None
     }
 
     /// `took` ends with the response: a commit that an outage holds up is no part of it.
@@ -293,6 +283,26 @@ impl Exchange<'_> {
             },
             End::Lapsed { .. } | End::Superseded(_) => None,
         }
+    }
+}
+
+/// For how long the row keeps others away from a source that may still be serving a request that was given up. It cannot be closed
+/// with the wait that the source asked for, so the deadline carries that.
+fn kept_for(end: &End) -> Option<Duration> {
+    match end {
+        End::Lapsed { served_for, .. } => Some(*served_for),
+        End::Failed(Failure { error, progress: Progress::MayBeServed { .. } }) => {
+            Some(served_for(error).max(Pace::obeyed(error.retry_after())))
+        }
+        _ => None,
+    }
+}
+
+/// How long a source may go on with a request after this failure.
+fn served_for(error: &FetchError) -> Duration {
+    match error {
+        FetchError::Timeout { after } | FetchError::NoRoomInTime { after, .. } => IN_FLIGHT.max(*after),
+        _ => IN_FLIGHT,
     }
 }
 

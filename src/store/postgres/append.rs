@@ -69,7 +69,7 @@ impl PostgresStore {
         if batch.looks_back() || append.bytes() > MOST_SHARED_PAYLOAD {
             return self.append_alone(&batch).await;
         }
-        match self.append_together(append).await? {
+        match self.lanes.append.ask(self, append.clone()).await? {
             Outcome::Reread => self.run_one(APPEND_REREAD, &batch).await,
             outcome => Ok(outcome),
         }

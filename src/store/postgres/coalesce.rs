@@ -37,11 +37,11 @@ const MOST_PAYLOAD: usize = 256 * 1024;
 /// The calls of each verb that shares statements.
 #[derive(Clone)]
 pub(super) struct Lanes {
-    adopt: Lane<Adopt>,
-    reserve: Lane<Reserve>,
-    extend: Lane<Extend>,
-    abort: Lane<Abort>,
-    append: Lane<Append>,
+    pub(super) adopt: Lane<Adopt>,
+    pub(super) reserve: Lane<Reserve>,
+    pub(super) extend: Lane<Extend>,
+    pub(super) abort: Lane<Abort>,
+    pub(super) append: Lane<Append>,
 }
 
 impl Lanes {
@@ -62,26 +62,6 @@ impl Lanes {
 }
 
 impl PostgresStore {
-    pub(super) async fn adopt_together(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
-        self.lanes.adopt.ask(self, adopt).await
-    }
-
-    pub(super) async fn reserve_together(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
-        self.lanes.reserve.ask(self, reserve).await
-    }
-
-    pub(super) async fn extend_together(&self, extend: Extend) -> Result<Answer<()>, StoreError> {
-        self.lanes.extend.ask(self, extend).await
-    }
-
-    pub(super) async fn abort_together(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
-        self.lanes.abort.ask(self, abort).await
-    }
-
-    pub(super) async fn append_together(&self, append: &Append) -> Result<Outcome, StoreError> {
-        self.lanes.append.ask(self, append.clone()).await
-    }
-
     pub(super) fn note_rows(&self, verb: &'static str, rows: usize) {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         self.statement_rows.get_or_create(&VerbLabels { verb }).observe(rows.into());

@@ -58,7 +58,7 @@ impl PostgresStore {
         each(action, requests.len(), &rows, |outcome, row| answer(outcome, row, adopted))
     }
 
-    pub async fn reset_all(&self, requests: &[Reset]) -> Result<Answers<Answer<Adopted>>, StoreError> {
+    pub(super) async fn reset_all(&self, requests: &[Reset]) -> Result<Answers<Answer<Adopted>>, StoreError> {
         let action = "reset the source";
         let statement = over(RESET, requests.iter().map(|r| &r.stream))
             .bind(requests.iter().map(|r| r.uid.as_str()).collect::<Vec<_>>())

@@ -114,7 +114,7 @@ fn only<T>(answers: Answers<T>) -> Result<T, StoreError> {
 #[async_trait]
 impl Gate for PostgresStore {
     async fn adopt(&self, adopt: Adopt) -> Result<Answer<Adopted>, StoreError> {
-        self.adopt_together(adopt).await
+        self.lanes.adopt.ask(self, adopt).await
     }
 
     async fn reset(&self, reset: Reset) -> Result<Answer<Adopted>, StoreError> {
@@ -122,15 +122,15 @@ impl Gate for PostgresStore {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Answer<Reserved>, StoreError> {
-        self.reserve_together(reserve).await
+        self.lanes.reserve.ask(self, reserve).await
     }
 
     async fn extend(&self, extend: Extend) -> Result<Answer<()>, StoreError> {
-        self.extend_together(extend).await
+        self.lanes.extend.ask(self, extend).await
     }
 
     async fn abort(&self, abort: Abort) -> Result<Answer<()>, StoreError> {
-        self.abort_together(abort).await
+        self.lanes.abort.ask(self, abort).await
     }
 
     async fn forget(&self, forget: Forget) -> Result<Answer<()>, StoreError> {
