@@ -64,12 +64,12 @@ pub(super) struct Outcome {
     pub(super) finish: Finish,
     /// Bytes of memory that the page needed.
     pub(super) size: u64,
-    pub(super) left: Left,
+    pub(super) left: AttemptLeft,
 }
 
 /// How the exchange leaves its attempt in the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum AttemptLeft {
     /// Closed: the row lets the next request start at this instant.
     Closed { opens: Instant },
     /// Open, and over: no statement is spent on it alone, because the next reservation closes it. The row opens by itself at
@@ -78,7 +78,7 @@ pub(super) enum Left {
     /// Open, and to be closed now, so that the next request may start at this instant.
     Owed { next_start: Instant },
     /// Not to be closed: the source may still be serving, or the row has moved on.
-    Alone,
+    Open,
 }
 
 /// The row of an idle source is left open only where it opens by itself before anybody could come who waits for it: by default a
@@ -203,25 +203,25 @@ impl Exchange<'_> {
         let outcome = |end, page, finish, left| Outcome { end, page, finish, size, left };
         if matches!(end, End::Superseded(_)) {
             self.context.count_retransported(Cause::Superseded, page.abandon());
-            return outcome(end, page, Finish::default(), Left::Alone);
+            return outcome(end, page, Finish::default(), AttemptLeft::Open);
         }
         let mut finish = page.finish(matches!(end, End::Page { .. }));
         self.context.count_retransported(Cause::Unusable, finish.dropped);
         self.context.count_retransported(Cause::RepeatedBySource, page.repeats());
         let next_start = self.next_start(&end);
-        let open = next_start.map_or(Left::Alone, |next_start| Left::Owed { next_start });
+        let open = next_start.map_or(AttemptLeft::Open, |next_start| AttemptLeft::Owed { next_start });
         if let (End::Page { .. }, Some(next_start)) = (&end, next_start)
             && page.has_nothing_for_the_row()
             && let Some(opens) = self.opens_by_itself()
         {
             appender.nothing_came();
-            return outcome(end, page, finish, Left::Ended { next_start, opens });
+            return outcome(end, page, finish, AttemptLeft::Ended { next_start, opens });
         }
         match self.commit_rest(&mut page, &mut finish, &mut appender, &end, next_start).await {
-            Ok(row_opens) => outcome(end, page, finish, row_opens.map_or(open, |opens| Left::Closed { opens })),
+            Ok(row_opens) => outcome(end, page, finish, row_opens.map_or(open, |opens| AttemptLeft::Closed { opens })),
             Err(Superseded { row }) => {
                 self.context.count_retransported(Cause::Superseded, page.abandon());
-                outcome(End::Superseded(row), page, finish, Left::Alone)
+                outcome(End::Superseded(row), page, finish, AttemptLeft::Open)
             }
         }
     }

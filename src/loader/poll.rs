@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     buffer::{PageSize, Share},
     context::Context,
-    exchange::{Exchange, Left, Outcome},
+    exchange::{AttemptLeft, Exchange, Outcome},
     guard::Owed,
     pace::Pace,
     prefix::Prefix,
@@ -212,9 +212,9 @@ impl Poller {
         let attempt = grant.attempt;
         let outcome = self.exchange(grant, share, stop).await;
         match outcome.left {
-            Left::Closed { .. } | Left::Alone => {}
-            Left::Ended { next_start, opens } => self.ended = Some((Owed { attempt, next_start }, opens)),
-            Left::Owed { next_start } => self.close(attempt, next_start, stop).await,
+            AttemptLeft::Closed { .. } | AttemptLeft::Open => {}
+            AttemptLeft::Ended { next_start, opens } => self.ended = Some((Owed { attempt, next_start }, opens)),
+            AttemptLeft::Owed { next_start } => self.close(attempt, next_start, stop).await,
         }
         let pass = self.judge(outcome);
         if self.pace.is_saturated() {

@@ -8,7 +8,7 @@ use super::{Pass, Poller};
 use crate::{
     fetch::{Failure, FetchError, Progress},
     loader::{
-        exchange::{End, Left, Outcome},
+        exchange::{AttemptLeft, End, Outcome},
         pace::{Fill, IdleGrowth},
         prefix::Prefix,
         report::BlockedBy,
@@ -70,14 +70,14 @@ impl Poller {
         }
     }
 
-    fn succeed(&mut self, fill: Fill, first_byte: Instant, left: Left) -> Pass {
+    fn succeed(&mut self, fill: Fill, first_byte: Instant, left: AttemptLeft) -> Pass {
         self.context.count_request("page");
         self.asks_again = false;
         let leases_wait = self.context.shared.ownership.leases_wait();
         let growth = if leases_wait { IdleGrowth::WhileLeasesWait } else { IdleGrowth::Usual };
         let wait = self.pace.after_page(fill, growth, &mut self.rng);
         self.context.reporter.polled(fill != Fill::Full);
-        let opens = if let Left::Closed { opens } = left { opens } else { first_byte };
+        let opens = if let AttemptLeft::Closed { opens } = left { opens } else { first_byte };
         let due = (first_byte + wait).max(opens);
         self.due = due;
         // An idle source comes sooner by what it may then wait for others.
