@@ -23,8 +23,8 @@ use crate::{
     store::{Answer, Append, Appended, StoreError},
 };
 
-pub(super) const APPEND: &str = verb!("append.sql");
-pub(super) const APPEND_REREAD: &str = verb!("append_reread.sql");
+pub(super) const APPEND: &str = verb!("append_request.sql", "append.sql");
+pub(super) const APPEND_REREAD: &str = verb!("append_request.sql", "append_reread.sql");
 const FIND_COMMIT: &str = include_str!("sql/find_commit.sql");
 const FIND_STORED: &str = include_str!("sql/find_stored.sql");
 const HAS_OLDER: &str = include_str!("sql/has_older.sql");
