@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn and_waits_for_nothing_that_had_not_come() {
+    async fn who_was_frozen_waits_for_nothing_that_had_not_come() {
         let reading = tokio::spawn(before(Instant::now() + SECOND, std::future::pending::<()>()));
         yield_now().await;
         advance(2 * SECOND).await;

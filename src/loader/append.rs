@@ -1,3 +1,5 @@
+//! COMMIT, repeated until the row has answered.
+
 mod beginning;
 
 use std::{collections::HashSet, time::Duration};

@@ -1,3 +1,5 @@
+//! What a source shares with the others of its process, and the times that several files keep to.
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,

@@ -1,3 +1,5 @@
+//! FORGET of a deleted object.
+
 use std::time::Duration;
 
 use tokio::time::sleep;

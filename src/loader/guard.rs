@@ -1,3 +1,5 @@
+//! What this process itself knows of its requests to one source.
+
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -1,3 +1,5 @@
+//! Where the reader of a response and the committer of its prefixes meet.
+
 use std::{
     pin::pin,
     sync::{

@@ -21,6 +21,8 @@
 //! | [`report`] | what one source was last seen to do |
 //! | [`reports`] | those of all held sources, for who looks |
 //! | `reporter` | who says it: in the report, and in the log |
+//! | `settings` | what the loader needs of a spec |
+//! | `context` | what a source shares with the others of its process |
 
 mod append;
 pub mod buffer;

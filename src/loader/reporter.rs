@@ -1,3 +1,5 @@
+//! Who says what one source does: in its report, and in the log.
+
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;

@@ -1,3 +1,5 @@
+//! RESERVE and ABORT, and the waits of the row.
+
 use std::time::Duration;
 
 use rand::rngs::StdRng;

@@ -1,3 +1,5 @@
+//! S, the time within which a reserved request must start.
+
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,

@@ -1,3 +1,5 @@
+//! What the loader needs of a spec.
+
 use std::time::Duration;
 
 use crate::{

@@ -1,3 +1,5 @@
+//! One task per held source: what ownership directs, as the desired set describes it.
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},

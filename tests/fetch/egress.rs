@@ -37,7 +37,7 @@ async fn a_url_with_such_an_address_is_refused_and_nothing_is_connected_to() {
 }
 
 #[tokio::test]
-async fn it_is_refused_in_ipv6_clothes_too() {
+async fn a_refused_address_is_refused_in_ipv6_clothes_too() {
     let listener = forbidden().await;
     let port = listener.local_addr().expect("its address").port();
     let mut fetcher = fetcher(json!({ "url": format!("http://[::ffff:127.0.0.2]:{port}/latest") })).await;

@@ -382,7 +382,7 @@ async fn whatever_epochs_it_has_been_through_a_stream_is_read_to_its_end_and_not
 }
 
 #[tokio::test]
-async fn the_same_where_a_replica_of_the_release_before_resets_and_appends_beside_this_one() {
+async fn a_stream_is_read_to_its_end_where_a_replica_of_the_release_before_resets_and_appends_beside_this_one() {
     let database = Database::migrated().await;
     for seed in 0..HISTORIES {
         let mut reader = Reader::of(&database, &format!("seed-{seed}"), 12).await;
