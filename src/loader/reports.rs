@@ -17,7 +17,7 @@ pub struct Reports {
     slots: Arc<RwLock<HashMap<StreamName, Slot>>>,
     /// What was removed after its Lease was lost, or found no successor, and was not taken yet.
     parted: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
-    /// What was given up for a successor.
+    /// What was yielded to a successor.
     yielded: Arc<Mutex<HashMap<StreamName, Arc<Report>>>>,
     /// What was put, written or removed since the status writer looked.
     touched: Arc<Mutex<Vec<StreamName>>>,
@@ -70,24 +70,24 @@ impl Reports {
     }
 
     /// Removes the report of a source that is to be handed to another replica.
-    pub(super) fn give_up(&self, stream: &StreamName) {
+    pub(super) fn yielded(&self, stream: &StreamName) {
         if let Some(report) = self.take(stream) {
             locked(&self.yielded).insert(stream.clone(), report);
         }
         self.bump();
     }
 
-    /// Whether a source was given up under this very Lease, and nobody has taken it.
-    pub(super) fn gave_up(&self, holding: &Holding) -> bool {
+    /// Whether a source was yielded under this very Lease, and nobody has taken it.
+    pub(super) fn has_yielded(&self, holding: &Holding) -> bool {
         locked(&self.yielded).get(&holding.stream).is_some_and(|report| report.holding == *holding)
     }
 
     /// The object of a source is gone, so nobody will ask who has it.
-    pub(super) fn forget_given_up(&self, stream: &StreamName) {
+    pub(super) fn forget_yielded(&self, stream: &StreamName) {
         locked(&self.yielded).remove(stream);
     }
 
-    /// Nobody took over these sources that were given up: their status still calls this replica their holder.
+    /// Nobody took over these sources that were yielded: their status still calls this replica their holder.
     pub fn left_to_nobody(&self, streams: &[StreamName]) {
         for stream in streams {
             let Some(mut report) = locked(&self.yielded).remove(stream) else { continue };
@@ -273,8 +273,8 @@ mod tests {
         let stock = StreamName::new("shop", "stock");
         reports.put(&orders(), report(AssignedReason::LeaseHeld));
         reports.put(&stock, report(AssignedReason::LeaseHeld));
-        reports.give_up(&orders());
-        reports.give_up(&stock);
+        reports.yielded(&orders());
+        reports.yielded(&stock);
         assert!(reports.all().is_empty() && reports.take_parted().is_empty());
         reports.left_to_nobody(&[orders()]);
         let parted: Vec<_> = reports.take_parted().iter().map(|report| report.assigned.reason).collect();
@@ -285,8 +285,8 @@ mod tests {
     fn nothing_is_kept_of_what_was_given_up_and_is_gone() {
         let reports = Reports::default();
         reports.put(&orders(), report(AssignedReason::LeaseHeld));
-        reports.give_up(&orders());
-        reports.forget_given_up(&orders());
+        reports.yielded(&orders());
+        reports.forget_yielded(&orders());
         assert!(locked(&reports.yielded).is_empty());
     }
 

@@ -166,7 +166,7 @@ impl Supervisor {
     /// The Lease of a source names this replica, for certain or not.
     fn hold(&mut self, holding: Holding, is_ours: bool) {
         let stream = holding.stream.clone();
-        let won = (is_ours && !self.reports.gave_up(&holding)).then(Instant::now);
+        let won = (is_ours && !self.reports.has_yielded(&holding)).then(Instant::now);
         let next = Next { holding, is_ours, won };
         if let Some(held) = self.held.get_mut(&stream).filter(|_| !is_ours) {
             held.know_the_lease(false);
@@ -209,7 +209,7 @@ impl Supervisor {
         for stream in streams {
             let source = self.desired.get(&stream);
             if source.is_none() {
-                self.reports.forget_given_up(&stream);
+                self.reports.forget_yielded(&stream);
             }
             if let Some(Job { stop, work }) = self.held.get(&stream).and_then(|held| held.job.as_ref()) {
                 match (work, source) {
@@ -261,7 +261,7 @@ impl Supervisor {
             After::Yield => {
                 // Nobody takes over, and nobody will ask for, what was deleted meanwhile.
                 if self.desired.get(stream).is_some() || !self.desired.is_complete() {
-                    self.reports.give_up(stream);
+                    self.reports.yielded(stream);
                 } else {
                     self.reports.remove(stream);
                 }

@@ -30,15 +30,15 @@ use crate::{
     telemetry::{cause::in_one_line, health::Health, metrics::Metrics},
 };
 
-/// The shared boards of one replica.
-pub(super) struct Boards {
+/// What the parts of one replica share.
+pub(super) struct Shared {
     pub(super) health: Health,
     pub(super) desired: Desired,
     pub(super) reports: Reports,
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Boards {
+impl Shared {
     fn new(registry: &mut Registry) -> Self {
         Self {
             health: Health::starting(),
@@ -60,14 +60,14 @@ pub(super) async fn live(args: RunArgs, drain: CancellationToken) -> Result<(), 
     let listener = listen(address).await.map_err(|source| OperatorError::AdminPort { address, source })?;
 
     let mut registry = Registry::default();
-    let boards = Boards::new(&mut registry);
-    let store = store.counting(&boards.metrics);
-    let sources = Sources { desired: boards.desired.clone(), reports: boards.reports.clone() };
-    let admin = Admin { health: boards.health.clone(), registry: Arc::new(registry), sources };
+    let shared = Shared::new(&mut registry);
+    let store = store.counting(&shared.metrics);
+    let sources = Sources { desired: shared.desired.clone(), reports: shared.reports.clone() };
+    let admin = Admin { health: shared.health.clone(), registry: Arc::new(registry), sources };
     let (claim, claimed) = watch::channel(admission::AT_FIRST);
-    let admission = Admission { args: &args, store: &store, cluster: &cluster, health: &boards.health, claim };
+    let admission = Admission { args: &args, store: &store, cluster: &cluster, health: &shared.health, claim };
     let claimed = Arc::new(ClaimedStore::new(store.clone(), claimed));
-    let load = Load { args: &args, pod: &pod, boards: &boards, store: claimed, cluster: &cluster };
+    let load = Load { args: &args, pod: &pod, shared: &shared, store: claimed, cluster: &cluster };
     let working = async {
         let done = work(admission, load, &drain).await;
         store.close().await;

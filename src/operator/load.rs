@@ -10,7 +10,7 @@ use super::{
     OperatorError,
     claimed_store::ClaimedStore,
     cluster::Cluster,
-    life::Boards,
+    life::Shared,
     readiness::{tell_membership, tell_of_peers, tell_sources, tell_whether_leases_wait},
     upkeep::keep_up,
 };
@@ -33,7 +33,7 @@ const LAST_POLLS: Duration = Duration::from_secs(3);
 pub(super) struct Load<'a> {
     pub(super) args: &'a RunArgs,
     pub(super) pod: &'a str,
-    pub(super) boards: &'a Boards,
+    pub(super) shared: &'a Shared,
     pub(super) store: Arc<ClaimedStore<PostgresStore>>,
     pub(super) cluster: &'a Cluster,
 }
@@ -52,7 +52,7 @@ impl Load<'_> {
         // After the loader: by then it is known what found no successor.
         let stop_controller = CancellationToken::new();
 
-        let health = &self.boards.health;
+        let health = &self.shared.health;
         let (leases_wait, waiting) = watch::channel(false);
         let (peers, others) = watch::channel(Peers::default());
         // Not spawned: a panic in one ends the replica, which begins anew, instead of a part that nobody misses.
@@ -62,14 +62,14 @@ impl Load<'_> {
                 tell_membership(health.clone(), ownership.views()),
                 tell_whether_leases_wait(leases_wait, ownership.views()),
                 tell_of_peers(peers, ownership.views()),
-                keep_up(self.store.clone(), self.args.retention_days, &self.boards.metrics),
+                keep_up(self.store.clone(), self.args.retention_days, &self.shared.metrics),
             );
             pending::<Infallible>().await
         };
 
         let inputs = Inputs {
-            desired: self.boards.desired.clone(),
-            reports: self.boards.reports.clone(),
+            desired: self.shared.desired.clone(),
+            reports: self.shared.reports.clone(),
             leases_wait: waiting,
             peers: others,
         };
@@ -100,9 +100,9 @@ impl Load<'_> {
             config,
             self.cluster.leases()?,
             self.cluster.leases()?,
-            self.boards.desired.clone(),
+            self.shared.desired.clone(),
             self.store.clone(),
-            self.boards.metrics.clone(),
+            self.shared.metrics.clone(),
             stop.clone(),
         ))
     }
@@ -115,11 +115,11 @@ impl Load<'_> {
             store: self.store.clone(),
             transports: Arc::new(HttpTransports::new(credentials, &replica, egress)?),
             ownership,
-            desired: self.boards.desired.clone(),
-            reports: self.boards.reports.clone(),
-            metrics: self.boards.metrics.clone(),
+            desired: self.shared.desired.clone(),
+            reports: self.shared.reports.clone(),
+            metrics: self.shared.metrics.clone(),
             buffer: Buffer::new(self.args.buffer_bytes),
-            health: self.boards.health.clone(),
+            health: self.shared.health.clone(),
         }))
     }
 
@@ -134,7 +134,7 @@ impl Load<'_> {
             status_interval: self.args.status_interval,
             namespace: self.args.watch_namespace.clone(),
         };
-        let (client, metrics) = (self.cluster.client.clone(), self.boards.metrics.clone());
+        let (client, metrics) = (self.cluster.client.clone(), self.shared.metrics.clone());
         Ok(controller::run(config, client, inputs, metrics, state, shutdown).await?)
     }
 
@@ -158,7 +158,7 @@ impl Load<'_> {
             warn!("ends with sources that were not handed off: their polls or commits did not end in time");
             return Ok(());
         };
-        self.boards.reports.left_to_nobody(&left_to_nobody);
+        self.shared.reports.left_to_nobody(&left_to_nobody);
         Ok(())
     }
 }
