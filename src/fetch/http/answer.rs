@@ -18,7 +18,7 @@ use crate::fetch::{Failure, FetchError, LONGEST_RETRY_AFTER, Progress};
 
 /// What a status says of the response.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Meaning {
     /// A body to decode.
     Page,
     /// 204: nothing new, and no body that would say so.
@@ -27,12 +27,12 @@ pub(super) enum Verdict {
 }
 
 /// Judges the head of a response. 206 is no page: no range was asked for.
-pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credentials: bool) -> Verdict {
+pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credentials: bool) -> Meaning {
     let retry_after = || retry_after(headers, Timestamp::now());
     let number = status.as_u16();
-    Verdict::Failed(match status {
-        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => return Verdict::Page,
-        StatusCode::NO_CONTENT => return Verdict::NoEvents,
+    Meaning::Failed(match status {
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => return Meaning::Page,
+        StatusCode::NO_CONTENT => return Meaning::NoEvents,
         StatusCode::UNAUTHORIZED if asked_with_credentials => FetchError::AuthenticationFailed {
             detail: "the source answered 401; check the Secret that `http.auth` or `http.headers` names".to_owned(),
         },
@@ -163,7 +163,7 @@ mod tests {
     #[case(308)]
     fn a_redirect_is_a_failure(#[case] status: u16) {
         let code = StatusCode::from_u16(status).expect("a status");
-        assert_eq!(judge(code, &HeaderMap::new(), false), Verdict::Failed(FetchError::Redirected { status }));
+        assert_eq!(judge(code, &HeaderMap::new(), false), Meaning::Failed(FetchError::Redirected { status }));
     }
 
     #[rstest]
@@ -175,6 +175,6 @@ mod tests {
     fn a_status_that_brings_no_page_is_named(#[case] status: u16) {
         let code = StatusCode::from_u16(status).expect("a status");
         let error = FetchError::ServerError { status, retry_after: None };
-        assert_eq!(judge(code, &HeaderMap::new(), false), Verdict::Failed(error));
+        assert_eq!(judge(code, &HeaderMap::new(), false), Meaning::Failed(error));
     }
 }

@@ -55,9 +55,9 @@ pub(super) struct Connection {
     idle_until: Instant,
 }
 
-/// What a connection leads to.
+/// What a request needs to pass on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(super) enum Passage {
     /// A source: nothing leaves without a permit.
     Gated,
     /// A host that is no source (a token endpoint elsewhere).
@@ -68,14 +68,14 @@ impl Connection {
     /// Name, TCP, proxy, TLS. Sends no request.
     pub(super) async fn open(
         endpoint: &Endpoint,
-        access: Access,
+        passage: Passage,
         tls: &Arc<ClientConfig>,
         dialer: &Dialer,
         within: Duration,
     ) -> Result<Self, FetchError> {
         let line = Line::open();
         let stream = dialer.dial(endpoint, tls, line.clone(), within).await?;
-        if access == Access::Gated {
+        if passage == Passage::Gated {
             line.stand(!endpoint.https);
         }
         let (sender, driver) = http1::Builder::new()

@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     Shared,
     access::{Access, invalid},
-    answer::{Verdict, broken, explain, judge, never_left},
-    connection::{self, Connection},
+    answer::{Meaning, broken, explain, judge, never_left},
+    connection::{Connection, Passage},
     dial::CONNECT_WITHIN,
     endpoint::Endpoint,
     inflate::Inflate,
     line::Reach,
     oauth2::Token,
-    page::{Answered, DRAIN_BYTES, HttpPage, NoItems, Stand},
+    page::{Answered, DRAIN_BYTES, HttpPage, IdleSlot, NoItems},
     request::{Sender, Template},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub(super) struct HttpFetcher {
     /// What it connected for. A token whose time comes between CONNECT and SEND is used once more: it is renewed long before
     /// it expires.
     next: Next,
-    stand: Stand,
+    idle: IdleSlot,
     timeout: Duration,
     limit: u64,
 }
@@ -64,8 +64,8 @@ impl HttpFetcher {
             return Err(invalid("http.maxResponseBytes", "it must be more than nothing"));
         }
         let access = read_access(&shared, &source, http).await?;
-        let stand = Stand::default();
-        Ok(Self { shared, source, template, decoder, access, token: None, next: Next::Page, stand, timeout, limit })
+        let idle = IdleSlot::default();
+        Ok(Self { shared, source, template, decoder, access, token: None, next: Next::Page, idle, timeout, limit })
     }
 
     /// Whether a token is wanted first, and whether its endpoint is the source's own host, any port of it: "every request
@@ -103,7 +103,7 @@ impl HttpFetcher {
         let named = |error: FetchError| in_token_request(error, &client.endpoint);
         let (tls, dialer) = (&self.access.token_tls, &self.shared.dialer);
         let mut connection =
-            Connection::open(&client.endpoint, connection::Access::Free, tls, dialer, within).await.map_err(named)?;
+            Connection::open(&client.endpoint, Passage::Free, tls, dialer, within).await.map_err(named)?;
         let sender = Sender { replica: &self.shared.replica, attempt: None };
         let request = client.request(&sender).ok_or_else(unaskable)?;
         let late = || FetchError::ConnectionFailed {
@@ -120,9 +120,9 @@ impl HttpFetcher {
     }
 
     /// The request, and the connection it will leave on.
-    fn prepare(&mut self, permit: &Permit, page: &PageRequest) -> Result<Prepared, FetchError> {
+    fn prepare(&mut self, permit: &Permit, page: &PageRequest) -> Result<Outgoing, FetchError> {
         let next = self.next;
-        let connection = self.stand.take().filter(|connection| &connection.endpoint == self.endpoint(next));
+        let connection = self.idle.take().filter(|connection| &connection.endpoint == self.endpoint(next));
         let connection = connection.ok_or_else(|| FetchError::ConnectionFailed {
             detail: format!("no connection to {} stood when the gate opened", self.endpoint(next)),
         })?;
@@ -133,7 +133,7 @@ impl HttpFetcher {
             let token = self.token.as_mut().map(Token::take_for_request);
             self.template.request(&self.access, token.as_ref(), page, &sender)
         };
-        Ok(Prepared { next, connection, request: request.ok_or_else(unaskable)? })
+        Ok(Outgoing { next, connection, request: request.ok_or_else(unaskable)? })
     }
 
     /// Sends a prepared request when its permit opens.
@@ -149,7 +149,7 @@ impl HttpFetcher {
             sleep_until(permit.opens()).await;
         }
         if too_late(&permit) {
-            self.stand.put(connection);
+            self.idle.put(connection);
             return Err(never_left(FetchError::PermitExpired));
         }
         if !connection.stands().await {
@@ -179,7 +179,7 @@ impl HttpFetcher {
             };
             return Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
         };
-        self.stand.put(answered.connection);
+        self.idle.put(answered.connection);
         let token = Token::from_answer(head.status(), &body, Instant::now())
             .map_err(|error| Failure { error, progress: Progress::ReadToEnd { first_byte } })?;
         self.token = Some(token);
@@ -192,23 +192,23 @@ impl HttpFetcher {
             self.token = None;
         }
         let error = match judge(head.status(), head.headers(), self.sends_credentials()) {
-            Verdict::Page => match Inflate::new(head.headers(), self.limit) {
+            Meaning::Page => match Inflate::new(head.headers(), self.limit) {
                 Ok(inflate) => {
-                    let page = HttpPage::new(answered, inflate, self.decoder.page(), self.stand.clone());
+                    let page = HttpPage::new(answered, inflate, self.decoder.page(), self.idle.clone());
                     return Ok(Reply::Page(Box::new(page)));
                 }
                 Err(error) => error,
             },
-            Verdict::NoEvents => {
+            Meaning::NoEvents => {
                 // The protocol gives 204 no body; this only lets the connection see that.
                 if answered.connection.read_out(&mut answered.body, 0, answered.until).await.is_some() {
-                    self.stand.put(answered.connection);
+                    self.idle.put(answered.connection);
                 }
                 return Ok(Reply::Page(Box::new(NoItems { first_byte })));
             }
-            Verdict::Failed(error) => error,
+            Meaning::Failed(error) => error,
         };
-        Err(answered.fail(&self.stand, error).await)
+        Err(answered.fail(&self.idle, error).await)
     }
 
     fn sends_credentials(&self) -> bool {
@@ -218,7 +218,7 @@ impl HttpFetcher {
     }
 }
 
-struct Prepared {
+struct Outgoing {
     next: Next,
     connection: Connection,
     request: Request<Full<Bytes>>,
@@ -230,23 +230,22 @@ impl Fetcher for HttpFetcher {
         self.fetch_token_elsewhere().await?;
         self.next = self.choose_next();
         let endpoint = self.endpoint(self.next);
-        if let Some(mut connection) = self.stand.take()
+        if let Some(mut connection) = self.idle.take()
             && &connection.endpoint == endpoint
             && !connection.is_stale()
             && connection.stands().await
         {
-            self.stand.put(connection);
+            self.idle.put(connection);
             return Ok(());
         }
         let (tls, dialer) = (&self.access.tls, &self.shared.dialer);
-        let connection =
-            Connection::open(endpoint, connection::Access::Gated, tls, dialer, self.connect_within()).await?;
-        self.stand.put(connection);
+        let connection = Connection::open(endpoint, Passage::Gated, tls, dialer, self.connect_within()).await?;
+        self.idle.put(connection);
         Ok(())
     }
 
     async fn send(&mut self, permit: Permit, page: &PageRequest) -> Result<Reply, Failure> {
-        let Prepared { next, connection, request } = self.prepare(&permit, page).map_err(never_left)?;
+        let Outgoing { next, connection, request } = self.prepare(&permit, page).map_err(never_left)?;
         let (head, answered) = self.exchange(connection, request, permit).await?;
         match next {
             Next::Token => self.take_token(&head, answered).await,
@@ -263,7 +262,7 @@ impl Fetcher for HttpFetcher {
         self.access = access;
         self.token = None;
         // It may have been authenticated with the old client certificate.
-        drop(self.stand.take());
+        drop(self.idle.take());
         Ok(true)
     }
 

@@ -25,12 +25,12 @@ use crate::{
 pub(super) const DRAIN_BYTES: usize = 64 * 1024;
 pub(super) const DRAIN_FOR: Duration = Duration::from_secs(5);
 
-/// Where a connection stands between two requests. A fetcher takes it out to send; the page that read its response to
+/// Where a connection idles between two requests. A fetcher takes it out to send; the page that read its response to
 /// the end puts it back.
 #[derive(Clone, Default)]
-pub(super) struct Stand(Arc<Mutex<Option<Connection>>>);
+pub(super) struct IdleSlot(Arc<Mutex<Option<Connection>>>);
 
-impl Stand {
+impl IdleSlot {
     pub(super) fn take(&self) -> Option<Connection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -53,14 +53,14 @@ pub(super) struct Answered {
 
 impl Answered {
     /// Reads the rest of a body that is of no use, within bounds, and says what became of the request.
-    pub(super) async fn fail(mut self, stand: &Stand, error: FetchError) -> Failure {
+    pub(super) async fn fail(mut self, idle: &IdleSlot, error: FetchError) -> Failure {
         let first_byte = self.first_byte;
         let until = self.until.min(Instant::now() + DRAIN_FOR);
         let drained = self.connection.read_out(&mut self.body, DRAIN_BYTES, until).await.is_some();
         if !drained {
             return Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } };
         }
-        stand.put(self.connection);
+        idle.put(self.connection);
         Failure { error, progress: Progress::ReadToEnd { first_byte } }
     }
 }
@@ -73,7 +73,7 @@ pub(super) struct HttpPage {
     unread: Bytes,
     inflate: Inflate,
     decoder: PageDecoder,
-    stand: Stand,
+    idle: IdleSlot,
 }
 
 enum Reading {
@@ -89,9 +89,9 @@ enum Reading {
 type Awaited = Result<Option<hyper::Result<Bytes>>, TimeOver>;
 
 impl HttpPage {
-    pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, stand: Stand) -> Self {
+    pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, idle: IdleSlot) -> Self {
         let first_byte = answered.first_byte;
-        Self { first_byte, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, stand }
+        Self { first_byte, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
     }
 
     /// Takes what came of waiting for a piece.
@@ -114,7 +114,7 @@ impl HttpPage {
                 Ok(())
             }
             Ok(None) => {
-                self.stand.put(answered.connection);
+                self.idle.put(answered.connection);
                 match self.inflate.finish() {
                     Ok(()) => Ok(()),
                     Err(error) => Err(self.over(error, Progress::ReadToEnd { first_byte: self.first_byte })),
@@ -146,7 +146,7 @@ impl HttpPage {
         // What holds when this is dropped while it waits.
         let first_byte = Some(self.first_byte);
         self.over(error.clone(), Progress::MayBeServed { first_byte });
-        let failure = answered.fail(&self.stand, error).await;
+        let failure = answered.fail(&self.idle, error).await;
         Err(self.over(failure.error, failure.progress))
     }
 
