@@ -188,7 +188,8 @@ impl HttpFetcher {
 
     async fn open_page(&mut self, head: &Response<()>, mut answered: Answered) -> Result<Reply, Failure> {
         let first_byte = answered.first_byte;
-        if head.status() == StatusCode::UNAUTHORIZED {
+        // Of 403 too: a scope that was granted meanwhile is in the next token alone.
+        if matches!(head.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             self.token = None;
         }
         let error = match judge(head.status(), head.headers(), self.sends_credentials()) {
