@@ -21,6 +21,12 @@ pub enum FetchError {
     /// 5xx, and any other status that brings no page (404, 410, …).
     #[error("the source answered {status}{}", remedy(*status))]
     ServerError { status: u16, retry_after: Option<Duration> },
+    /// 504 and its like. `after` is `http.timeout`: as long as that the source may still serve a request that nobody waits for.
+    #[error(
+        "the source answered {status}: a gateway stopped waiting, and the request may still be served, so the next one waits \
+         {after:?} (`http.timeout`); lower `poll.batchSize`, or let the gateway wait longer"
+    )]
+    GatewayTimeout { status: u16, retry_after: Option<Duration>, after: Duration },
     #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
     /// Found out before a byte of the request left this process; a new connection is no more than a handshake away.
@@ -73,7 +79,7 @@ impl FetchError {
             Self::Forbidden { .. } => ReachableReason::Forbidden,
             Self::RateLimited { .. } => ReachableReason::RateLimited,
             Self::Redirected { .. } => ReachableReason::Redirected,
-            Self::ServerError { .. } => ReachableReason::ServerError,
+            Self::ServerError { .. } | Self::GatewayTimeout { .. } => ReachableReason::ServerError,
             Self::ConnectionFailed { .. } | Self::ClosedWhileIdle | Self::PermitExpired => {
                 ReachableReason::ConnectionFailed
             }
@@ -94,7 +100,9 @@ impl FetchError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => *retry_after,
+            Self::RateLimited { retry_after, .. }
+            | Self::ServerError { retry_after, .. }
+            | Self::GatewayTimeout { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

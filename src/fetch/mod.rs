@@ -135,7 +135,7 @@ pub struct Failure {
 pub enum Progress {
     /// It provably never left: the row may be released.
     NeverLeft,
-    /// Its response was read to the end: the row may be released.
+    /// Its response was read to the end, and ends what the source did for it: the row may be released.
     ReadToEnd { first_byte: Instant },
     /// It left, and the source may still be serving it: the row stays until its deadline.
     MayBeServed { first_byte: Option<Instant> },

@@ -301,7 +301,9 @@ fn kept_for(end: &End) -> Option<Duration> {
 /// How long a source may go on with a request after this failure.
 fn served_for(error: &FetchError) -> Duration {
     match error {
-        FetchError::Timeout { after } | FetchError::NoRoomInTime { after, .. } => IN_FLIGHT.max(*after),
+        FetchError::Timeout { after }
+        | FetchError::NoRoomInTime { after, .. }
+        | FetchError::GatewayTimeout { after, .. } => IN_FLIGHT.max(*after),
         _ => IN_FLIGHT,
     }
 }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use headgate::fetch::{FetchError, Fetcher, OpenError, Reply};
+use headgate::{
+    api::ReachableReason,
+    fetch::{Failure, FetchError, Fetcher, OpenError, Progress, Reply},
+};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::{
     raw::{Request, Source},
-    world::{BoxedFetcher, Vault, connect, fetcher_with, from_start, open, permit, poll, poll_failing},
+    world::{BoxedFetcher, Vault, connect, fetcher_with, from_start, may_be_served, open, permit, poll, poll_failing},
 };
 
 /// Answers every request with an empty page.
@@ -280,6 +283,37 @@ async fn a_refusal_of_the_token_endpoint_is_named_by_its_code(#[case] host: &str
     assert!(matches!(error, FetchError::AuthenticationFailed { .. }), "{error}");
     assert!(error.to_string().contains("400 (invalid_client)"), "{error}");
     assert!(!error.to_string().contains("must not be shown"));
+}
+
+/// The failure of a token request. Of one to another host only the error is known.
+async fn token_failure(http: Value) -> Failure {
+    let mut fetcher = fetcher_with(http, api_secret()).await;
+    match fetcher.connect().await {
+        Err(error) => Failure { error, progress: Progress::NeverLeft },
+        Ok(()) => fetcher.send(permit(), &from_start()).await.err().expect("no token"),
+    }
+}
+
+fn tokens_at(host: &str, tokens: &Source) -> Value {
+    // Under one name it is the host of the source, under the other it is not.
+    let url = format!("http://{host}:{}/token", tokens.address.port());
+    json!({ "url": "http://127.0.0.1:9/", "auth": oauth2(&url), "plaintextCredentials": "Allow", "timeout": "500ms" })
+}
+
+#[rstest]
+#[case(504)]
+#[case(524)]
+#[tokio::test]
+async fn a_token_request_to_the_source_for_which_a_gateway_stopped_waiting_may_still_be_served(#[case] status: u16) {
+    let tokens = Source::that(move |mut talk| async move {
+        talk.request().await?;
+        talk.answer(status, "", "").await?;
+        talk.hold().await
+    })
+    .await;
+    let failure = token_failure(tokens_at("127.0.0.1", &tokens)).await;
+    assert!(may_be_served(&failure), "{failure}");
+    assert_eq!(failure.error.reason(), ReachableReason::ServerError);
 }
 
 #[tokio::test]

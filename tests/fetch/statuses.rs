@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headgate::fetch::FetchError;
+use headgate::{api::ReachableReason, fetch::FetchError};
 use rstest::rstest;
 use serde_json::json;
 
@@ -49,6 +49,23 @@ async fn a_status_becomes_its_error_and_the_response_is_read_to_its_end(
         assert!(read_to_end(&failure));
         assert_eq!((source.connections(), source.requests().len()), (1, requests));
         assert!(!failure.to_string().contains("must not be shown"));
+    }
+}
+
+#[rstest]
+#[case::of_http(504)]
+#[case::of_a_delivery_network(524)]
+#[tokio::test]
+async fn a_request_for_which_a_gateway_stopped_waiting_may_still_be_served(#[case] status: u16) {
+    let source = answering(status, "Retry-After: 7\r\n").await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    for requests in 1..=2 {
+        let failure = poll_failing(&mut fetcher).await;
+        assert_eq!(failure.error.reason(), ReachableReason::ServerError);
+        assert_eq!(failure.error.retry_after(), Some(Duration::from_secs(7)));
+        assert!(may_be_served(&failure), "{failure}");
+        assert!(failure.to_string().contains("may still be served"), "{failure}");
+        assert_eq!((source.connections(), source.requests().len()), (1, requests), "the gateway itself is well");
     }
 }
 

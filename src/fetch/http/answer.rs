@@ -7,6 +7,7 @@ use hyper::{
     header::{DATE, HeaderMap, RETRY_AFTER},
 };
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use tokio::time::Instant;
 
 use super::{
     connection::Connection,
@@ -26,8 +27,16 @@ pub(super) enum Meaning {
     Failed(FetchError),
 }
 
-/// Judges the head of a response. 206 is no page: no range was asked for.
-pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credentials: bool) -> Meaning {
+/// Judges the head of a response to a request that had `timeout`. 206 is no page: no range was asked for.
+pub(super) fn judge(
+    status: StatusCode,
+    headers: &HeaderMap,
+    asked_with_credentials: bool,
+    timeout: Duration,
+) -> Meaning {
+    if let Some(error) = gateway_timeout(status, headers, timeout) {
+        return Meaning::Failed(error);
+    }
     let retry_after = || retry_after(headers, Timestamp::now());
     let number = status.as_u16();
     Meaning::Failed(match status {
@@ -49,6 +58,28 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, asked_with_credenti
         }
         _ => FetchError::ServerError { status: number, retry_after: retry_after() },
     })
+}
+
+/// 504, or 524 in the words of delivery networks: who answers has stopped waiting for whom it had asked. `None` for any other
+/// status.
+pub(super) fn gateway_timeout(status: StatusCode, headers: &HeaderMap, timeout: Duration) -> Option<FetchError> {
+    let status = status.as_u16();
+    let retry_after = || retry_after(headers, Timestamp::now());
+    matches!(status, 504 | 524).then(|| FetchError::GatewayTimeout {
+        status,
+        retry_after: retry_after(),
+        after: timeout,
+    })
+}
+
+/// What `error` says of a request whose response was read to its end. Behind a gateway that stopped waiting it may go on, and
+/// another one beside it would be a second one in flight (P1).
+pub(super) fn read_to_end(error: FetchError, first_byte: Instant) -> Failure {
+    let progress = match error {
+        FetchError::GatewayTimeout { .. } => Progress::MayBeServed { first_byte: Some(first_byte) },
+        _ => Progress::ReadToEnd { first_byte },
+    };
+    Failure { error, progress }
 }
 
 /// `Retry-After` in seconds or as a date. A date is measured from the `Date` of the same response where there is one, so
@@ -128,6 +159,8 @@ mod tests {
 
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
     fn headers(retry_after: &str, date: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).expect("a header value"));
@@ -163,7 +196,7 @@ mod tests {
     #[case(308)]
     fn a_redirect_is_a_failure(#[case] status: u16) {
         let code = StatusCode::from_u16(status).expect("a status");
-        assert_eq!(judge(code, &HeaderMap::new(), false), Meaning::Failed(FetchError::Redirected { status }));
+        assert_eq!(judge(code, &HeaderMap::new(), false, TIMEOUT), Meaning::Failed(FetchError::Redirected { status }));
     }
 
     #[rstest]
@@ -175,6 +208,6 @@ mod tests {
     fn a_status_that_brings_no_page_is_named(#[case] status: u16) {
         let code = StatusCode::from_u16(status).expect("a status");
         let error = FetchError::ServerError { status, retry_after: None };
-        assert_eq!(judge(code, &HeaderMap::new(), false), Meaning::Failed(error));
+        assert_eq!(judge(code, &HeaderMap::new(), false, TIMEOUT), Meaning::Failed(error));
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     Shared,
     access::{Access, invalid},
-    answer::{Meaning, broken, explain, judge, never_left},
+    answer::{Meaning, broken, explain, gateway_timeout, judge, never_left, read_to_end},
     connection::{Connection, Passage},
     dial::CONNECT_WITHIN,
     endpoint::Endpoint,
@@ -180,9 +180,11 @@ impl HttpFetcher {
             return Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
         };
         self.idle.put(answered.connection);
-        let token = Token::from_answer(head.status(), &body, Instant::now())
-            .map_err(|error| Failure { error, progress: Progress::ReadToEnd { first_byte } })?;
-        self.token = Some(token);
+        let token = match gateway_timeout(head.status(), head.headers(), self.timeout) {
+            Some(error) => Err(error),
+            None => Token::from_answer(head.status(), &body, Instant::now()),
+        };
+        self.token = Some(token.map_err(|error| read_to_end(error, first_byte))?);
         Ok(Reply::Prepared { first_byte })
     }
 
@@ -192,7 +194,7 @@ impl HttpFetcher {
         if matches!(head.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             self.token = None;
         }
-        let error = match judge(head.status(), head.headers(), self.sends_credentials()) {
+        let error = match judge(head.status(), head.headers(), self.sends_credentials(), self.timeout) {
             Meaning::Page => match Inflate::new(head.headers(), self.limit) {
                 Ok(inflate) => {
                     let page = HttpPage::new(answered, inflate, self.decoder.page(), self.idle.clone());

@@ -13,7 +13,8 @@
 //!
 //! - **hyper and not reqwest** carries the requests: `docs/adr/0001-one-hyper-connection-per-source.md` says why.
 //! - **200 and 203 are pages, 204 is a page without events**; every other status is a failure. A failed response is read to
-//!   its end within 64 KiB and 5 s, so that its row is released at once; else the row waits out its deadline.
+//!   its end within 64 KiB and 5 s, so that its row is released at once; else the row waits out its deadline. 504 and 524 are
+//!   timeouts of a gateway: the row waits as after one of our own.
 //! - **Proxies** of the environment are used through tunnels only, also for plain http (`proxy`).
 //! - **Each request carries** `User-Agent: headgate/<version>`, `Accept`, `Accept-Encoding: gzip`, `Headgate-Replica` and
 //!   `Headgate-Attempt` (who asked, for the access log of the source; no secret), and no `traceparent`.

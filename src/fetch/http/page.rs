@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    answer::{broken, explain},
+    answer::{broken, explain, read_to_end},
     connection::Connection,
     inflate::Inflate,
 };
@@ -61,7 +61,7 @@ impl Answered {
             return Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } };
         }
         idle.put(self.connection);
-        Failure { error, progress: Progress::ReadToEnd { first_byte } }
+        read_to_end(error, first_byte)
     }
 }
 

@@ -180,6 +180,23 @@ async fn a_timeout_does_not_release_the_row_but_shuts_it_for_as_long_as_the_sour
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gateway_that_stops_waiting_shuts_the_row_for_as_long_as_a_timeout_of_our_own() {
+    let world = World::with_events(3);
+    let after = world.source.timeout;
+    let error = FetchError::GatewayTimeout { status: 504, retry_after: None, after };
+    world.source.next([Script::FailsUnread(error)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    assert_eq!(world.store.asked("abort"), 0);
+    let given_up = Instant::now();
+    let mut other = world.adopted_by("b").await;
+    other.poll().await;
+    let next = world.source.log()[1].start;
+    assert!(next >= given_up + Duration::from_millis(4900), "{:?}", next - given_up);
+    assert_eq!(world.cursor(), "3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_body_keeps_its_prefix_and_waits_out_the_deadline() {
     let world = World::with_events(100);
     world.source.next([Script::Cut(40)]);
