@@ -29,6 +29,9 @@ pub enum FetchError {
     GatewayTimeout { status: u16, retry_after: Option<Duration>, after: Duration },
     #[error("the connection failed: {detail}")]
     ConnectionFailed { detail: String },
+    /// It can give no token now, with whichever credentials: 429, 5xx, 408, 425.
+    #[error("the token endpoint answered {status} (`http.auth.oauth2.tokenURL`)")]
+    TokenUnavailable { status: u16, retry_after: Option<Duration> },
     /// Found out before a byte of the request left this process; a new connection is no more than a handshake away.
     #[error("the source closed its idle connection before the request left")]
     ClosedWhileIdle,
@@ -77,9 +80,11 @@ impl FetchError {
         match self {
             Self::AuthenticationFailed { .. } => ReachableReason::AuthenticationFailed,
             Self::Forbidden { .. } => ReachableReason::Forbidden,
-            Self::RateLimited { .. } => ReachableReason::RateLimited,
+            Self::RateLimited { .. } | Self::TokenUnavailable { status: 429, .. } => ReachableReason::RateLimited,
             Self::Redirected { .. } => ReachableReason::Redirected,
-            Self::ServerError { .. } | Self::GatewayTimeout { .. } => ReachableReason::ServerError,
+            Self::ServerError { .. } | Self::GatewayTimeout { .. } | Self::TokenUnavailable { .. } => {
+                ReachableReason::ServerError
+            }
             Self::ConnectionFailed { .. } | Self::ClosedWhileIdle | Self::PermitExpired => {
                 ReachableReason::ConnectionFailed
             }
@@ -102,7 +107,8 @@ impl FetchError {
         match self {
             Self::RateLimited { retry_after, .. }
             | Self::ServerError { retry_after, .. }
-            | Self::GatewayTimeout { retry_after, .. } => *retry_after,
+            | Self::GatewayTimeout { retry_after, .. }
+            | Self::TokenUnavailable { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

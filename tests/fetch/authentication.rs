@@ -1,6 +1,6 @@
 //! Credentials: every kind, where they come from, when they change.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use headgate::{
     api::ReachableReason,
@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{
     raw::{Request, Source},
-    world::{BoxedFetcher, Vault, connect, fetcher_with, from_start, may_be_served, open, permit, poll, poll_failing},
+    world::{
+        BoxedFetcher, Vault, connect, fetcher_with, from_start, may_be_served, open, permit, poll, poll_failing,
+        read_to_end,
+    },
 };
 
 /// Answers every request with an empty page.
@@ -298,6 +301,43 @@ fn tokens_at(host: &str, tokens: &Source) -> Value {
     // Under one name it is the host of the source, under the other it is not.
     let url = format!("http://{host}:{}/token", tokens.address.port());
     json!({ "url": "http://127.0.0.1:9/", "auth": oauth2(&url), "plaintextCredentials": "Allow", "timeout": "500ms" })
+}
+
+#[rstest]
+#[case::too_often(429, "Retry-After: 7\r\n", ReachableReason::RateLimited, Some(7), "")]
+#[case::away(503, "Retry-After: 9\r\n", ReachableReason::ServerError, Some(9), "")]
+#[case::broken(500, "", ReachableReason::ServerError, None, "")]
+#[case::too_slow_for_it(408, "", ReachableReason::ServerError, None, "")]
+#[case::no_such_client(401, "", ReachableReason::AuthenticationFailed, None, "its Secrets")]
+#[case::not_this_client(403, "", ReachableReason::AuthenticationFailed, None, "its Secrets")]
+#[case::moved(302, "", ReachableReason::AuthenticationFailed, None, "`http.auth.oauth2.tokenURL`")]
+#[case::nowhere(404, "", ReachableReason::AuthenticationFailed, None, "`http.auth.oauth2.tokenURL`")]
+#[tokio::test]
+async fn a_token_endpoint_that_is_limited_or_down_is_no_wrong_credential(
+    #[values("127.0.0.1", "localhost")] host: &str,
+    #[case] status: u16,
+    #[case] headers: &'static str,
+    #[case] reason: ReachableReason,
+    #[case] wait: Option<u64>,
+    #[case] hint: &str,
+) {
+    let tokens = Source::that(move |mut talk| async move {
+        talk.request().await?;
+        talk.answer(status, headers, "must not be shown").await?;
+        talk.hold().await
+    })
+    .await;
+    let failure = token_failure(tokens_at(host, &tokens)).await;
+    let said = failure.to_string();
+    assert_eq!(
+        (failure.error.reason(), failure.error.retry_after()),
+        (reason, wait.map(Duration::from_secs)),
+        "{said}"
+    );
+    assert!(said.contains(&format!("the token endpoint answered {status}")) && said.contains(hint), "{said}");
+    assert!(reason == ReachableReason::AuthenticationFailed || !said.contains("check"), "{said}");
+    assert!(!said.contains("must not be shown"), "{said}");
+    assert_eq!(read_to_end(&failure), host == "127.0.0.1", "the row of the source learns of its own host");
 }
 
 #[rstest]

@@ -115,7 +115,7 @@ impl HttpFetcher {
             .map_err(|error| named(explain(&client.endpoint, &error)))?;
         let (head, mut body) = response.into_parts();
         let body = connection.read_out(&mut body, DRAIN_BYTES, until).await.ok_or_else(late)?;
-        self.token = Some(Token::from_answer(head.status, &body, Instant::now())?);
+        self.token = Some(Token::from_answer(&Response::from_parts(head, ()), &body, Instant::now())?);
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl HttpFetcher {
         self.idle.put(answered.connection);
         let token = match gateway_timeout(head.status(), head.headers(), self.timeout) {
             Some(error) => Err(error),
-            None => Token::from_answer(head.status(), &body, Instant::now()),
+            None => Token::from_answer(head, &body, Instant::now()),
         };
         self.token = Some(token.map_err(|error| read_to_end(error, first_byte))?);
         Ok(Reply::Prepared { first_byte })

@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     access::basic_authorization,
+    answer::retry_after,
     endpoint::Endpoint,
     request::{Sender, address, origin_form},
     secrets::Reading,
@@ -98,9 +100,9 @@ pub(super) struct Token {
 
 impl Token {
     /// Reads the answer of a token endpoint.
-    pub(super) fn from_answer(status: StatusCode, body: &[u8], now: Instant) -> Result<Self, FetchError> {
-        if status != StatusCode::OK {
-            return Err(refused(status, body));
+    pub(super) fn from_answer(head: &Response<()>, body: &[u8], now: Instant) -> Result<Self, FetchError> {
+        if head.status() != StatusCode::OK {
+            return Err(refused(head, body));
         }
         let answer: Answer =
             serde_json::from_slice(body).map_err(|_| failed("the token endpoint answered without an access token"))?;
@@ -152,11 +154,27 @@ struct Refusal {
     error: String,
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> FetchError {
+/// Only 400, 401 and 403 speak of the credentials (RFC 6749, 5.2). What passes by itself is no fault of theirs, and the rest, a
+/// redirect or 404, is none of a token endpoint.
+fn refused(head: &Response<()>, body: &[u8]) -> FetchError {
+    let status = head.status();
+    let number = status.as_u16();
+    if status.is_server_error() || matches!(number, 408 | 425 | 429) {
+        let retry_after = retry_after(head.headers(), Timestamp::now());
+        return FetchError::TokenUnavailable { status: number, retry_after };
+    }
+    let is_of_credentials = matches!(number, 400 | 401 | 403);
     let code = serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error);
     let code = ERROR_CODES.iter().find(|known| Some(**known) == code.as_deref());
     let code = code.map_or(String::new(), |code| format!(" ({code})"));
-    failed(&format!("the token endpoint answered {}{code}; check `http.auth.oauth2` and its Secrets", status.as_u16()))
+    let remedy = if is_of_credentials {
+        "check `http.auth.oauth2` and its Secrets"
+    } else if status.is_redirection() {
+        "redirects are not followed, set `http.auth.oauth2.tokenURL` to the final address"
+    } else {
+        "check `http.auth.oauth2.tokenURL`"
+    };
+    failed(&format!("the token endpoint answered {number}{code}; {remedy}"))
 }
 
 fn failed(detail: &str) -> FetchError {
