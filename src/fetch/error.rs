@@ -11,7 +11,7 @@ pub enum FetchError {
     #[error("authentication failed: {detail}")]
     AuthenticationFailed { detail: String },
     #[error("the source answered 403: {detail}")]
-    Forbidden { detail: String },
+    Forbidden { detail: String, retry_after: Option<Duration> },
     #[error("the source answered {status}: too many requests")]
     RateLimited { status: u16, retry_after: Option<Duration> },
     #[error(
@@ -105,7 +105,8 @@ impl FetchError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after, .. }
+            Self::Forbidden { retry_after, .. }
+            | Self::RateLimited { retry_after, .. }
             | Self::ServerError { retry_after, .. }
             | Self::GatewayTimeout { retry_after, .. }
             | Self::TokenUnavailable { retry_after, .. } => *retry_after,

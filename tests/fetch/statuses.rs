@@ -70,6 +70,17 @@ async fn a_request_for_which_a_gateway_stopped_waiting_may_still_be_served(#[cas
 }
 
 #[tokio::test]
+async fn a_403_that_says_how_long_to_wait_is_obeyed_as_a_429_is() {
+    let source = answering(403, "Retry-After: 60\r\n").await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    let failure = poll_failing(&mut fetcher).await;
+    assert_eq!(failure.error.reason(), ReachableReason::Forbidden);
+    assert_eq!(failure.error.retry_after(), Some(Duration::from_mins(1)));
+    assert!(read_to_end(&failure));
+    assert!(failure.to_string().contains("asks to be left alone"), "{failure}");
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
     let elsewhere = Source::that(|talk| async move { talk.hold().await }).await;
     let target = elsewhere.url();

@@ -48,9 +48,7 @@ pub(super) fn judge(
         StatusCode::UNAUTHORIZED => FetchError::AuthenticationFailed {
             detail: "the source answered 401 and wants credentials; set `http.auth`".to_owned(),
         },
-        StatusCode::FORBIDDEN => FetchError::Forbidden {
-            detail: "this request may not read it; check `http.auth` and the rights of its credentials".to_owned(),
-        },
+        StatusCode::FORBIDDEN => forbidden(retry_after()),
         StatusCode::TOO_MANY_REQUESTS => FetchError::RateLimited { status: number, retry_after: retry_after() },
         // 304 answers a condition, and none was sent.
         status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
@@ -58,6 +56,17 @@ pub(super) fn judge(
         }
         _ => FetchError::ServerError { status: number, retry_after: retry_after() },
     })
+}
+
+/// With a wait it is a limit in other words, such as the secondary ones of GitHub.
+fn forbidden(retry_after: Option<Duration>) -> FetchError {
+    let detail = match retry_after {
+        Some(_) => {
+            "it asks to be left alone for a while; if that goes on, check `http.auth` and the rights of its credentials"
+        }
+        None => "this request may not read it; check `http.auth` and the rights of its credentials",
+    };
+    FetchError::Forbidden { detail: detail.to_owned(), retry_after }
 }
 
 /// 504, or 524 in the words of delivery networks: who answers has stopped waiting for whom it had asked. `None` for any other
