@@ -98,11 +98,17 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        let date = |text: &str| DateTimeParser::new().parse_timestamp(text).ok();
         let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?)).unwrap_or(now);
         Duration::try_from(date(text)?.duration_since(sent)).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// A date in any form of RFC 9110, 5.6.7, the two obsolete ones too, which a recipient must understand. The first parser takes
+/// more than the form of today, such as `+0000` for `GMT`; the second one nothing else than the three.
+fn date(text: &str) -> Option<Timestamp> {
+    let strict = || Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok();
+    DateTimeParser::new().parse_timestamp(text).ok().or_else(strict)
 }
 
 /// The request that `connection` was armed for broke, with `error` or because its time was over (`None`).
@@ -189,10 +195,13 @@ mod tests {
         Some("Sun, 06 Nov 2044 08:49:37 GMT"),
         Some(20)
     )]
+    #[case::a_date_of_rfc_850("Sunday, 06-Nov-94 08:49:47 GMT", None, Some(10))]
+    #[case::a_date_of_asctime("Sun Nov  6 08:49:47 1994", Some("Sun Nov  6 08:49:27 1994"), Some(20))]
+    #[case::a_date_with_an_offset("Sun, 6 Nov 1994 10:49:47 +0200", None, Some(10))]
     #[case::a_date_that_has_passed("Sun, 06 Nov 1994 08:00:00 GMT", None, Some(0))]
     #[case::nonsense("soon", None, None)]
     #[case::empty("", None, None)]
-    fn retry_after_is_read_in_both_forms(#[case] text: &str, #[case] date: Option<&str>, #[case] seconds: Option<u64>) {
+    fn retry_after_is_read_in_every_form(#[case] text: &str, #[case] date: Option<&str>, #[case] seconds: Option<u64>) {
         let now: Timestamp = "1994-11-06T08:49:37Z".parse().expect("a time");
         assert_eq!(retry_after(&headers(text, date), now), seconds.map(Duration::from_secs));
     }

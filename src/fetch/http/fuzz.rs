@@ -16,6 +16,8 @@ const DAY: Duration = Duration::from_hours(24);
 fn fuzz_retry_after_is_read_as_no_more_than_a_day() {
     let words = &[
         "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
         "99999999999999999999",
         "-1",
         "0",
