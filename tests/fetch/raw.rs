@@ -89,8 +89,12 @@ impl Source {
         Self::start("https", move |socket, talker| {
             let (acceptor, talk) = (acceptor.clone(), talk.clone());
             Box::pin(async move {
-                if let Ok(stream) = acceptor.accept(socket).await {
-                    talk(Talk { stream: Box::new(stream), ..talker }).await;
+                match acceptor.accept(socket).await {
+                    Ok(stream) => {
+                        talk(Talk { stream: Box::new(stream), ..talker }).await;
+                    }
+                    // Its last word was an alert.
+                    Err(_) => talker.goodbye(),
                 }
             })
         })

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use headgate::fetch::{FetchError, OpenError};
+use headgate::fetch::{Failure, FetchError, OpenError, Progress};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rstest::rstest;
 use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier};
@@ -228,19 +228,36 @@ async fn a_missing_client_certificate_is_named() {
     let (servers, clients) = (Authority::new(), Authority::new());
     let source = steady(servers.issues("127.0.0.1").acceptor(Some(&clients))).await;
     let mut fetcher = trusting_fetcher(&source, &servers).await;
-    // TLS 1.3 tells the client only after its handshake is done.
-    let error = match fetcher.connect().await {
-        Err(error) => error,
-        Ok(()) => refused(&mut fetcher).await.error,
-    };
-    let named = match &error {
-        FetchError::TlsFailed { detail } => detail.contains("http.tls.clientCertSecretRef"),
-        // The alert came between CONNECT and SEND, and the connection was found closed.
-        FetchError::ConnectionFailed { .. } => true,
-        _ => false,
-    };
-    assert!(named, "{error}");
+    // TLS 1.3 tells the client only after its handshake is done: here while RESERVE would run.
+    connect(&mut fetcher).await;
+    source.said_goodbye(1).await;
+    let failure = send_in(Duration::from_millis(20), &mut fetcher).await;
+    assert!(names_the_client_certificate(&failure.error), "{failure}");
+    assert_eq!(failure.progress, Progress::NeverLeft);
     assert_eq!(source.bytes(), b"");
+}
+
+#[tokio::test]
+async fn a_missing_client_certificate_is_named_by_an_alert_that_comes_after_the_request_too() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let source = steady(servers.issues("127.0.0.1").acceptor(Some(&clients))).await;
+    let link = slow_link(&source, Duration::from_millis(300)).await;
+    let mut fetcher = fetcher_with(trusting(&format!("https://{link}/events")), with_ca(&servers)).await;
+    connect(&mut fetcher).await;
+    let failure = refused(&mut fetcher).await;
+    assert!(names_the_client_certificate(&failure.error), "{failure}");
+    assert_eq!(failure.progress, Progress::MayBeServed { first_byte: None });
+    assert_eq!(source.bytes(), b"");
+}
+
+fn names_the_client_certificate(error: &FetchError) -> bool {
+    matches!(error, FetchError::TlsFailed { detail } if detail.contains("http.tls.clientCertSecretRef"))
+}
+
+/// A SEND that fails, for a slot that lies ahead.
+async fn send_in(wait: Duration, fetcher: &mut BoxedFetcher) -> Failure {
+    let permit = permit_for(wait, Duration::from_secs(10));
+    fetcher.send(permit, &from_start()).await.err().expect("refused")
 }
 
 #[tokio::test]
@@ -281,7 +298,7 @@ async fn a_connection_that_died_over_tls_ends_in_an_error_with_nothing_sent() {
     poll(&mut fetcher).await.expect("a page");
     source.said_goodbye(1).await;
     let failure = refused(&mut fetcher).await;
-    assert_eq!(failure.progress, headgate::fetch::Progress::NeverLeft, "{failure}");
+    assert_eq!(failure.progress, Progress::NeverLeft, "{failure}");
     assert_eq!(source.requests().len(), 1);
     poll(&mut fetcher).await.expect("over a new connection");
 }
@@ -296,7 +313,7 @@ async fn a_source_that_ends_tls_without_an_answer_is_not_asked_again() {
     .await;
     let mut fetcher = trusting_fetcher(&source, &authority).await;
     let failure = poll_failing(&mut fetcher).await;
-    assert_eq!(failure.progress, headgate::fetch::Progress::MayBeServed { first_byte: None });
+    assert_eq!(failure.progress, Progress::MayBeServed { first_byte: None });
     assert_eq!((source.connections(), source.requests().len()), (1, 1));
 }
 

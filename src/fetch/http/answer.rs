@@ -117,14 +117,23 @@ pub(super) fn broken(connection: &Connection, error: Option<&hyper::Error>, time
     match connection.line.reach() {
         Reach::NeverLeft(Kept::PermitExpired) => never_left(FetchError::PermitExpired),
         Reach::NeverLeft(Kept::Dead) if connection.has_served() => never_left(FetchError::ClosedWhileIdle),
-        Reach::NeverLeft(Kept::Dead) => never_left(FetchError::ConnectionFailed {
-            detail: format!(
-                "{endpoint} did not wait for the first request on a new connection; nothing was sent on it"
-            ),
-        }),
+        Reach::NeverLeft(Kept::Dead) => never_left(closed_unused(endpoint, error.or_else(|| connection.error()))),
         Reach::Left { first_byte } => Failure {
             error: error.map_or(FetchError::Timeout { after: timeout }, |error| explain(endpoint, error)),
             progress: Progress::MayBeServed { first_byte },
+        },
+    }
+}
+
+/// A new connection ended before its first request left. Under TLS 1.3 a server judges our certificate, or that we have none,
+/// when the handshake is over for us.
+fn closed_unused(endpoint: &Endpoint, error: Option<&hyper::Error>) -> FetchError {
+    match error.and_then(|error| tls::rustls_error(error)) {
+        Some(error) => FetchError::TlsFailed { detail: tls::explain(endpoint, error) },
+        None => FetchError::ConnectionFailed {
+            detail: format!(
+                "{endpoint} did not wait for the first request on a new connection; nothing was sent on it"
+            ),
         },
     }
 }

@@ -49,7 +49,8 @@ pub(super) struct Connection {
     pub(super) line: Arc<Line>,
     sender: http1::SendRequest<Full<Bytes>>,
     driver: Driver,
-    ended: bool,
+    /// How it ended, if it did.
+    end: Option<hyper::Result<()>>,
     has_served: bool,
     /// Not to be used after this.
     idle_until: Instant,
@@ -85,7 +86,7 @@ impl Connection {
             .await
             .map_err(|_| FetchError::ConnectionFailed { detail: format!("the connection to {endpoint} broke") })?;
         let idle_until = Instant::now() + IDLE_FOR;
-        Ok(Self { endpoint: endpoint.clone(), line, sender, driver, ended: false, has_served: false, idle_until })
+        Ok(Self { endpoint: endpoint.clone(), line, sender, driver, end: None, has_served: false, idle_until })
     }
 
     /// Whether a request could be sent now, as far as this end can know.
@@ -95,12 +96,17 @@ impl Connection {
             Poll::Ready(())
         })
         .await;
-        !self.ended && self.sender.is_ready()
+        self.end.is_none() && self.sender.is_ready()
     }
 
     /// Whether it was good for a request: then a server that closes it does what any server may.
     pub(super) fn has_served(&self) -> bool {
         self.has_served
+    }
+
+    /// What broke the connection while no request was there to be told.
+    pub(super) fn error(&self) -> Option<&hyper::Error> {
+        self.end.as_ref()?.as_ref().err()
     }
 
     /// Whether the connection has idled for so long that the server may be about to close it.
@@ -157,8 +163,10 @@ impl Connection {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) {
-        if !self.ended && Pin::new(&mut self.driver).poll(cx).is_ready() {
-            self.ended = true;
+        if self.end.is_none()
+            && let Poll::Ready(end) = Pin::new(&mut self.driver).poll(cx)
+        {
+            self.end = Some(end);
         }
     }
 }
