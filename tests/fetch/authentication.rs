@@ -356,6 +356,65 @@ async fn a_token_request_to_the_source_for_which_a_gateway_stopped_waiting_may_s
     assert_eq!(failure.error.reason(), ReachableReason::ServerError);
 }
 
+#[rstest]
+#[case::too_large(70_000, 70_000, "too large")]
+#[case::cut(100, 50, "before its answer was complete")]
+#[tokio::test]
+async fn a_token_that_does_not_come_whole_is_not_called_late(
+    #[values("127.0.0.1", "localhost")] host: &str,
+    #[case] length: usize,
+    #[case] sent: usize,
+    #[case] says: &str,
+) {
+    let tokens = Source::that(move |mut talk| async move {
+        talk.request().await?;
+        talk.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(sent))).await?;
+        talk.close().await
+    })
+    .await;
+    let failure = token_failure(tokens_at(host, &tokens)).await;
+    let said = failure.to_string();
+    assert_eq!(failure.error.reason(), ReachableReason::ConnectionFailed);
+    assert!(said.contains("token") && said.contains(says) && !said.contains("within"), "{said}");
+    assert_eq!(may_be_served(&failure), host == "127.0.0.1");
+}
+
+#[rstest]
+#[case::limited(429, ReachableReason::RateLimited)]
+#[case::a_gateway(504, ReachableReason::ServerError)]
+#[tokio::test]
+async fn a_refusal_of_the_token_endpoint_that_does_not_come_whole_is_known_by_its_status(
+    #[values("127.0.0.1", "localhost")] host: &str,
+    #[case] status: u16,
+    #[case] reason: ReachableReason,
+) {
+    let tokens = Source::that(move |mut talk| async move {
+        talk.request().await?;
+        talk.answer(status, "Retry-After: 7\r\n", "x".repeat(70_000)).await?;
+        talk.hold().await
+    })
+    .await;
+    let failure = token_failure(tokens_at(host, &tokens)).await;
+    assert_eq!((failure.error.reason(), failure.error.retry_after()), (reason, Some(Duration::from_secs(7))));
+    assert_eq!(may_be_served(&failure), host == "127.0.0.1");
+}
+
+#[rstest]
+#[case::on_the_source("127.0.0.1", ReachableReason::Timeout)]
+#[case::elsewhere("localhost", ReachableReason::ConnectionFailed)]
+#[tokio::test]
+async fn a_token_that_does_not_come_in_time_is_called_late(#[case] host: &str, #[case] reason: ReachableReason) {
+    let tokens = Source::that(|mut talk| async move {
+        talk.request().await?;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{").await?;
+        talk.hold().await
+    })
+    .await;
+    let failure = token_failure(tokens_at(host, &tokens)).await;
+    assert_eq!(failure.error.reason(), reason, "{failure}");
+    assert!(failure.to_string().contains("within 500ms"), "{failure}");
+}
+
 #[tokio::test]
 async fn a_rotated_client_secret_drops_the_token() {
     let source = source_with_tokens(3600).await;

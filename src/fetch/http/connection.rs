@@ -65,6 +65,13 @@ pub(super) enum Passage {
     Free,
 }
 
+/// Why a body was not read to its end.
+pub(super) enum Unread {
+    Broke(hyper::Error),
+    TooLarge,
+    Late,
+}
+
 impl Connection {
     /// Name, TCP, proxy, TLS. Sends no request.
     pub(super) async fn open(
@@ -137,19 +144,24 @@ impl Connection {
     }
 
     /// Reads a body to its end if that takes no more than `most` bytes and no longer than `until`.
-    pub(super) async fn read_out(&mut self, body: &mut Incoming, most: usize, until: Instant) -> Option<Vec<u8>> {
+    pub(super) async fn read_out(
+        &mut self,
+        body: &mut Incoming,
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<u8>, Unread> {
         let reading = async {
             let mut read = Vec::new();
             while let Some(piece) = self.piece(body).await {
-                let piece = piece.ok()?;
+                let piece = piece.map_err(Unread::Broke)?;
                 if read.len() + piece.len() > most {
-                    return None;
+                    return Err(Unread::TooLarge);
                 }
                 read.extend_from_slice(&piece);
             }
-            Some(read)
+            Ok(read)
         };
-        timeout_at(until, reading).await.ok().flatten()
+        timeout_at(until, reading).await.unwrap_or(Err(Unread::Late))
     }
 
     /// Waits for `work` while the connection moves on.

@@ -12,7 +12,7 @@ use super::{
     Shared,
     access::{Access, invalid},
     answer::{Meaning, broken, explain, gateway_timeout, judge, never_left, read_to_end},
-    connection::{Connection, Passage},
+    connection::{Connection, Passage, Unread},
     dial::CONNECT_WITHIN,
     endpoint::Endpoint,
     inflate::Inflate,
@@ -114,8 +114,9 @@ impl HttpFetcher {
             .map_err(|_| late())?
             .map_err(|error| named(explain(&client.endpoint, &error)))?;
         let (head, mut body) = response.into_parts();
-        let body = connection.read_out(&mut body, DRAIN_BYTES, until).await.ok_or_else(late)?;
-        self.token = Some(Token::from_answer(&Response::from_parts(head, ()), &body, Instant::now())?);
+        let body = connection.read_out(&mut body, DRAIN_BYTES, until).await;
+        let body = body.map_err(|unread| no_token(unread, &client.endpoint, late));
+        self.token = Some(token(&Response::from_parts(head, ()), body)?);
         Ok(())
     }
 
@@ -173,18 +174,26 @@ impl HttpFetcher {
 
     async fn take_token(&mut self, head: &Response<()>, mut answered: Answered) -> Result<Reply, Failure> {
         let first_byte = answered.first_byte;
-        let Some(body) = answered.connection.read_out(&mut answered.body, DRAIN_BYTES, answered.until).await else {
-            let error = FetchError::ConnectionFailed {
-                detail: "the answer of the token endpoint was cut off, too large or too slow".to_owned(),
-            };
-            return Err(Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } });
-        };
-        self.idle.put(answered.connection);
+        let body = answered.connection.read_out(&mut answered.body, DRAIN_BYTES, answered.until).await;
+        let late = || FetchError::Timeout { after: self.timeout };
+        let body = body.map_err(|unread| no_token(unread, &answered.connection.endpoint, late));
+        let is_read = body.is_ok();
         let token = match gateway_timeout(head.status(), head.headers(), self.timeout) {
             Some(error) => Err(error),
-            None => Token::from_answer(head, &body, Instant::now()),
+            None => token(head, body),
         };
-        self.token = Some(token.map_err(|error| read_to_end(error, first_byte))?);
+        let failed = |error| {
+            if is_read {
+                read_to_end(error, first_byte)
+            } else {
+                Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } }
+            }
+        };
+        let token = token.map_err(failed);
+        if is_read {
+            self.idle.put(answered.connection);
+        }
+        self.token = Some(token?);
         Ok(Reply::Prepared { first_byte })
     }
 
@@ -204,7 +213,7 @@ impl HttpFetcher {
             },
             Meaning::NoEvents => {
                 // The protocol gives 204 no body; this only lets the connection see that.
-                if answered.connection.read_out(&mut answered.body, 0, answered.until).await.is_some() {
+                if answered.connection.read_out(&mut answered.body, 0, answered.until).await.is_ok() {
                     self.idle.put(answered.connection);
                 }
                 return Ok(Reply::Page(Box::new(NoItems { first_byte })));
@@ -280,6 +289,24 @@ async fn read_access(shared: &Shared, source: &Source, http: &Http) -> Result<Ac
 
 fn unaskable() -> FetchError {
     FetchError::ConnectionFailed { detail: "the address of the request is too long to be sent".to_owned() }
+}
+
+/// The token in an answer. Of a refusal whose body could not be read the status says enough.
+fn token(head: &Response<()>, body: Result<Vec<u8>, FetchError>) -> Result<Token, FetchError> {
+    let body = if head.status() == StatusCode::OK { body? } else { body.unwrap_or_default() };
+    Token::from_answer(head, &body, Instant::now())
+}
+
+/// Why the answer of the token endpoint at `endpoint` could not be read.
+fn no_token(unread: Unread, endpoint: &Endpoint, late: impl FnOnce() -> FetchError) -> FetchError {
+    let error = match unread {
+        Unread::Late => return late(),
+        Unread::Broke(error) => explain(endpoint, &error),
+        Unread::TooLarge => FetchError::ConnectionFailed {
+            detail: format!("its answer is too large for one (more than {DRAIN_BYTES} bytes)"),
+        },
+    };
+    in_token_request(error, endpoint)
 }
 
 /// Says that it was the token endpoint that could not be reached.

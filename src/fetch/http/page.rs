@@ -56,7 +56,7 @@ impl Answered {
     pub(super) async fn fail(mut self, idle: &IdleSlot, error: FetchError) -> Failure {
         let first_byte = self.first_byte;
         let until = self.until.min(Instant::now() + DRAIN_FOR);
-        let drained = self.connection.read_out(&mut self.body, DRAIN_BYTES, until).await.is_some();
+        let drained = self.connection.read_out(&mut self.body, DRAIN_BYTES, until).await.is_ok();
         if !drained {
             return Failure { error, progress: Progress::MayBeServed { first_byte: Some(first_byte) } };
         }
