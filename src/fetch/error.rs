@@ -119,6 +119,8 @@ impl FetchError {
 fn remedy(status: u16) -> &'static str {
     match status {
         404 | 410 => "; check `http.url`",
+        // They pass by themselves.
+        408 | 409 | 423 | 425 => "",
         400..500 => "; check `http.url`, `http.query` and `http.headers`",
         _ => "",
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     raw::Source,
-    world::{fetcher, may_be_served, poll, poll_failing, read_to_end},
+    world::{Vault, fetcher, fetcher_with, may_be_served, poll, poll_failing, read_to_end},
 };
 
 /// Answers every request with this status, these header lines and a short body.
@@ -143,4 +143,31 @@ async fn missing_rights_say_what_to_do(#[case] status: u16, #[case] hint: &str) 
     let failure = poll_failing(&mut fetcher).await;
     assert!(failure.to_string().contains(hint), "{failure}");
     assert!(matches!(failure.error, FetchError::AuthenticationFailed { .. } | FetchError::Forbidden { .. }));
+}
+
+#[tokio::test]
+async fn a_401_says_where_the_credentials_that_were_sent_stand() {
+    let source = answering(401, "").await;
+    let from_secret = json!([{ "name": "key", "valueFrom": { "secretKeyRef": { "name": "api", "key": "key" } } }]);
+    let literal = json!([{ "name": "authorization", "value": "Basic YTpi" }]);
+    for sent in [json!({ "query": from_secret }), json!({ "headers": from_secret }), json!({ "headers": literal })] {
+        let mut http = json!({ "url": source.url(), "plaintextCredentials": "Allow" });
+        http.as_object_mut().expect("a spec").extend(sent.as_object().expect("members").clone());
+        let mut fetcher = fetcher_with(http, Vault::with_secret("api", &[("key", "k")])).await;
+        let said = poll_failing(&mut fetcher).await.to_string();
+        assert!(said.contains("`http.query`") && said.contains("`http.headers`"), "{said}");
+        assert!(!said.contains("set `http.auth`"), "{said}");
+    }
+}
+
+#[rstest]
+#[case::the_request_came_too_slowly(408)]
+#[case::it_met_another_one(409)]
+#[case::too_early(425)]
+#[tokio::test]
+async fn what_passes_by_itself_sends_nobody_to_the_url(#[case] status: u16) {
+    let source = answering(status, "").await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    let said = poll_failing(&mut fetcher).await.to_string();
+    assert!(said.contains(&status.to_string()) && !said.contains("check"), "{said}");
 }

@@ -43,7 +43,9 @@ pub(super) fn judge(
         StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => return Meaning::Page,
         StatusCode::NO_CONTENT => return Meaning::NoEvents,
         StatusCode::UNAUTHORIZED if asked_with_credentials => FetchError::AuthenticationFailed {
-            detail: "the source answered 401; check the Secret that `http.auth` or `http.headers` names".to_owned(),
+            detail:
+                "the source answered 401; check `http.auth`, `http.headers` and `http.query`, and the Secrets they name"
+                    .to_owned(),
         },
         StatusCode::UNAUTHORIZED => FetchError::AuthenticationFailed {
             detail: "the source answered 401 and wants credentials; set `http.auth`".to_owned(),

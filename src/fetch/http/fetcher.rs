@@ -22,7 +22,10 @@ use super::{
     request::{Sender, Template},
 };
 use crate::{
-    api::{Source, event_source::Http},
+    api::{
+        Source,
+        event_source::{Http, NameValue},
+    },
     deadline::{self, TimeOver},
     fetch::{Failure, FetchError, Fetcher, OpenError, PageRequest, Progress, Reply, decode::Decoder},
     permit::Permit,
@@ -225,7 +228,9 @@ impl HttpFetcher {
 
     fn sends_credentials(&self) -> bool {
         self.source.spec.http.as_ref().is_some_and(|http| {
-            http.auth.is_some() || http.headers.iter().chain(&http.query).any(|item| item.value_from.is_some())
+            let is_one =
+                |item: &NameValue| item.value_from.is_some() || item.name.eq_ignore_ascii_case("authorization");
+            http.auth.is_some() || http.headers.iter().chain(&http.query).any(is_one)
         })
     }
 }
