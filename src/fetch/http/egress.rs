@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Where clouds answer every pod with the credentials of its node, beside the link-local 169.254.169.254: AWS, Google,
 /// Azure, Alibaba, Oracle; the pod identity agent of EKS; Scaleway.
@@ -36,14 +36,18 @@ impl Egress {
     /// `allowed` goes before `denied`, and before what is refused by default.
     #[must_use]
     pub fn new(allowed: &[IpNet], denied: &[IpNet]) -> Self {
-        Self { allowed: allowed.to_vec(), denied: denied.to_vec() }
+        let canonical = |networks: &[IpNet]| networks.iter().copied().map(canonical).collect();
+        Self { allowed: canonical(allowed), denied: canonical(denied) }
     }
 
     /// What an address is that is not connected to; `None` for all others.
     pub(super) fn refuses(&self, address: IpAddr) -> Option<&'static str> {
         let reached = as_it_is_reached(address);
         let is_in = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
-        if is_in(&self.allowed, reached) {
+        // Only a network within the prefix speaks of NAT64: a wider one, such as ::/0, says nothing of IPv4.
+        let is_allowed =
+            |network: &IpNet| network.contains(&reached) || (is_nat64(network.network()) && network.contains(&address));
+        if self.allowed.iter().any(is_allowed) {
             None
         } else if is_in(&self.denied, reached) || is_in(&self.denied, address) {
             Some("an address in `--deny-addresses`")
@@ -53,10 +57,21 @@ impl Egress {
     }
 }
 
+/// A network of IPv4 in the clothes of IPv6 (`::ffff:10.0.0.0/104`) is that network of IPv4: a socket knows no difference.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let mapped = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
+}
+
+fn is_nat64(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.segments()[..6] == NAT64)
+}
+
 /// IPv4 in the clothes of IPv6 leads to the same host.
 fn as_it_is_reached(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) if v6.segments()[..6] == NAT64 => {
+        IpAddr::V6(v6) if is_nat64(address) => {
             let [.., a, b, c, d] = v6.octets();
             Ipv4Addr::new(a, b, c, d).into()
         }
@@ -144,5 +159,35 @@ mod tests {
         for address in ["127.0.0.2", "10.1.3.3", "::ffff:10.1.3.3", "fd00::1", "169.254.169.254"] {
             assert!(refused(&egress, address).is_some(), "{address}");
         }
+    }
+
+    #[test]
+    fn a_network_of_nat64_is_allowed_as_it_is_written_and_a_wider_one_says_nothing_of_ipv4() {
+        let nat64 = egress("64:ff9b::/96", "10.0.0.0/8");
+        for address in ["64:ff9b::7f00:1", "64:ff9b::a00:1"] {
+            assert_eq!(refused(&nat64, address), None, "{address}");
+        }
+        for address in ["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1"] {
+            assert!(refused(&nat64, address).is_some(), "{address}");
+        }
+        let ipv6 = egress("::/0", "");
+        assert_eq!(refused(&ipv6, "::1"), None);
+        for address in ["64:ff9b::7f00:1", "::ffff:127.0.0.1", "127.0.0.1"] {
+            assert!(refused(&ipv6, address).is_some(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_mapped_ipv4_is_that_network_of_ipv4() {
+        let denied = egress("", "::ffff:10.0.0.0/104 ::ffff:192.168.1.1/128");
+        for address in ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "192.168.1.1"] {
+            assert!(refused(&denied, address).is_some(), "{address}");
+        }
+        assert_eq!(refused(&denied, "192.168.1.2"), None);
+        let allowed = egress("::ffff:127.0.0.0/104", "");
+        for address in ["127.0.0.1", "::ffff:127.0.0.1"] {
+            assert_eq!(refused(&allowed, address), None, "{address}");
+        }
+        assert!(refused(&allowed, "::1").is_some());
     }
 }
