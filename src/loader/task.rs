@@ -156,7 +156,10 @@ impl SourceTask {
             let transports = Arc::clone(&self.context.shared.transports);
             match self.stop.run_until_cancelled(transports.open(&self.running)).await {
                 None => return Err(Wake::Stopped),
-                Some(Ok(fetcher)) => return Ok(fetcher),
+                Some(Ok(fetcher)) => {
+                    self.context.reporter.credentials_read();
+                    return Ok(fetcher);
+                }
                 Some(Err(error)) => {
                     self.won = None;
                     self.context.reporter.not_opened(&error);

@@ -101,17 +101,28 @@ impl SourceTask {
         let Some(reloaded) = self.stop.run_until_cancelled(reloading).await else {
             return Err(Interruption::Stopped);
         };
+        let reporter = &self.context.reporter;
         let changed = match reloaded {
+            Ok(Ok(changed)) => {
+                reporter.credentials_read();
+                changed
+            }
             Ok(Err(error)) if error.revokes() => {
-                self.context.reporter.not_opened(&error);
+                reporter.not_opened(&error);
                 return Err(Interruption::Reopen);
             }
-            Ok(reloaded) => reloaded.unwrap_or(false),
-            Err(_) => false,
+            Ok(Err(error)) => {
+                reporter.credentials_unread(&error, error.reason().is_some());
+                false
+            }
+            Err(_) => {
+                reporter.credentials_unread(&format!("the API server did not answer within {LIMIT:?}"), false);
+                false
+            }
         };
         if changed {
             info!(stream = %self.context.stream, "credentials changed");
-            self.context.reporter.tell(|report| report.credentials_reloads += 1);
+            reporter.tell(|report| report.credentials_reloads += 1);
         }
         readings.noted(changed, &mut self.rng);
         Ok(changed)

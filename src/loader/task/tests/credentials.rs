@@ -169,3 +169,34 @@ async fn a_changed_secret_shortens_no_wait_that_the_source_asked_for() {
     assert_eq!(log[1].rotations, 1);
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_goes_on_with_what_it_has_says_why_until_its_credentials_are_read_again() {
+    let world = World::with_events(3);
+    let running = start(&world);
+    let unread = || world.report().unread.as_ref().map(|unread| unread.message.clone());
+    let is_told = || world.report().facts().unread.is_some();
+    sleep(Duration::from_mins(6)).await;
+    assert_eq!(unread(), None);
+    world.source.refuse_to_open([OpenError::Forbidden {
+        kind: "Secret",
+        field: "http.auth",
+        name: "orders-api".to_owned(),
+    }]);
+    sleep(Duration::from_mins(5)).await;
+    assert!(unread().is_some_and(|why| why.contains("may not read Secret `orders-api`")), "{:?}", unread());
+    assert!(is_told());
+    world.source.open_again();
+    sleep(Duration::from_mins(5)).await;
+    assert_eq!(unread(), None);
+
+    world.source.take_time_to_reload(Duration::from_mins(1));
+    sleep(Duration::from_mins(6)).await;
+    assert!(unread().is_some_and(|why| why.contains("the API server did not answer")), "{:?}", unread());
+    assert!(!is_told(), "it is well, and so are thousands of others");
+    refuses(&world, 4, &unauthorized());
+    until("refused", || failures(&world) == 3).await;
+    assert!(is_told());
+    assert_eq!(world.report().accepted.as_ref().map(|verdict| verdict.reason), Some(AcceptedReason::Valid));
+    running.stop().await;
+}
