@@ -8,8 +8,10 @@ use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
+    by_content::Digest,
     oauth2::ClientCredentials,
-    secrets::{Reading, Values, sensitive},
+    request::address,
+    secrets::{Reading, sensitive},
     tls::{self, Special, TlsConfigs},
 };
 use crate::{
@@ -50,7 +52,7 @@ pub(super) struct Access {
     /// For a token endpoint on another host.
     pub(super) token_tls: Arc<ClientConfig>,
     pub(super) client_credentials: Option<ClientCredentials>,
-    values: Values,
+    values: Digest,
 }
 
 impl Access {
@@ -61,6 +63,7 @@ impl Access {
         credentials: &dyn Credentials,
         configs: &TlsConfigs,
     ) -> Result<Self, OpenError> {
+        let (_, source) = address("http.url", &http.url)?;
         refuse_plaintext_credentials(http)?;
         let mut reading = Reading::new(credentials, namespace);
         let mut headers = headers(http, &mut reading).await?;
@@ -70,10 +73,15 @@ impl Access {
             None => None,
         };
         let (tls, token_tls) = match &http.tls {
-            Some(tls) => special_tls(tls, client_credentials.is_some(), &mut reading, configs).await?,
+            Some(tls) => {
+                // On the host of the source the source's own trust counts.
+                let tokens_elsewhere =
+                    client_credentials.as_ref().is_some_and(|client| client.endpoint.host != source.host);
+                special_tls(tls, tokens_elsewhere, &mut reading, configs).await?
+            }
             None => (configs.shared().clone(), configs.shared().clone()),
         };
-        Ok(Self { headers, query, tls, token_tls, client_credentials, values: reading.into_values() })
+        Ok(Self { headers, query, tls, token_tls, client_credentials, values: reading.into_digest() })
     }
 
     /// Whether both readings found the same values.
@@ -207,7 +215,7 @@ pub(super) fn basic_authorization(
 /// The configurations for the source and for a token endpoint elsewhere.
 async fn special_tls(
     tls: &Tls,
-    wants_tokens: bool,
+    tokens_elsewhere: bool,
     reading: &mut Reading<'_>,
     configs: &TlsConfigs,
 ) -> Result<(Arc<ClientConfig>, Arc<ClientConfig>), OpenError> {
@@ -216,7 +224,7 @@ async fn special_tls(
     let mut token_tls = configs.shared().clone();
     if let Some(reference) = &tls.ca_ref {
         let pem = reading.authority(reference).await?;
-        let authorities = tls::authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
+        let authorities = configs.authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
             kind: match reference.kind {
                 CaKind::ConfigMap => "ConfigMap",
                 CaKind::Secret => "Secret",
@@ -224,7 +232,7 @@ async fn special_tls(
             name: reference.name.clone(),
             detail: format!("holds no PEM certificate under `{}`", reference.key),
         })?;
-        if wants_tokens {
+        if tokens_elsewhere {
             token_tls = configs.widened(&authorities).map_err(unusable)?;
         }
         special.authorities = Some(authorities);
@@ -256,3 +264,6 @@ fn header_name(field: &'static str, name: &str) -> Result<HeaderName, OpenError>
 pub(super) fn invalid(field: &'static str, detail: &str) -> OpenError {
     OpenError::InvalidSpec { field, detail: detail.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;
