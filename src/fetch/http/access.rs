@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     by_content::Digest,
+    endpoint::Endpoint,
     oauth2::ClientCredentials,
     request::address,
     secrets::{Reading, sensitive},
@@ -64,7 +65,7 @@ impl Access {
         configs: &TlsConfigs,
     ) -> Result<Self, OpenError> {
         let (_, source) = address("http.url", &http.url)?;
-        refuse_plaintext_credentials(http)?;
+        refuse_plaintext_credentials(http, &source)?;
         let mut reading = Reading::new(credentials, namespace);
         let mut headers = headers(http, &mut reading).await?;
         let query = query(http, &mut reading).await?;
@@ -91,16 +92,17 @@ impl Access {
 }
 
 /// The API server checks this as well; here it holds for objects that went around the rule.
-fn refuse_plaintext_credentials(http: &Http) -> Result<(), OpenError> {
+fn refuse_plaintext_credentials(http: &Http, source: &Endpoint) -> Result<(), OpenError> {
     if http.plaintext_credentials == PlaintextCredentials::Allow {
         return Ok(());
     }
     let secret = http.auth.is_some()
         || http.headers.iter().chain(&http.query).any(|item| item.value_from.is_some())
         || http.tls.as_ref().is_some_and(|tls| tls.client_cert_secret_ref.is_some());
-    let plain = |url: &str| url.trim_start().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
-    let token_url = http.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| &oauth2.token_url);
-    if secret && (plain(&http.url) || token_url.is_some_and(|url| plain(url))) {
+    let token_url = http.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| oauth2.token_url.as_str());
+    let tokens = token_url.map(|url| address("http.auth.oauth2.tokenURL", url)).transpose()?;
+    // As they were parsed: `http:host` is plain too.
+    if secret && !(source.https && tokens.is_none_or(|(_, tokens)| tokens.https)) {
         return Err(invalid(
             "http.plaintextCredentials",
             "a Secret would travel unencrypted over http; use https, or set `Allow`",

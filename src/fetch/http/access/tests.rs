@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rstest::rstest;
 use secrecy::SecretSlice;
 use serde_json::{Value as Json, json};
 
@@ -109,4 +110,16 @@ async fn a_secret_that_holds_certificate_key_and_authority_is_read_once() {
     http["tls"]["clientCertSecretRef"] = json!({ "name": "ca" });
     vault.read(http).await.expect("readable");
     assert_eq!(vault.reads.load(SeqCst), 1);
+}
+
+#[rstest]
+#[case::no_slashes("http:host/", "https://host/token")]
+#[case::a_tab_in_the_scheme("ht\ttp://host/", "https://host/token")]
+#[case::blanks("  http://host/", "https://host/token")]
+#[case::token_endpoint("https://host/", "http:host/token")]
+#[tokio::test]
+async fn no_secret_travels_over_http_however_it_is_written(#[case] url: &str, #[case] token_url: &str) {
+    let vault = Vault::default().with("client", &[("id", "me"), ("secret", "s")]);
+    let error = vault.read(with_oauth2(json!({ "url": url }), token_url)).await.err().expect("refused");
+    assert!(matches!(error, OpenError::InvalidSpec { field: "http.plaintextCredentials", .. }), "{error}");
 }
