@@ -221,7 +221,6 @@ async fn special_tls(
     reading: &mut Reading<'_>,
     configs: &TlsConfigs,
 ) -> Result<(Arc<ClientConfig>, Arc<ClientConfig>), OpenError> {
-    let unusable = |_| invalid("http.tls.clientCertSecretRef", "the private key does not fit the certificate");
     let mut special = Special::default();
     let mut token_tls = configs.shared().clone();
     if let Some(reference) = &tls.ca_ref {
@@ -235,7 +234,7 @@ async fn special_tls(
             detail: format!("holds no PEM certificate under `{}`", reference.key),
         })?;
         if tokens_elsewhere {
-            token_tls = configs.widened(&authorities).map_err(unusable)?;
+            token_tls = configs.widened(&authorities).map_err(|error| unusable(&error))?;
         }
         special.authorities = Some(authorities);
     }
@@ -251,7 +250,17 @@ async fn special_tls(
         })?;
         special.client = Some((chain, key));
     }
-    Ok((configs.special(special).map_err(unusable)?, token_tls))
+    Ok((configs.special(special).map_err(|error| unusable(&error))?, token_tls))
+}
+
+/// The provider was found to work at start, so what it refuses is the client's certificate or key.
+fn unusable(error: &rustls::Error) -> OpenError {
+    let detail = match error {
+        rustls::Error::InconsistentKeys(_) => "the private key does not fit the certificate",
+        rustls::Error::InvalidCertificate(_) => "the certificate cannot be read",
+        _ => "the private key is none that can be used: RSA, ECDSA or Ed25519",
+    };
+    invalid("http.tls.clientCertSecretRef", detail)
 }
 
 fn header_name(field: &'static str, name: &str) -> Result<HeaderName, OpenError> {

@@ -123,3 +123,21 @@ async fn no_secret_travels_over_http_however_it_is_written(#[case] url: &str, #[
     let error = vault.read(with_oauth2(json!({ "url": url }), token_url)).await.err().expect("refused");
     assert!(matches!(error, OpenError::InvalidSpec { field: "http.plaintextCredentials", .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_client_certificate_that_cannot_be_used_says_what_is_wrong_with_it() {
+    let (certificate, key) = identity("orders");
+    let (_, other_key) = identity("orders");
+    let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    let http = json!({ "url": "https://host/", "tls": { "clientCertSecretRef": { "name": "client" } } });
+    for (certificate, key, says) in [
+        (certificate.clone(), other_key, "the private key does not fit the certificate"),
+        (pem("CERTIFICATE"), key, "the certificate cannot be read"),
+        (certificate, pem("PRIVATE KEY"), "the private key is none that can be used"),
+    ] {
+        let vault = Vault::default().with("client", &[("tls.crt", &certificate), ("tls.key", &key)]);
+        let error = vault.read(http.clone()).await.err().expect("refused");
+        assert!(matches!(error, OpenError::InvalidSpec { field: "http.tls.clientCertSecretRef", .. }), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
