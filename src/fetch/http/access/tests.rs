@@ -124,6 +124,19 @@ async fn no_secret_travels_over_http_however_it_is_written(#[case] url: &str, #[
     assert!(matches!(error, OpenError::InvalidSpec { field: "http.plaintextCredentials", .. }), "{error}");
 }
 
+#[rstest]
+#[case("Host")]
+#[case("Proxy-Connection")]
+#[case("proxy-anything")]
+#[case("If-Anything")]
+#[case("headgate-anything")]
+#[tokio::test]
+async fn a_header_that_the_api_server_would_refuse_is_refused_here_too(#[case] name: &str) {
+    let http = json!({ "url": "https://host/", "headers": [{ "name": name, "value": "x" }] });
+    let error = Vault::default().read(http).await.err().expect("refused");
+    assert!(matches!(error, OpenError::InvalidSpec { field: "http.headers", .. }), "{error}");
+}
+
 #[tokio::test]
 async fn a_client_certificate_that_cannot_be_used_says_what_is_wrong_with_it() {
     let (certificate, key) = identity("orders");
