@@ -60,6 +60,8 @@ pub struct Facts<'a> {
     pub shares_endpoint_with: Option<&'a StreamName>,
     /// What a source that answers does beside the rules: repeats dropped and the like.
     pub note: Option<&'a str>,
+    /// Why its credentials could not be read again, while it goes on with those it has.
+    pub unread: Option<&'a str>,
 }
 
 /// A verdict as its condition says it.
@@ -85,6 +87,7 @@ impl<'a> Facts<'a> {
             caught_up: None,
             shares_endpoint_with: None,
             note: None,
+            unread: None,
         }
     }
 
@@ -199,8 +202,7 @@ pub fn conditions(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> Vec<C
     let assigned = Finding::and(facts.assigned(), None);
     let stored = facts.stored().map(|said| Finding::and(said, None));
     let stored = or_kept(stored, STORED, "nothing was written to the store yet");
-    let reachable = facts.reachable().map(|said| Finding::and(said, facts.note));
-    let reachable = or_kept(reachable, REACHABLE, "the source was not asked yet");
+    let reachable = or_kept(reachable(facts), REACHABLE, "the source was not asked yet");
     let caught_up = or_kept(caught_up(facts), CAUGHT_UP, "the source was not asked yet");
 
     let ready = ready(facts, [&accepted, &assigned, &stored, &reachable], &caught_up);
@@ -238,6 +240,13 @@ fn accepted(facts: &Facts<'_>) -> Option<Finding> {
         )
     });
     Some(Finding::and(said, shared.as_deref()))
+}
+
+/// Also while it is well: a right that is missing ends no polling, but the next rotation will.
+fn reachable(facts: &Facts<'_>) -> Option<Finding> {
+    let said = facts.reachable()?;
+    let beside: Vec<_> = [facts.note, facts.unread].into_iter().flatten().collect();
+    Some(Finding::and(said, (!beside.is_empty()).then(|| beside.join("; ")).as_deref()))
 }
 
 fn caught_up(facts: &Facts<'_>) -> Option<Finding> {

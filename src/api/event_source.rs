@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Cursor, EventId, IdError};
 
 mod auth;
+mod headers;
 mod http;
 mod mapping;
 mod poll;
 mod status;
 
 pub use auth::{Auth, BasicAuth, BearerAuth, CaKind, CaRef, HeaderAuth, OAuth2, SecretKeyRef, SecretRef, Tls};
+pub use headers::is_reserved_header;
 pub use http::{AfterId, Decode, Format, Http, HttpCursor, NameValue, PlaintextCredentials, ValueFrom};
 pub use mapping::{Mapping, MappingPreset};
 pub use poll::{LEAST_MIN_INTERVAL, Poll};

@@ -61,7 +61,7 @@ pub(super) struct Counters<'a> {
     cursor: Option<&'a Cursor>,
     events_stored: u64,
     consecutive_failures: u32,
-    messages: [Option<&'a str>; 4],
+    messages: [Option<&'a str>; 5],
 }
 
 /// What moves with the clock.
@@ -155,6 +155,7 @@ impl View {
                 report.stored.as_ref().map(|verdict| verdict.message.as_str()),
                 self.reachable().map(|verdict| verdict.message.as_str()),
                 report.note.as_deref(),
+                report.facts().unread,
             ],
         }
     }

@@ -1,4 +1,4 @@
-//! The port to Secrets and ConfigMaps. Read with `get` alone: at task start, after 401/403 and every five minutes.
+//! The port to Secrets and ConfigMaps. Read with `get` alone: at task start, after a refusal and every five minutes.
 
 use std::collections::BTreeMap;
 

@@ -41,8 +41,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 pub(super) enum Pass {
     /// The next pass is due at this instant.
     Again(Instant),
-    /// The source refused the credentials: read them again, then go on at this instant.
-    Unauthorized(Instant),
+    /// The source refused the credentials, or the handshake with it failed: read them again, then go on at this instant.
+    Refused(Instant),
     /// The row is mine but not as I know it: adopt it again.
     Readopt,
     /// Another holder has adopted the row.
@@ -149,6 +149,11 @@ impl Poller {
         self.polls
     }
 
+    /// Whether the last answer of the source was a failure, or there was none.
+    pub(super) fn is_failing(&self) -> bool {
+        self.pace.failures() > 0
+    }
+
     pub(super) async fn reload_credentials(&mut self) -> Result<bool, OpenError> {
         self.fetcher.reload_credentials().await
     }
@@ -159,7 +164,7 @@ impl Poller {
             Ok((grant, share)) => self.spend(grant, share, &signals.stop).await,
             Err(pass) => pass,
         };
-        if let Pass::Again(at) | Pass::Unauthorized(at) = pass {
+        if let Pass::Again(at) | Pass::Refused(at) = pass {
             let wait = at.saturating_duration_since(Instant::now());
             self.context.reporter.next_poll_in(if self.pace.is_saturated() { wait + LEAD } else { wait });
         }

@@ -53,6 +53,8 @@ pub struct Report {
     pub retransported: u64,
     /// Why no progressive commit happens, repeats dropped and the like: evidence for condition messages.
     pub note: Option<String>,
+    /// Why its Secrets and ConfigMaps could not be read again; it goes on with what it has.
+    pub unread: Option<Unread>,
     /// How often its Secrets and ConfigMaps were found changed and taken up.
     pub credentials_reloads: u32,
     /// The last value of `headgate.dev/poll-requested-at` that was served.
@@ -91,6 +93,7 @@ impl Report {
             events_appended: 0,
             retransported: 0,
             note: None,
+            unread: None,
             credentials_reloads: 0,
             handled_poll_request: None,
             forgotten: false,
@@ -117,6 +120,7 @@ impl Report {
             self.stored = None;
             self.caught_up = None;
             self.note = None;
+            self.unread = None;
             self.next_poll = None;
             self.generation = generation;
         }
@@ -147,8 +151,16 @@ impl Report {
             reachable: self.reachable.as_ref().map(of),
             caught_up: self.caught_up,
             note: self.note.as_deref(),
+            unread: self.unread(),
             ..Facts::unknown(self.generation)
         }
+    }
+
+    /// An API server that does not answer is no news of a source that is well: after an outage the statuses of thousands would
+    /// be written for it. One that fails may fail for what could not be read.
+    fn unread(&self) -> Option<&str> {
+        let worth_telling = |unread: &&Unread| unread.is_denied || self.consecutive_failures > 0;
+        self.unread.as_ref().filter(worth_telling).map(|unread| unread.message.as_str())
     }
 
     /// The reason and the words of the first thing that is wrong, in the order of the Ready condition.
@@ -202,6 +214,14 @@ impl LastCaughtUp {
     pub fn elapsed(self, now: Moment) -> Duration {
         self.ago + now.since(self.noted)
     }
+}
+
+/// Why the Secrets and ConfigMaps of a source that runs could not be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub message: String,
+    /// The API server answered, and said no: waiting does not help.
+    pub is_denied: bool,
 }
 
 /// The outcome behind one condition: its reason and the message that says what to do.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::{
-    report::{BlockedBy, LastCaughtUp, Report, Verdict},
+    report::{BlockedBy, LastCaughtUp, Report, Unread, Verdict},
     reports::ReportWriter,
 };
 use crate::{
@@ -97,6 +97,27 @@ impl Reporter {
             self.not_accepted(reason, error);
         } else {
             debug!(stream = %self.stream, %error, "waits for its credentials");
+        }
+    }
+
+    /// What the source refers to could not be read again; it goes on with what was read before.
+    pub(super) fn credentials_unread(&self, why: &dyn fmt::Display, is_denied: bool) {
+        let message = format!("it goes on with the credentials it has, for they could not be read again: {why}");
+        let unread = Some(Unread { message, is_denied });
+        let turned = self.turn(|report| {
+            let turned = report.unread != unread;
+            report.unread = unread;
+            turned
+        });
+        if turned {
+            warn!(stream = %self.stream, %why, "credentials not read again");
+        }
+    }
+
+    pub(super) fn credentials_read(&self) {
+        if self.writer.read().unread.is_some() {
+            self.tell(|report| report.unread = None);
+            info!(stream = %self.stream, "credentials read again");
         }
     }
 

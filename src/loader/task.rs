@@ -1,4 +1,5 @@
 mod adopt;
+mod credentials;
 mod finalizer;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -7,11 +8,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     select,
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
+use self::credentials::Readings;
 use super::{
     context::Context,
     poll::{Pass, Poller, Signals},
@@ -23,12 +24,6 @@ use crate::{
     backoff::{Backoff, Waits},
     fetch::Fetcher,
 };
-
-/// Credentials are read again this often, so that a rotated Secret needs no restart (DESIGN 7).
-const CREDENTIALS_EVERY: Duration = Duration::from_mins(5);
-
-/// An API server that does not answer must not hold up a source that runs.
-const CREDENTIALS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Between two tries to open a source whose Secret is missing: it runs by itself soon after the Secret appears.
 const OPEN_RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
@@ -111,6 +106,7 @@ impl SourceTask {
             Ok(fetcher) => fetcher,
             Err(wake) => return wake,
         };
+        let mut readings = Readings::new(&mut self.rng);
         if let Err(wake) = self.await_finalizer().await {
             return wake;
         }
@@ -127,7 +123,7 @@ impl SourceTask {
             let rng = StdRng::from_rng(&mut self.rng);
             let mut poller =
                 Poller::new(self.context.clone(), fetcher, settings.clone(), &adopted, self.won.take(), rng);
-            let interruption = self.poll(&mut poller).await;
+            let interruption = self.poll(&mut poller, &mut readings).await;
             if poller.polls() > 0 {
                 self.polled = Some(uid);
             }
@@ -160,7 +156,10 @@ impl SourceTask {
             let transports = Arc::clone(&self.context.shared.transports);
             match self.stop.run_until_cancelled(transports.open(&self.running)).await {
                 None => return Err(Wake::Stopped),
-                Some(Ok(fetcher)) => return Ok(fetcher),
+                Some(Ok(fetcher)) => {
+                    self.context.reporter.credentials_read();
+                    return Ok(fetcher);
+                }
                 Some(Err(error)) => {
                     self.won = None;
                     self.context.reporter.not_opened(&error);
@@ -171,34 +170,29 @@ impl SourceTask {
     }
 
     /// The loop: the repetition of one pass.
-    async fn poll(&mut self, poller: &mut Poller) -> Interruption {
-        let mut reload_at = Instant::now() + CREDENTIALS_EVERY;
+    async fn poll(&mut self, poller: &mut Poller, readings: &mut Readings) -> Interruption {
+        let mut next = Instant::now();
         loop {
+            if let Err(interruption) = self.await_pass(poller, readings, next).await {
+                return interruption;
+            }
             let polls = poller.polls();
             let pass = self.pass(poller).await;
             if poller.polls() > polls {
                 self.served();
             }
-            let (until, refused) = match pass {
-                Pass::Again(until) => (until, false),
-                Pass::Unauthorized(until) => (until, true),
+            next = match pass {
+                Pass::Again(until) => until,
+                Pass::Refused(until) => {
+                    readings.doubt();
+                    until
+                }
                 Pass::Readopt => return Interruption::Readopt,
                 Pass::FencedOff => return Interruption::FencedOff,
                 Pass::Stopped => return Interruption::Stopped,
             };
-            let mut next = until;
-            if refused || Instant::now() >= reload_at {
-                reload_at = Instant::now() + CREDENTIALS_EVERY;
-                match self.reload(poller).await {
-                    Ok(changed) if changed && refused => next = Instant::now(),
-                    Ok(_) => {}
-                    Err(interruption) => return interruption,
-                }
-            }
-            match self.wait(next).await {
-                Wake::Due | Wake::PollNow => {}
-                Wake::Changed => return Interruption::Reopen,
-                Wake::Stopped => return Interruption::Stopped,
+            if !poller.is_failing() {
+                readings.trust();
             }
         }
     }
@@ -233,29 +227,6 @@ impl SourceTask {
     fn served(&mut self) {
         if let Some(requested) = self.requested.take() {
             self.context.reporter.tell(|report| report.handled_poll_request = Some(requested));
-        }
-    }
-
-    /// Reads the credentials again. Those that are gone end the polling, as the open would have; an API server that does
-    /// not answer ends nothing, and holds up no handoff.
-    async fn reload(&self, poller: &mut Poller) -> Result<bool, Interruption> {
-        let reloading = timeout(CREDENTIALS_LIMIT, poller.reload_credentials());
-        let Some(reloaded) = self.stop.run_until_cancelled(reloading).await else {
-            return Err(Interruption::Stopped);
-        };
-        match reloaded {
-            Ok(Ok(changed)) => {
-                if changed {
-                    info!(stream = %self.context.stream, "credentials changed");
-                    self.context.reporter.tell(|report| report.credentials_reloads += 1);
-                }
-                Ok(changed)
-            }
-            Ok(Err(error)) if error.revokes() => {
-                self.context.reporter.not_opened(&error);
-                Err(Interruption::Reopen)
-            }
-            Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
 

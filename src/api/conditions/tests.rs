@@ -210,6 +210,20 @@ fn what_a_source_does_beside_the_rules_is_said_where_one_looks_for_it() {
 }
 
 #[test]
+fn that_credentials_could_not_be_read_again_is_said_beside_whether_the_source_answers() {
+    let unread = Some("the operator may not read Secret `orders-api`");
+    let well = first(&Facts { note: Some("3 repeated events were dropped"), unread, ..fine() });
+    let message = |conditions: &[Condition]| find(conditions, REACHABLE).map(|found| found.message.clone());
+    let both = "the last poll succeeded; 3 repeated events were dropped; the operator may not read Secret `orders-api`";
+    assert_eq!(message(&well).as_deref(), Some(both));
+    assert_eq!(says(&well, READY), Some(("True", "CaughtUp")), "it runs on with what it has");
+    let reachable = Some((ReachableReason::AuthenticationFailed, "authentication failed"));
+    let refused = first(&Facts { reachable, unread, ..fine() });
+    let ready = find(&refused, READY).map(|ready| ready.message.clone());
+    assert_eq!(ready.as_deref(), Some("authentication failed; the operator may not read Secret `orders-api`"));
+}
+
+#[test]
 fn a_new_holder_does_not_forget_what_the_old_one_knew() {
     let old = first(&Facts { reachable: Some((ReachableReason::ServerError, "the source answered 503")), ..fine() });
     let newly_held =

@@ -6,30 +6,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::headers::{leaves_the_request_plain, sendable_by_users};
+
 /// A header name (RFC 9110 token), inside a CEL string.
 pub(super) const HEADER_NAME: &str = r"^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$";
 
 /// The names of Kubernetes objects, and of the keys of Secrets and ConfigMaps.
 const OBJECT_NAME: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
 const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
-
-/// The CEL expression that refuses names of headers that describe the connection or the message, not the request; a user
-/// who sets them breaks the one-request guarantee or the decoding of the answer.
-pub(super) fn sendable_by_users(name: &str) -> String {
-    format!(
-        "!({name}.lowerAscii() in ['host', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', \
-         'content-length', 'accept-encoding']) && !{name}.lowerAscii().startsWith('proxy-')"
-    )
-}
-
-/// CEL: whether a header leaves a request what it is, a plain request for a page. Conditions and ranges would turn the
-/// answer into something else than a page, and Headgate's own headers tell the source who asks.
-pub(super) fn leaves_the_request_plain(name: &str) -> String {
-    format!(
-        "!({name}.lowerAscii() in ['expect', 'range']) && !{name}.lowerAscii().startsWith('if-') \
-         && !{name}.lowerAscii().startsWith('headgate-')"
-    )
-}
 
 /// One key of a Secret in the namespace of this object.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]

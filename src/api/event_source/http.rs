@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     JSON_PATH,
-    auth::{Auth, HEADER_NAME, SecretKeyRef, Tls, leaves_the_request_plain, sendable_by_users},
+    auth::{Auth, HEADER_NAME, SecretKeyRef, Tls},
+    headers::{leaves_the_request_plain, sendable_by_users},
 };
 use crate::api::Duration;
 

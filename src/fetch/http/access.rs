@@ -8,39 +8,17 @@ use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
+    by_content::Digest,
+    endpoint::Endpoint,
     oauth2::ClientCredentials,
-    secrets::{Reading, Values, sensitive},
+    request::address,
+    secrets::{Reading, sensitive},
     tls::{self, Special, TlsConfigs},
 };
 use crate::{
-    api::event_source::{Auth, CaKind, Format, Http, NameValue, PlaintextCredentials, Tls},
+    api::event_source::{Auth, CaKind, Format, Http, NameValue, PlaintextCredentials, Tls, is_reserved_header},
     fetch::{OpenError, credentials::Credentials},
 };
-
-/// Headers that Headgate or the protocol sets, or that would turn an answer into something else than a page.
-const RESERVED: [&str; 21] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "content-length",
-    "expect",
-    "accept-encoding",
-    "range",
-    "if-match",
-    "if-none-match",
-    "if-modified-since",
-    "if-unmodified-since",
-    "if-range",
-    "headgate-attempt",
-    "headgate-replica",
-];
 
 /// One resolved reading of a spec. It holds secrets, so it has no `Debug`.
 pub(super) struct Access {
@@ -50,7 +28,7 @@ pub(super) struct Access {
     /// For a token endpoint on another host.
     pub(super) token_tls: Arc<ClientConfig>,
     pub(super) client_credentials: Option<ClientCredentials>,
-    values: Values,
+    values: Digest,
 }
 
 impl Access {
@@ -61,7 +39,8 @@ impl Access {
         credentials: &dyn Credentials,
         configs: &TlsConfigs,
     ) -> Result<Self, OpenError> {
-        refuse_plaintext_credentials(http)?;
+        let (_, source) = address("http.url", &http.url)?;
+        refuse_plaintext_credentials(http, &source)?;
         let mut reading = Reading::new(credentials, namespace);
         let mut headers = headers(http, &mut reading).await?;
         let query = query(http, &mut reading).await?;
@@ -70,10 +49,15 @@ impl Access {
             None => None,
         };
         let (tls, token_tls) = match &http.tls {
-            Some(tls) => special_tls(tls, client_credentials.is_some(), &mut reading, configs).await?,
+            Some(tls) => {
+                // On the host of the source the source's own trust counts.
+                let tokens_elsewhere =
+                    client_credentials.as_ref().is_some_and(|client| client.endpoint.host != source.host);
+                special_tls(tls, tokens_elsewhere, &mut reading, configs).await?
+            }
             None => (configs.shared().clone(), configs.shared().clone()),
         };
-        Ok(Self { headers, query, tls, token_tls, client_credentials, values: reading.into_values() })
+        Ok(Self { headers, query, tls, token_tls, client_credentials, values: reading.into_digest() })
     }
 
     /// Whether both readings found the same values.
@@ -83,16 +67,17 @@ impl Access {
 }
 
 /// The API server checks this as well; here it holds for objects that went around the rule.
-fn refuse_plaintext_credentials(http: &Http) -> Result<(), OpenError> {
+fn refuse_plaintext_credentials(http: &Http, source: &Endpoint) -> Result<(), OpenError> {
     if http.plaintext_credentials == PlaintextCredentials::Allow {
         return Ok(());
     }
     let secret = http.auth.is_some()
         || http.headers.iter().chain(&http.query).any(|item| item.value_from.is_some())
         || http.tls.as_ref().is_some_and(|tls| tls.client_cert_secret_ref.is_some());
-    let plain = |url: &str| url.trim_start().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
-    let token_url = http.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| &oauth2.token_url);
-    if secret && (plain(&http.url) || token_url.is_some_and(|url| plain(url))) {
+    let token_url = http.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| oauth2.token_url.as_str());
+    let tokens = token_url.map(|url| address("http.auth.oauth2.tokenURL", url)).transpose()?;
+    // As they were parsed: `http:host` is plain too.
+    if secret && !(source.https && tokens.is_none_or(|(_, tokens)| tokens.https)) {
         return Err(invalid(
             "http.plaintextCredentials",
             "a Secret would travel unencrypted over http; use https, or set `Allow`",
@@ -207,16 +192,15 @@ pub(super) fn basic_authorization(
 /// The configurations for the source and for a token endpoint elsewhere.
 async fn special_tls(
     tls: &Tls,
-    wants_tokens: bool,
+    tokens_elsewhere: bool,
     reading: &mut Reading<'_>,
     configs: &TlsConfigs,
 ) -> Result<(Arc<ClientConfig>, Arc<ClientConfig>), OpenError> {
-    let unusable = |_| invalid("http.tls.clientCertSecretRef", "the private key does not fit the certificate");
     let mut special = Special::default();
     let mut token_tls = configs.shared().clone();
     if let Some(reference) = &tls.ca_ref {
         let pem = reading.authority(reference).await?;
-        let authorities = tls::authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
+        let authorities = configs.authorities(pem.expose_secret()).ok_or_else(|| OpenError::CANotFound {
             kind: match reference.kind {
                 CaKind::ConfigMap => "ConfigMap",
                 CaKind::Secret => "Secret",
@@ -224,8 +208,8 @@ async fn special_tls(
             name: reference.name.clone(),
             detail: format!("holds no PEM certificate under `{}`", reference.key),
         })?;
-        if wants_tokens {
-            token_tls = configs.widened(&authorities).map_err(unusable)?;
+        if tokens_elsewhere {
+            token_tls = configs.widened(&authorities).map_err(|error| unusable(&error))?;
         }
         special.authorities = Some(authorities);
     }
@@ -241,13 +225,24 @@ async fn special_tls(
         })?;
         special.client = Some((chain, key));
     }
-    Ok((configs.special(special).map_err(unusable)?, token_tls))
+    Ok((configs.special(special).map_err(|error| unusable(&error))?, token_tls))
+}
+
+/// The provider was found to work at start, so what it refuses is the client's certificate or key.
+fn unusable(error: &rustls::Error) -> OpenError {
+    let detail = match error {
+        rustls::Error::InconsistentKeys(_) => "the private key does not fit the certificate",
+        rustls::Error::InvalidCertificate(_) => "the certificate cannot be read",
+        _ => "the private key is none that can be used: RSA, ECDSA or Ed25519",
+    };
+    invalid("http.tls.clientCertSecretRef", detail)
 }
 
 fn header_name(field: &'static str, name: &str) -> Result<HeaderName, OpenError> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| invalid(field, &format!("`{name}` cannot be the name of a header")))?;
-    if RESERVED.contains(&parsed.as_str()) {
+    // The API server refuses it too; here it holds for objects that went around the rule.
+    if is_reserved_header(name) {
         return Err(invalid(field, &format!("`{name}` is set by Headgate or by the protocol")));
     }
     Ok(parsed)
@@ -256,3 +251,6 @@ fn header_name(field: &'static str, name: &str) -> Result<HeaderName, OpenError>
 pub(super) fn invalid(field: &'static str, detail: &str) -> OpenError {
     OpenError::InvalidSpec { field, detail: detail.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

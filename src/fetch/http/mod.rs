@@ -8,6 +8,7 @@
 //! | `fetcher` | CONNECT and SEND of one source |
 //! | `page`, `inflate`, `answer` | reading the response, and what it means |
 //! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
+//! | `by_content` | what was read, compared and shared by its digest |
 //!
 //! What was decided here, beside DESIGN 1, 4 and 7:
 //!
@@ -36,6 +37,7 @@ use crate::api::Source;
 
 mod access;
 mod answer;
+mod by_content;
 mod connection;
 mod dial;
 mod egress;

@@ -1,10 +1,11 @@
-//! Reads what a spec names in Secrets and ConfigMaps, and remembers it, so that a later reading can be compared.
+//! Reads what a spec names in Secrets and ConfigMaps, and remembers its digest, so that a later reading can be compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
+use super::by_content::{Digest, Digesting};
 use crate::{
     api::event_source::{CaKind, CaRef, SecretKeyRef},
     fetch::{
@@ -18,26 +19,26 @@ pub(super) struct Reading<'a> {
     credentials: &'a dyn Credentials,
     namespace: &'a str,
     secrets: HashMap<String, Keys>,
-    values: Values,
-}
-
-/// Every value that was read, in the order of the spec.
-#[derive(Default)]
-pub(super) struct Values(Vec<SecretSlice<u8>>);
-
-impl PartialEq for Values {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.iter().map(ExposeSecret::expose_secret).eq(other.0.iter().map(ExposeSecret::expose_secret))
-    }
+    /// Of every value that was read, in the order of the spec.
+    values: Digesting,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(credentials: &'a dyn Credentials, namespace: &'a str) -> Self {
-        Self { credentials, namespace, secrets: HashMap::new(), values: Values::default() }
+        Self { credentials, namespace, secrets: HashMap::new(), values: Digesting::default() }
     }
 
-    pub(super) fn into_values(self) -> Values {
-        self.values
+    /// The digest of all that was read. The values themselves are not kept: a trust bundle has hundreds of KB.
+    pub(super) fn into_digest(self) -> Digest {
+        self.values.finish()
+    }
+
+    /// The data of a Secret, which may hold several of the values.
+    async fn secret(&mut self, name: &str) -> Result<&Keys, CredentialsError> {
+        match self.secrets.entry(name.to_owned()) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(self.credentials.secret(self.namespace, name).await?)),
+        }
     }
 
     /// The bytes under a key of a Secret.
@@ -47,21 +48,15 @@ impl<'a> Reading<'a> {
         name: &str,
         key: &str,
     ) -> Result<SecretSlice<u8>, OpenError> {
-        if !self.secrets.contains_key(name) {
-            let keys = self.credentials.secret(self.namespace, name).await.map_err(|error| match error {
-                CredentialsError::NotFound => OpenError::SecretNotFound { field, name: name.to_owned() },
-                CredentialsError::Forbidden => OpenError::Forbidden { kind: "Secret", field, name: name.to_owned() },
-                CredentialsError::Unavailable => OpenError::Unavailable { field },
-            })?;
-            self.secrets.insert(name.to_owned(), keys);
-        }
-        let value = self
-            .secrets
-            .get(name)
-            .and_then(|keys| keys.get(key))
-            .ok_or_else(|| OpenError::SecretKeyMissing { field, name: name.to_owned(), key: key.to_owned() })?;
-        self.values.0.push(value.clone());
-        Ok(value.clone())
+        let keys = self.secret(name).await.map_err(|error| match error {
+            CredentialsError::NotFound => OpenError::SecretNotFound { field, name: name.to_owned() },
+            CredentialsError::Forbidden => OpenError::Forbidden { kind: "Secret", field, name: name.to_owned() },
+            CredentialsError::Unavailable => OpenError::Unavailable { field },
+        })?;
+        let missing = || OpenError::SecretKeyMissing { field, name: name.to_owned(), key: key.to_owned() };
+        let value = keys.get(key).ok_or_else(missing)?.clone();
+        self.values.add(value.expose_secret());
+        Ok(value)
     }
 
     /// The text under a key of a Secret. One line end at its end is taken off: `kubectl create secret --from-file` of a
@@ -87,20 +82,24 @@ impl<'a> Reading<'a> {
     /// The PEM text of a certificate authority.
     pub(super) async fn authority(&mut self, reference: &CaRef) -> Result<SecretSlice<u8>, OpenError> {
         let CaRef { kind, name, key } = reference;
+        // Named once, and nothing else names a ConfigMap.
         let (kind, found) = match kind {
-            CaKind::ConfigMap => ("ConfigMap", self.credentials.config_map(self.namespace, name).await),
-            CaKind::Secret => ("Secret", self.credentials.secret(self.namespace, name).await),
+            CaKind::ConfigMap => {
+                let keys = self.credentials.config_map(self.namespace, name).await;
+                ("ConfigMap", keys.map(|mut keys| keys.remove(key)))
+            }
+            CaKind::Secret => ("Secret", self.secret(name).await.map(|keys| keys.get(key).cloned())),
         };
         let field = "http.tls.caRef";
         let missing = |detail: String| OpenError::CANotFound { kind, name: name.clone(), detail };
-        let keys = found.map_err(|error| match error {
+        let found = found.map_err(|error| match error {
             CredentialsError::NotFound => missing("does not exist in the namespace of the EventSource".to_owned()),
             CredentialsError::Forbidden => OpenError::Forbidden { kind, field, name: name.clone() },
             CredentialsError::Unavailable => OpenError::Unavailable { field },
         })?;
-        let value = keys.get(key).ok_or_else(|| missing(format!("has no key `{key}`")))?;
-        self.values.0.push(value.clone());
-        Ok(value.clone())
+        let value = found.ok_or_else(|| missing(format!("has no key `{key}`")))?;
+        self.values.add(value.expose_secret());
+        Ok(value)
     }
 }
 

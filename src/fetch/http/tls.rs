@@ -1,4 +1,5 @@
-//! TLS: one provider (aws-lc-rs), one shared configuration for all sources that need nothing special.
+//! TLS: one provider (aws-lc-rs), one shared configuration for all sources that need nothing special, and one for those
+//! that need the same.
 
 use std::{io, sync::Arc};
 
@@ -9,14 +10,25 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::endpoint::Endpoint;
+use super::{
+    by_content::{ByContent, Digest},
+    endpoint::Endpoint,
+};
 use crate::fetch::FetchError;
 
-/// The roots of the process and the configuration that most sources share.
+/// The roots of the process, the configuration that most sources share, and those that some do.
 pub(super) struct TlsConfigs {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     shared: Arc<ClientConfig>,
+    authorities: ByContent<RootCertStore>,
+    special: ByContent<ClientConfig>,
+}
+
+/// The authorities of a PEM text.
+pub(super) struct Authorities {
+    content: Digest,
+    roots: Arc<RootCertStore>,
 }
 
 /// The roots or the provider cannot be used. Found at start.
@@ -32,8 +44,20 @@ pub enum TlsSetupError {
 #[derive(Default)]
 pub(super) struct Special {
     /// The only roots to trust.
-    pub(super) authorities: Option<RootCertStore>,
+    pub(super) authorities: Option<Authorities>,
     pub(super) client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+impl Special {
+    fn content(&self) -> Digest {
+        let mut texts: Vec<&[u8]> = vec![b"special"];
+        texts.push(self.authorities.as_ref().map_or(b"", |authorities| authorities.content.as_bytes()));
+        if let Some((chain, key)) = &self.client {
+            texts.push(key.secret_der());
+            texts.extend(chain.iter().map(AsRef::as_ref));
+        }
+        Digest::of(&texts)
+    }
 }
 
 impl TlsConfigs {
@@ -41,7 +65,7 @@ impl TlsConfigs {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let roots = Arc::new(roots()?);
         let shared = Arc::new(finished(trusting(&provider, &roots)?.with_no_client_auth()));
-        Ok(Self { provider, roots, shared })
+        Ok(Self { provider, roots, shared, authorities: ByContent::default(), special: ByContent::default() })
     }
 
     pub(super) fn shared(&self) -> &Arc<ClientConfig> {
@@ -49,22 +73,40 @@ impl TlsConfigs {
     }
 
     /// For hosts beside a source that has authorities of its own: these and the default ones, and no client certificate.
-    pub(super) fn widened(&self, authorities: &RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let mut roots = RootCertStore::clone(&self.roots);
-        roots.extend(authorities.roots.iter().cloned());
-        Ok(Arc::new(finished(trusting(&self.provider, &Arc::new(roots))?.with_no_client_auth())))
+    pub(super) fn widened(&self, authorities: &Authorities) -> Result<Arc<ClientConfig>, rustls::Error> {
+        self.special.get_or_make(Digest::of(&[b"widened", authorities.content.as_bytes()]), || {
+            let mut roots = RootCertStore::clone(&self.roots);
+            roots.extend(authorities.roots.roots.iter().cloned());
+            Ok(Arc::new(finished(trusting(&self.provider, &Arc::new(roots))?.with_no_client_auth())))
+        })
+    }
+
+    /// The certificates of a PEM text as the only roots; `None` when it holds none.
+    pub(super) fn authorities(&self, pem: &[u8]) -> Option<Authorities> {
+        let content = Digest::of(&[pem]);
+        let parse = || {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+            if store.is_empty() { Err(()) } else { Ok(Arc::new(store)) }
+        };
+        let roots = self.authorities.get_or_make(content, parse).ok()?;
+        Some(Authorities { content, roots })
     }
 
     /// # Errors
-    /// When the client's key does not fit its certificate.
+    /// When the client's certificate or key cannot be used, or one does not fit the other.
     pub(super) fn special(&self, special: Special) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let roots = special.authorities.map_or_else(|| self.roots.clone(), Arc::new);
-        let trusting = trusting(&self.provider, &roots)?;
-        let config = match special.client {
-            Some((chain, key)) => trusting.with_client_auth_cert(chain, key)?,
-            None => trusting.with_no_client_auth(),
-        };
-        Ok(Arc::new(finished(config)))
+        let content = special.content();
+        let Special { authorities, client } = special;
+        self.special.get_or_make(content, || {
+            let roots = authorities.map_or_else(|| self.roots.clone(), |authorities| authorities.roots);
+            let trusting = trusting(&self.provider, &roots)?;
+            let config = match client {
+                Some((chain, key)) => trusting.with_client_auth_cert(chain, key)?,
+                None => trusting.with_no_client_auth(),
+            };
+            Ok(Arc::new(finished(config)))
+        })
     }
 }
 
@@ -97,13 +139,6 @@ fn roots() -> Result<RootCertStore, TlsSetupError> {
     }
     store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     Ok(store)
-}
-
-/// The certificates of a PEM text as the only roots; `None` when it holds none.
-pub(super) fn authorities(pem: &[u8]) -> Option<RootCertStore> {
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
-    (!store.is_empty()).then_some(store)
 }
 
 /// The chain of a client certificate; `None` when the PEM text holds none.

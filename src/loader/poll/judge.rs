@@ -102,7 +102,10 @@ impl Poller {
         self.context.reporter.blocked_by(Some(BlockedBy::Backoff));
         self.due = Instant::now() + wait;
         match error {
-            FetchError::AuthenticationFailed { .. } | FetchError::Forbidden { .. } => Pass::Unauthorized(self.due),
+            // Certificates and authorities come from Secrets too.
+            FetchError::AuthenticationFailed { .. } | FetchError::Forbidden { .. } | FetchError::TlsFailed { .. } => {
+                Pass::Refused(self.due)
+            }
             _ => Pass::Again(self.due),
         }
     }

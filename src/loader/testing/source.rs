@@ -64,6 +64,8 @@ pub(in crate::loader) struct Served {
     pub(in crate::loader) ids: Vec<String>,
     /// The response was complete and could be used.
     pub(in crate::loader) usable: bool,
+    /// How many rotations of the credentials the replica had taken up.
+    pub(in crate::loader) rotations: usize,
 }
 
 /// How often a random fault happens, of 1.
@@ -91,6 +93,7 @@ struct Inner {
     opens: usize,
     reloads: usize,
     rotated: bool,
+    rotations: usize,
     reloading: Duration,
     rng: StdRng,
 }
@@ -124,6 +127,7 @@ impl FakeSource {
             opens: 0,
             reloads: 0,
             rotated: false,
+            rotations: 0,
             reloading: Duration::ZERO,
             rng: StdRng::seed_from_u64(seed),
         };

@@ -348,7 +348,7 @@ impl Polling {
     pub(in crate::loader) async fn pass(&mut self) -> Pass {
         sleep_until(self.due).await;
         let pass = self.poller.run_once(&Signals::below(&self.stop)).await;
-        if let Pass::Again(due) | Pass::Unauthorized(due) = pass {
+        if let Pass::Again(due) | Pass::Refused(due) = pass {
             self.due = due;
         }
         pass

@@ -58,6 +58,7 @@ impl Fetcher for FakeFetcher {
                 end: None,
                 ids: Vec::new(),
                 usable: false,
+                rotations: source.lock().rotations,
             };
             let number = {
                 let mut inner = source.lock();
@@ -94,7 +95,9 @@ impl Fetcher for FakeFetcher {
         if let Some(error) = inner.open_errors.front() {
             return Err(error.clone());
         }
-        Ok(std::mem::take(&mut inner.rotated))
+        let rotated = std::mem::take(&mut inner.rotated);
+        inner.rotations += usize::from(rotated);
+        Ok(rotated)
     }
 
     fn timeout(&self) -> Duration {
