@@ -17,7 +17,7 @@
 //! | [`telemetry`] | logs and metrics |
 //! | [`desired`] | what should run: written by `controller`, read by `ownership` and `loader` |
 //! | [`store`] | the gate and the event store; `store::postgres` is the adapter |
-//! | [`fetch`] | asking a source; `fetch::http` is the adapter, `fetch::decode` the formats |
+//! | [`fetch`] | asking a source; `fetch::http` and `fetch::credentials::kubernetes` are the adapters, `fetch::decode` the formats |
 //! | [`ownership`] | which sources this replica holds; `ownership::kubernetes` is the adapter |
 //! | [`loader`] | the life of one source: adopt, reserve, send, append, pace |
 //! | [`controller`] | EventSource -> what should run; the status writer; Kubernetes events |

@@ -14,7 +14,6 @@ use crate::{desired::Desired, loader::reports::Reports, ownership::Peers, teleme
 
 mod announcements;
 mod board;
-mod credentials;
 mod endpoints;
 mod events;
 mod finalizer;
@@ -32,7 +31,6 @@ mod unreadable;
 mod watch;
 mod writer;
 
-pub use credentials::KubernetesCredentials;
 pub use watch::WatchState;
 
 /// What one replica's controller is told.

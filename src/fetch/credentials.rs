@@ -1,5 +1,7 @@
 //! The port to Secrets and ConfigMaps. Read with `get` alone: at task start, after a refusal and every five minutes.
 
+pub mod kubernetes;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

@@ -34,19 +34,29 @@ enum Wake {
     Due,
     /// A poll was asked for.
     PollNow,
-    /// Another generation or another object is to run.
-    Changed,
+    Ended(Ended),
+}
+
+/// Why a source does not go on as it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Open it again: another generation or another object is to run, or the credentials are gone.
+    Reopen,
     Stopped,
 }
 
 /// What ended the polling of an adopted source.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Interruption {
-    Stopped,
-    /// Open it again: another generation is to run, or the credentials are gone.
-    Reopen,
+    Ended(Ended),
     Readopt,
     FencedOff,
+}
+
+impl From<Ended> for Interruption {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
 }
 
 /// The life of one source, until it is told to stop.
@@ -83,14 +93,14 @@ impl SourceTask {
     /// Runs until told to stop; then ends between two polls.
     pub(super) async fn run(mut self) {
         while !self.stop.is_cancelled() {
-            if self.run_generation().await == Wake::Stopped {
+            if self.run_generation().await == Ended::Stopped {
                 break;
             }
         }
     }
 
     /// Opens the source as it is now and polls it until that changes.
-    async fn run_generation(&mut self) -> Wake {
+    async fn run_generation(&mut self) -> Ended {
         self.running = Arc::clone(&self.sources.borrow_and_update());
         self.requested.clone_from(&self.running.poll_requested_at);
         self.announce();
@@ -104,16 +114,16 @@ impl SourceTask {
         };
         let mut fetcher = match self.open().await {
             Ok(fetcher) => fetcher,
-            Err(wake) => return wake,
+            Err(ended) => return ended,
         };
         let mut readings = Readings::new(&mut self.rng);
-        if let Err(wake) = self.await_finalizer().await {
-            return wake;
+        if let Err(ended) = self.await_finalizer().await {
+            return ended;
         }
         loop {
             let adopted = match self.adopt(&settings).await {
                 Ok(adopted) => adopted,
-                Err(wake) => return wake,
+                Err(ended) => return ended,
             };
             if self.running.spec.suspend {
                 self.context.reporter.blocked_by(Some(BlockedBy::Suspended));
@@ -132,8 +142,7 @@ impl SourceTask {
             }
             poller.leave(&self.stop).await;
             match interruption {
-                Interruption::Stopped => return Wake::Stopped,
-                Interruption::Reopen => return Wake::Changed,
+                Interruption::Ended(ended) => return ended,
                 Interruption::Readopt | Interruption::FencedOff => {}
             }
             fetcher = poller.into_fetcher();
@@ -150,12 +159,12 @@ impl SourceTask {
     }
 
     /// Builds the fetcher; as long as that fails, says why and tries again.
-    async fn open(&mut self) -> Result<Box<dyn Fetcher>, Wake> {
+    async fn open(&mut self) -> Result<Box<dyn Fetcher>, Ended> {
         let mut retry = OPEN_RETRY.waits();
         loop {
             let transports = Arc::clone(&self.context.shared.transports);
             match self.stop.run_until_cancelled(transports.open(&self.running)).await {
-                None => return Err(Wake::Stopped),
+                None => return Err(Ended::Stopped),
                 Some(Ok(fetcher)) => {
                     self.context.reporter.credentials_read();
                     return Ok(fetcher);
@@ -173,8 +182,8 @@ impl SourceTask {
     async fn poll(&mut self, poller: &mut Poller, readings: &mut Readings) -> Interruption {
         let mut next = Instant::now();
         loop {
-            if let Err(interruption) = self.await_pass(poller, readings, next).await {
-                return interruption;
+            if let Err(ended) = self.await_pass(poller, readings, next).await {
+                return ended.into();
             }
             let polls = poller.polls();
             let pass = self.pass(poller).await;
@@ -189,7 +198,7 @@ impl SourceTask {
                 }
                 Pass::Readopt => return Interruption::Readopt,
                 Pass::FencedOff => return Interruption::FencedOff,
-                Pass::Stopped => return Interruption::Stopped,
+                Pass::Stopped => return Ended::Stopped.into(),
             };
             if !poller.is_failing() {
                 readings.trust();
@@ -231,26 +240,26 @@ impl SourceTask {
     }
 
     /// Nothing can be done for the source before its object changes, or somebody else has done something.
-    async fn wait_for_change(&mut self) -> Wake {
+    async fn wait_for_change(&mut self) -> Ended {
         self.won = None;
         loop {
             // A poll that is asked for now is served after the change.
             match self.wait(Instant::now() + Duration::from_hours(24)).await {
                 Wake::Due | Wake::PollNow => {}
-                wake => return wake,
+                Wake::Ended(ended) => return ended,
             }
         }
     }
 
-    async fn back_off(&mut self, retry: &mut Waits) -> Result<(), Wake> {
+    async fn back_off(&mut self, retry: &mut Waits) -> Result<(), Ended> {
         let wait = retry.failed().mul_f64(self.rng.random_range(0.75..=1.0));
         self.pause(wait).await
     }
 
-    async fn pause(&mut self, wait: Duration) -> Result<(), Wake> {
+    async fn pause(&mut self, wait: Duration) -> Result<(), Ended> {
         match self.wait(Instant::now() + wait).await {
             Wake::Due | Wake::PollNow => Ok(()),
-            wake => Err(wake),
+            Wake::Ended(ended) => Err(ended),
         }
     }
 
@@ -258,10 +267,10 @@ impl SourceTask {
         loop {
             select! {
                 biased;
-                () = self.stop.cancelled() => return Wake::Stopped,
+                () = self.stop.cancelled() => return Wake::Ended(Ended::Stopped),
                 changed = self.sources.changed() => match changed {
                     Ok(()) => if let Some(wake) = self.look() { return wake },
-                    Err(_) => return Wake::Stopped,
+                    Err(_) => return Wake::Ended(Ended::Stopped),
                 },
                 () = sleep_until(until) => return Wake::Due,
             }
@@ -274,7 +283,7 @@ impl SourceTask {
         let is_replaced = self.is_replaced_by(&new);
         let old = std::mem::replace(&mut self.running, Arc::clone(&new));
         if is_replaced {
-            return Some(Wake::Changed);
+            return Some(Wake::Ended(Ended::Reopen));
         }
         if new.poll_requested_at.is_some() && new.poll_requested_at != old.poll_requested_at {
             self.requested.clone_from(&new.poll_requested_at);

@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     cli::RunArgs,
-    controller::{self, ControllerConfig, Inputs, KubernetesCredentials, WatchState},
-    fetch::http::{Egress, HttpTransports},
+    controller::{self, ControllerConfig, Inputs, WatchState},
+    fetch::{
+        credentials::kubernetes::KubernetesCredentials,
+        http::{Egress, HttpTransports},
+    },
     loader::{Ports, Supervisor, buffer::Buffer},
     ownership::{
         Directives, Peers,

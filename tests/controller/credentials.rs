@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headgate::{
-    controller::KubernetesCredentials,
-    fetch::credentials::{Credentials, CredentialsError, Keys},
-};
+use headgate::fetch::credentials::{Credentials, CredentialsError, Keys, kubernetes::KubernetesCredentials};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::select;
 use tracing::info;
 
-use super::{SourceTask, Wake};
+use super::{Ended, SourceTask};
 use crate::{
     api::{AcceptedReason, StoredReason},
     backoff::Backoff,
@@ -17,7 +17,7 @@ const ADOPT_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::
 
 impl SourceTask {
     /// ADOPT, and RESET when the epoch grew. Waits as long as the row may not be polled.
-    pub(super) async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Wake> {
+    pub(super) async fn adopt(&mut self, settings: &Settings) -> Result<Adopted, Ended> {
         self.be_confirmed().await?;
         let (mut retry, mut lock) = (ADOPT_RETRY.waits(), RowLock::default());
         let adopted = loop {
@@ -90,7 +90,7 @@ impl SourceTask {
 
     /// Who has offered the source to another replica and got no answer goes on as long as no other one has adopted it.
     /// After that it would take the source from its holder: the Lease, which is being taken back, says whose it is.
-    async fn be_sure_of_the_lease(&mut self) -> Result<(), Wake> {
+    async fn be_sure_of_the_lease(&mut self) -> Result<(), Ended> {
         let mut lease = self.context.lease.clone();
         if *lease.borrow_and_update() {
             // Confirmed since it was asked; or RESET was refused.
@@ -99,7 +99,7 @@ impl SourceTask {
         self.context.reporter.blocked_by(Some(BlockedBy::Lease));
         select! {
             biased;
-            wake = self.wait_for_change() => Err(wake),
+            ended = self.wait_for_change() => Err(ended),
             Ok(_) = lease.wait_for(|is_ours| *is_ours) => Ok(()),
         }
     }
@@ -107,7 +107,7 @@ impl SourceTask {
     /// Adopting raises the fence, so whoever was fenced off may only do it again as the rightful holder: after a renewal of
     /// its member Lease that was issued since. If the Lease was lost, ownership says so and stops the task. Nobody else
     /// waits for that, so an API server that is away stops no source that is held (P5).
-    async fn be_confirmed(&mut self) -> Result<(), Wake> {
+    async fn be_confirmed(&mut self) -> Result<(), Ended> {
         let Some(fenced_off) = self.fenced_off else { return Ok(()) };
         self.context.reporter.blocked_by(Some(BlockedBy::Lease));
         let message =
@@ -124,7 +124,7 @@ impl SourceTask {
         };
         select! {
             biased;
-            wake = self.wait_for_change() => return Err(wake),
+            ended = self.wait_for_change() => return Err(ended),
             () = confirmed => {}
         }
         self.fenced_off = None;

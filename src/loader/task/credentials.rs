@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
-use super::{Interruption, SourceTask, Wake};
+use super::{Ended, SourceTask, Wake};
 use crate::loader::poll::Poller;
 
 /// Credentials are read again this often at least, so that a rotated Secret needs no restart.
@@ -78,14 +78,13 @@ impl SourceTask {
         poller: &mut Poller,
         readings: &mut Readings,
         until: Instant,
-    ) -> Result<(), Interruption> {
+    ) -> Result<(), Ended> {
         let mut until = until;
         loop {
             match self.wait(until.min(readings.due)).await {
                 Wake::Due => {}
                 Wake::PollNow => until = Instant::now(),
-                Wake::Changed => return Err(Interruption::Reopen),
-                Wake::Stopped => return Err(Interruption::Stopped),
+                Wake::Ended(ended) => return Err(ended),
             }
             let changed = readings.are_due(Instant::now() >= until) && self.reload(poller, readings).await?;
             if (changed && poller.is_failing()) || Instant::now() >= until {
@@ -96,10 +95,10 @@ impl SourceTask {
 
     /// Reads the credentials again, and tells whether they changed. Those that are gone end the polling, as the open would
     /// have; an API server that does not answer ends nothing, and holds up no handoff.
-    async fn reload(&mut self, poller: &mut Poller, readings: &mut Readings) -> Result<bool, Interruption> {
+    async fn reload(&mut self, poller: &mut Poller, readings: &mut Readings) -> Result<bool, Ended> {
         let reloading = timeout(LIMIT, poller.reload_credentials());
         let Some(reloaded) = self.stop.run_until_cancelled(reloading).await else {
-            return Err(Interruption::Stopped);
+            return Err(Ended::Stopped);
         };
         let reporter = &self.context.reporter;
         let changed = match reloaded {
@@ -109,7 +108,7 @@ impl SourceTask {
             }
             Ok(Err(error)) if error.revokes() => {
                 reporter.not_opened(&error);
-                return Err(Interruption::Reopen);
+                return Err(Ended::Reopen);
             }
             Ok(Err(error)) => {
                 reporter.credentials_unread(&error, error.reason().is_some());

@@ -1,12 +1,12 @@
 use tokio::select;
 
-use super::{SourceTask, Wake};
+use super::{Ended, SourceTask, Wake};
 
 impl SourceTask {
     /// Waits until a deletion cannot leave behind what the object is to take along. A source that was polled already, by this
     /// replica or another, does not wait: its policy may have turned to Delete while the API server takes no finalizer, and that
     /// stops nothing (P5).
-    pub(super) async fn await_finalizer(&mut self) -> Result<(), Wake> {
+    pub(super) async fn await_finalizer(&mut self) -> Result<(), Ended> {
         if !self.lacks_finalizer() {
             return Ok(());
         }
@@ -15,11 +15,11 @@ impl SourceTask {
         while self.lacks_finalizer() {
             select! {
                 biased;
-                () = self.stop.cancelled() => return Err(Wake::Stopped),
+                () = self.stop.cancelled() => return Err(Ended::Stopped),
                 changed = self.sources.changed() => match changed.map(|()| self.look()) {
-                    Ok(None | Some(Wake::PollNow)) => {}
-                    Ok(Some(wake)) => return Err(wake),
-                    Err(_) => return Err(Wake::Stopped),
+                    Ok(Some(Wake::Ended(ended))) => return Err(ended),
+                    Ok(_) => {}
+                    Err(_) => return Err(Ended::Stopped),
                 },
             }
         }

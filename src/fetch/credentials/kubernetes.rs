@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 use tracing::warn;
 
-use crate::fetch::credentials::{Credentials, CredentialsError, Keys};
+use super::{Credentials, CredentialsError, Keys};
 
 /// A poll waits for its credentials; an API server that hangs is to count as one that does not answer.
 const GET_TIMEOUT: Duration = Duration::from_secs(5);
