@@ -9,6 +9,7 @@ use super::{
     BOM, MOST_KEPT,
     cut::{Cut, is_space},
     decode_failed,
+    guess::Guess,
     items::Items,
     path::{Path, Step},
     text::{kind_of, string},
@@ -23,6 +24,10 @@ const MOST_HELD: usize = 100_000;
 pub(super) struct Body {
     /// `None`: the body is the array, or an object with exactly one.
     items_path: Option<Arc<Path>>,
+    /// Which one that is, in an object without `items_path`.
+    guess: Option<Guess>,
+    /// The body is an object.
+    in_object: bool,
     place: Place,
     /// The open arrays and objects on the way to the items, outermost first.
     open: Vec<Open>,
@@ -62,6 +67,8 @@ enum Passing {
     Item,
     /// A value that is not on the way.
     Aside,
+    /// Such a value that the guess must see.
+    Member,
 }
 
 /// An array or object that is open.
@@ -77,9 +84,13 @@ struct Open {
 }
 
 impl Body {
-    pub(super) fn new(items_path: Option<Arc<Path>>) -> Self {
+    /// `guess` makes what is needed where a body without `items_path` is an object.
+    pub(super) fn new(items_path: Option<Arc<Path>>, guess: impl FnOnce() -> Guess) -> Self {
+        let guess = if items_path.is_none() { Some(guess()) } else { None };
         Self {
             items_path,
+            guess,
+            in_object: false,
             place: Place::Start(0),
             open: Vec::new(),
             on_the_way: true,
@@ -89,10 +100,11 @@ impl Body {
         }
     }
 
-    /// Whether the items are not to be handed out yet: only the end of an object tells that it had exactly one array, and
-    /// a prefix of the wrong array must never be stored. A body with `itemsPath`, or that is an array, holds nothing back.
+    /// Whether the items are not to be handed out yet: only the end of the body tells that it was an object with exactly one
+    /// array, and no line of many; nothing of the wrong array must ever be stored. A body with `itemsPath`, or that is an array,
+    /// holds nothing back.
     pub(super) fn holds_back(&self) -> bool {
-        self.items_path.is_none() && self.open.first().is_some_and(|body| body.object)
+        self.in_object && self.guess.as_ref().is_some_and(|guess| !guess.settled)
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], items: &mut Items) -> Result<(), FetchError> {
@@ -118,7 +130,7 @@ impl Body {
                 }
             }
         }
-        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item, _)) {
+        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item | Passing::Member, _)) {
             self.pending.extend_from_slice(&bytes[self.begun.saturating_sub(self.passed)..]);
         }
         self.passed += bytes.len();
@@ -126,11 +138,15 @@ impl Body {
     }
 
     /// The body ended.
-    pub(super) fn finish(&self, items: &Items) -> Result<(), FetchError> {
-        match self.place {
-            Place::End => Ok(()),
-            Place::Start(0 | 3) => Err(decode_failed(self.passed, "the body is empty")),
-            Place::Passing(Passing::Item, _) => {
+    pub(super) fn finish(&mut self, items: &Items) -> Result<(), FetchError> {
+        match (self.place, &mut self.guess) {
+            (Place::End, Some(guess)) => {
+                let settled = guess.settle(items.any_seen(), !items.ready.is_empty());
+                settled.map_err(|what| decode_failed(self.passed, &what))
+            }
+            (Place::End, None) => Ok(()),
+            (Place::Start(0 | 3), _) => Err(decode_failed(self.passed, "the body is empty")),
+            (Place::Passing(Passing::Item, _), _) => {
                 Err(decode_failed(self.passed, &format!("the body ends inside item {}", items.next_number())))
             }
             _ => Err(decode_failed(self.passed, "the body ends before its JSON value does")),
@@ -151,6 +167,7 @@ impl Body {
         }
         let passed = match passing {
             Passing::Key => self.key(whole),
+            Passing::Member => self.guess(self.begun, |guess| guess.member(whole)).map(|_| ()),
             _ if self.holds_back() && items.ready.len() == MOST_HELD => Err(decode_failed(
                 self.begun,
                 &format!(
@@ -159,6 +176,7 @@ impl Body {
                 ),
             )),
             _ => {
+                items.guessed = self.in_object && self.guess.is_some();
                 items.take(self.begun, whole);
                 Ok(())
             }
@@ -218,6 +236,9 @@ impl Body {
     /// Whether a key leads on.
     fn key(&mut self, raw: &[u8]) -> Result<(), FetchError> {
         // Without a path the value tells, not the key.
+        if let Some(guess) = &mut self.guess {
+            guess.key(raw);
+        }
         let Some(path) = &self.items_path else { return Ok(()) };
         let Some(Step::Name(name)) = path.steps().get(self.open.len() - 1) else { return Ok(()) };
         let key = str::from_utf8(raw).ok().and_then(string);
@@ -255,6 +276,11 @@ impl Body {
         } else if level == 1 && self.items_path.is_none() {
             self.on_the_way = byte == b'[';
             self.step_found(at)?;
+            if !self.on_the_way {
+                let kept = self.guess(at, |guess| guess.begins(byte))?.unwrap_or_default();
+                return self.begin(if kept { Passing::Member } else { Passing::Aside }, byte, at);
+            }
+            self.guess(at, Guess::array)?;
         }
         if !self.on_the_way {
             return self.begin(Passing::Aside, byte, at);
@@ -264,8 +290,17 @@ impl Body {
             return Err(self.wrong_kind(byte, at));
         }
         self.place = if object { Place::FirstKeyOrEnd } else { Place::FirstValueOrEnd };
+        self.in_object |= self.open.is_empty() && object;
         self.open.push(Open { object, items, elements: 0, found: false });
         Ok(())
+    }
+
+    fn guess<T>(
+        &mut self,
+        at: usize,
+        ask: impl FnOnce(&mut Guess) -> Result<T, String>,
+    ) -> Result<Option<T>, FetchError> {
+        self.guess.as_mut().map(ask).transpose().map_err(|what| decode_failed(at, &what))
     }
 
     /// What must stand at this level of the way: whether an object, and whether the items themselves.

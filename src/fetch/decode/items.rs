@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Items {
     mapping: Arc<ItemMapping>,
     format: Format,
+    /// They are of an array that nobody named.
+    pub(super) guessed: bool,
     /// Items seen so far, so that errors count from 1.
     seen: usize,
     pub(super) ready: Vec<Item>,
@@ -26,12 +28,16 @@ pub(super) struct Items {
 
 impl Items {
     pub(super) fn new(mapping: Arc<ItemMapping>, format: Format) -> Self {
-        Self { mapping, format, seen: 0, ready: Vec::new(), ready_bytes: 0, failed: None }
+        Self { mapping, format, guessed: false, seen: 0, ready: Vec::new(), ready_bytes: 0, failed: None }
     }
 
     /// The number of the item that comes next.
     pub(super) fn next_number(&self) -> usize {
         self.seen + 1
+    }
+
+    pub(super) fn any_seen(&self) -> bool {
+        self.seen > 0
     }
 
     /// Takes one item, which begins at byte `start` of the body.
@@ -66,11 +72,19 @@ impl Items {
                 ),
             ),
             ItemError::NotJson { at, what, .. } => decode_failed(start + at, &format!("item {item} {what}")),
-            ItemError::NoId { detail, item: "an array" } if lines => FetchError::MappingFailed {
-                item,
-                detail: format!("{detail}, or `http.decode.format: JSON` if the body is one array of items"),
-            },
-            ItemError::NoId { detail, .. } => FetchError::MappingFailed { item, detail },
+            ItemError::NoId { problem, remedy, item: kind } => {
+                let what_to_do = if lines && kind == "an array" {
+                    format!("{remedy}, or `http.decode.format: JSON` if the body is one array of items")
+                } else if self.guessed {
+                    format!(
+                        "if the items are elsewhere, add `http.decode.itemsPath: $.<path>` with the path of their array, \
+                         else {remedy}"
+                    )
+                } else {
+                    remedy.to_owned()
+                };
+                FetchError::MappingFailed { item, detail: format!("{problem}; {what_to_do}") }
+            }
         }
     }
 }

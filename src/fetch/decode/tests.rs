@@ -4,6 +4,7 @@ use super::*;
 use crate::event::{Event, SetAside, SetAsideReason};
 
 mod fuzz;
+mod guess;
 mod properties;
 
 /// The response of a source whose spec sets these.
@@ -336,6 +337,7 @@ fn what_is_held_back_or_begun_is_counted_until_it_is_handed_out() {
     object.push(format!(r#"{{"data":[{}"#, vec![&*item; 100].join(",")).as_bytes()).expect("a good body");
     assert!(object.held() > 100 * 1000, "{} bytes for a hundred items", object.held());
     object.push(b"]}").expect("a good body");
+    assert_eq!(object.finish().expect("a good body").len(), 100);
     assert!(object.held() < 2000, "they are handed out: {} bytes stay", object.held());
 
     for (source, end) in [(json(), r#""}]"#), (ndjson(), "\"}\n")] {
