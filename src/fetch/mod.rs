@@ -85,6 +85,10 @@ pub trait Page: Send {
     /// A cut body, an item that cannot be used, a limit. The page is over then.
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure>;
 
+    /// Whether its end, once it has come, proves that nothing is missing: its framing or its format marks it. Where nothing
+    /// does, a response that was cut between two items ends like a whole one.
+    fn end_is_proven(&self) -> bool;
+
     /// Bytes the page itself keeps in memory between two calls of [`Page::next`]: a begun item, items held back.
     fn held(&self) -> u64;
 }

@@ -43,6 +43,8 @@ pub(super) struct Prefix {
     /// The number of the first item whose id is smaller than one before it.
     disorder: Option<u64>,
     finished: bool,
+    /// Its end does not tell whether something is missing.
+    unproven_end: bool,
     /// It does not begin after the cursor, see [`Prefix::overlaps`]; what came after that was seen was dropped.
     overlaps: Option<Overlap>,
     dropped: u64,
@@ -65,6 +67,7 @@ impl Prefix {
             opaque_ids: OpaqueIds::default(),
             disorder: None,
             finished: false,
+            unproven_end: false,
             overlaps: None,
             dropped: 0,
             let_go: 0,
@@ -176,6 +179,11 @@ impl Prefix {
             }
         }
         events == self.least_events || set_aside.is_full()
+    }
+
+    /// It will end where it may as well have been cut.
+    pub(super) fn end_proves_nothing(&mut self) {
+        self.unproven_end = true;
     }
 
     /// Whether items may be committed while the page goes on.

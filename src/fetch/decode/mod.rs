@@ -161,6 +161,12 @@ impl PageDecoder {
         }
     }
 
+    /// Whether a body that was cut short can be told from one that has ended: lines end anywhere.
+    #[must_use]
+    pub fn marks_its_end(&self) -> bool {
+        matches!(self.shape, Shape::Json(_))
+    }
+
     /// Bytes kept between two pushes: a begun item, and the items that are held back.
     #[must_use]
     pub fn held(&self) -> u64 {

@@ -7,7 +7,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::{
+    Response,
+    body::{Body, Incoming},
+    header::TRANSFER_ENCODING,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -68,6 +72,7 @@ impl Answered {
 /// The page behind a response. [`Page::next`] may be dropped while it waits, and called again.
 pub(super) struct HttpPage {
     first_byte: Instant,
+    framed: bool,
     reading: Reading,
     /// What came from the network and is not decoded yet.
     unread: Bytes,
@@ -89,9 +94,15 @@ enum Reading {
 type Awaited = Result<Option<hyper::Result<Bytes>>, TimeOver>;
 
 impl HttpPage {
-    pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, idle: IdleSlot) -> Self {
-        let first_byte = answered.first_byte;
-        Self { first_byte, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
+    pub(super) fn new(
+        head: &Response<()>,
+        answered: Answered,
+        inflate: Inflate,
+        decoder: PageDecoder,
+        idle: IdleSlot,
+    ) -> Self {
+        let (first_byte, framed) = (answered.first_byte, is_framed(head, &answered.body));
+        Self { first_byte, framed, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
     }
 
     /// Takes what came of waiting for a piece.
@@ -158,6 +169,14 @@ impl HttpPage {
     }
 }
 
+/// Whether the protocol tells a body that was cut from one that has ended: it has a length, or is sent in chunks. Else it
+/// ends with its connection.
+fn is_framed(head: &Response<()>, body: &Incoming) -> bool {
+    let codings = head.headers().get_all(TRANSFER_ENCODING).iter().next_back().and_then(|value| value.to_str().ok());
+    let last = codings.and_then(|codings| codings.rsplit(',').next());
+    body.size_hint().exact().is_some() || last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+}
+
 /// Takes the items out of the decoder, and the error behind them if there is one: the body need not go on for it to show.
 fn push(decoder: &mut PageDecoder, bytes: &[u8], items: &mut Vec<Item>) -> Result<(), FetchError> {
     let complete = decoder.push(bytes)?;
@@ -203,6 +222,10 @@ impl Page for HttpPage {
         }
     }
 
+    fn end_is_proven(&self) -> bool {
+        self.framed || self.decoder.marks_its_end()
+    }
+
     fn held(&self) -> u64 {
         self.decoder.held() + self.unread.len() as u64
     }
@@ -221,6 +244,10 @@ impl Page for NoItems {
 
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         Ok(None)
+    }
+
+    fn end_is_proven(&self) -> bool {
+        true
     }
 
     fn held(&self) -> u64 {

@@ -380,4 +380,5 @@ fn numbers_are_compared_and_not_kept() {
     assert_eq!(page.remembered(), 0);
 }
 
+mod end;
 mod kind;
