@@ -40,7 +40,7 @@ pub(super) struct Prefix {
     /// As many events are to be in the next batch, or the end of the page, see [`Prefix::give_back`].
     least_events: usize,
     opaque_ids: OpaqueIds,
-    /// The number of the first item whose id is smaller than one before it.
+    /// The number of the first item whose id is smaller than one before it, from 1 as in every message.
     disorder: Option<u64>,
     finished: bool,
     /// Its end does not tell whether something is missing.
@@ -86,7 +86,7 @@ impl Prefix {
         }
         match self.kind_with(&item) {
             Some(kind) => {
-                kind::check(kind, item.id(), self.seen)?;
+                kind::check(kind, item.id(), self.seen + 1)?;
                 Ok(self.push_of(kind, item))
             }
             None => Ok(self.hold_undecided(item)),
@@ -109,7 +109,7 @@ impl Prefix {
             return self.push_same_number(item, kind);
         }
         if order == Some(Ordering::Less) {
-            self.disorder.get_or_insert(number);
+            self.disorder.get_or_insert(number + 1);
         } else {
             self.highest = Some(id);
         }
