@@ -79,7 +79,8 @@ pub trait Page: Send {
 
     /// The next complete items, in the order of the response; `None` after the last, when the response was read to its
     /// end. Items that came before a failure are returned before it. Returns after each piece of the body, with no item
-    /// if none became complete, so that the caller can look at [`Page::held`] before more is read.
+    /// if none became complete, so that the caller can look at [`Page::held`] before more is read: what one call adds is
+    /// bounded, beyond the item that it ends in.
     ///
     /// # Errors
     /// A cut body, an item that cannot be used, a limit. The page is over then.

@@ -141,7 +141,7 @@ impl Body {
     pub(super) fn finish(&mut self, items: &Items) -> Result<(), FetchError> {
         match (self.place, &mut self.guess) {
             (Place::End, Some(guess)) => {
-                let settled = guess.settle(items.any_seen(), !items.ready.is_empty());
+                let settled = guess.settle(items.any_seen(), items.ready() > 0);
                 settled.map_err(|what| decode_failed(self.passed, &what))
             }
             (Place::End, None) => Ok(()),
@@ -168,7 +168,7 @@ impl Body {
         let passed = match passing {
             Passing::Key => self.key(whole),
             Passing::Member => self.guess(self.begun, |guess| guess.member(whole)).map(|_| ()),
-            _ if self.holds_back() && items.ready.len() == MOST_HELD => Err(decode_failed(
+            _ if self.holds_back() && items.ready() == MOST_HELD => Err(decode_failed(
                 self.begun,
                 &format!(
                     "the body is an object with more than {MOST_HELD} items; add `http.decode.itemsPath: $.<name>` with \

@@ -11,6 +11,9 @@ use crate::{
     fetch::{FetchError, Item},
 };
 
+/// Items are held back in parts of so many: one list would grow by as much as it has.
+const PART: usize = 512;
+
 /// Takes the items that a body is cut into.
 pub(super) struct Items {
     mapping: Arc<ItemMapping>,
@@ -19,8 +22,10 @@ pub(super) struct Items {
     pub(super) guessed: bool,
     /// Items seen so far, so that errors count from 1.
     seen: usize,
-    pub(super) ready: Vec<Item>,
-    /// What `ready` takes in memory.
+    ready: Vec<Item>,
+    /// What is held back before `ready`, in parts.
+    earlier: Vec<Vec<Item>>,
+    /// What they take in memory.
     pub(super) ready_bytes: u64,
     /// The first item that could not be used; nothing after it is taken.
     pub(super) failed: Option<FetchError>,
@@ -28,7 +33,16 @@ pub(super) struct Items {
 
 impl Items {
     pub(super) fn new(mapping: Arc<ItemMapping>, format: Format) -> Self {
-        Self { mapping, format, guessed: false, seen: 0, ready: Vec::new(), ready_bytes: 0, failed: None }
+        Self {
+            mapping,
+            format,
+            guessed: false,
+            seen: 0,
+            ready: Vec::new(),
+            earlier: Vec::new(),
+            ready_bytes: 0,
+            failed: None,
+        }
     }
 
     /// The number of the item that comes next.
@@ -49,15 +63,30 @@ impl Items {
         match self.mapping.item(bytes) {
             Ok(item) => {
                 self.ready_bytes += item.bytes();
+                if self.ready.len() == PART {
+                    self.earlier.push(std::mem::replace(&mut self.ready, Vec::with_capacity(PART)));
+                }
                 self.ready.push(item);
             }
             Err(error) => self.failed = Some(self.explain(start, error)),
         }
     }
 
+    /// How many can be handed out.
+    pub(super) fn ready(&self) -> usize {
+        self.earlier.len() * PART + self.ready.len()
+    }
+
     pub(super) fn take_ready(&mut self) -> Vec<Item> {
         self.ready_bytes = 0;
-        std::mem::take(&mut self.ready)
+        let last = std::mem::take(&mut self.ready);
+        if self.earlier.is_empty() {
+            return last;
+        }
+        let mut items = Vec::with_capacity(self.earlier.len() * PART + last.len());
+        items.extend(std::mem::take(&mut self.earlier).into_iter().flatten());
+        items.extend(last);
+        items
     }
 
     fn explain(&self, start: usize, error: ItemError) -> FetchError {

@@ -1,8 +1,8 @@
 //! Turns the bytes of a response into events while they stream. No IO, no clock.
 //!
 //! A body is cut into items byte-exactly as soon as each is complete (`body` for JSON, `lines` for NDJSON); each item
-//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item, or by the whole
-//! body where items are held back; `held` tells how much it is.
+//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item, or by the items of
+//! the whole body where they are held back; `held` tells how much it is.
 //!
 //! What was decided here, beside DESIGN 1, 4, 5 and 7:
 //!
@@ -125,7 +125,7 @@ impl PageDecoder {
         self.hand_out()
     }
 
-    /// The body has ended as its transport says it should.
+    /// The body has ended as its transport says it should. What was held back comes at once, so that it is judged as a whole.
     ///
     /// # Errors
     /// As [`PageDecoder::push`], and when the body ended before its JSON did.

@@ -49,14 +49,12 @@ impl Source {
     /// What the loader gets of a body that arrives in these pieces and then ends.
     pub(super) fn reads_pieces<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
         let mut outcome = self.reads_open(pieces);
-        if outcome.error.is_none() {
+        while outcome.error.is_none() {
             match outcome.page.finish() {
+                Ok(items) if items.is_empty() => break,
                 Ok(items) => outcome.take(items),
                 Err(error) => outcome.error = Some(error),
             }
-        }
-        if outcome.error.is_none() {
-            outcome.error = outcome.page.finish().err();
         }
         outcome
     }
@@ -361,7 +359,7 @@ fn no_more_is_held_than_one_item() {
             page.push(piece).expect("a good body");
             let held = page.held();
             assert!(held <= 2 * item.len() as u64, "{held} bytes are held for items of {}", item.len());
-            assert_eq!(page.items.ready.capacity(), 0, "what is ready has been handed out");
+            assert_eq!(page.items.ready(), 0, "what is ready has been handed out");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A response that is being read.
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     answer::{broken, explain, read_to_end},
     connection::Connection,
-    inflate::Inflate,
+    inflate::{Inflate, PORTION},
 };
 use crate::{
     deadline::{self, TimeOver},
@@ -134,11 +135,15 @@ impl HttpPage {
         }
     }
 
-    /// Decodes a portion of what came.
+    /// Decodes a portion of what came. It ends by what comes of it, too: an item of a few bytes takes some two hundred.
     fn decode(&mut self) -> Vec<Item> {
-        let mut items = Vec::new();
+        let (mut items, mut bytes, held) = (Vec::new(), 0, self.decoder.held());
         let decoder = &mut self.decoder;
-        let outcome = self.inflate.push(&mut self.unread, |bytes| push(decoder, bytes, &mut items));
+        let outcome = self.inflate.push(&mut self.unread, |text| {
+            bytes += push(decoder, text, &mut items)?;
+            let enough = bytes + decoder.held() >= held + PORTION;
+            Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
         if let Err(error) = outcome {
             self.unread = Bytes::new();
             self.reading = match std::mem::replace(&mut self.reading, Reading::Ended) {
@@ -178,14 +183,16 @@ fn is_framed(head: &Response<()>, body: &Incoming) -> bool {
 }
 
 /// Takes the items out of the decoder, and the error behind them if there is one: the body need not go on for it to show.
-fn push(decoder: &mut PageDecoder, bytes: &[u8], items: &mut Vec<Item>) -> Result<(), FetchError> {
+/// Returns what they take in memory.
+fn push(decoder: &mut PageDecoder, bytes: &[u8], items: &mut Vec<Item>) -> Result<u64, FetchError> {
     let complete = decoder.push(bytes)?;
+    let taken = complete.iter().map(Item::bytes).sum();
     let error_may_follow = !complete.is_empty();
     items.extend(complete);
     if error_may_follow {
         decoder.push(&[])?;
     }
-    Ok(())
+    Ok(taken)
 }
 
 #[async_trait]
@@ -208,7 +215,7 @@ impl Page for HttpPage {
                     }
                 },
                 Reading::Streaming(answered) => {
-                    if self.unread.is_empty() {
+                    if !self.inflate.has_more(&self.unread) {
                         let piece = answered.connection.piece(&mut answered.body);
                         let awaited = deadline::before(answered.until, piece).await;
                         self.receive(awaited)?;
