@@ -20,6 +20,8 @@ use crate::fetch::FetchError;
 /// in memory, so the bound on the body alone would not bound what a hostile source makes us hold.
 const MOST_HELD: usize = 100_000;
 
+const NO_VALUE: &str = "the body is not JSON: expected a value";
+
 /// The walk through one body.
 pub(super) struct Body {
     /// `None`: the body is the array, or an object with exactly one.
@@ -69,6 +71,8 @@ enum Passing {
     Aside,
     /// Such a value that the guess must see.
     Member,
+    /// What should be `null`, where the array of items should be: none, as some servers write an empty list.
+    Null,
 }
 
 /// An array or object that is open.
@@ -130,7 +134,7 @@ impl Body {
                 }
             }
         }
-        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item | Passing::Member, _)) {
+        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item | Passing::Member | Passing::Null, _)) {
             self.pending.extend_from_slice(&bytes[self.begun.saturating_sub(self.passed)..]);
         }
         self.passed += bytes.len();
@@ -139,6 +143,12 @@ impl Body {
 
     /// The body ended.
     pub(super) fn finish(&mut self, items: &Items) -> Result<(), FetchError> {
+        if self.open.is_empty() && matches!(self.place, Place::Passing(Passing::Null, _)) {
+            // Only the end of the body ends a bare value.
+            let raw = std::mem::take(&mut self.pending);
+            self.null(&raw)?;
+            self.place = Place::End;
+        }
         match (self.place, &mut self.guess) {
             (Place::End, Some(guess)) => {
                 let settled = guess.settle(items.any_seen(), items.ready() > 0);
@@ -155,7 +165,11 @@ impl Body {
 
     /// A key or value ended with the last of `bytes`, which are all of this piece so far.
     fn pass(&mut self, passing: Passing, bytes: &[u8], items: &mut Items) -> Result<(), FetchError> {
-        self.place = if passing == Passing::Key { Place::Colon } else { Place::CommaOrEnd };
+        self.place = match passing {
+            Passing::Key => Place::Colon,
+            _ if self.open.is_empty() => Place::End,
+            _ => Place::CommaOrEnd,
+        };
         if passing == Passing::Aside {
             return Ok(());
         }
@@ -167,6 +181,7 @@ impl Body {
         }
         let passed = match passing {
             Passing::Key => self.key(whole),
+            Passing::Null => self.null(whole),
             Passing::Member => self.guess(self.begun, |guess| guess.member(whole)).map(|_| ()),
             _ if self.holds_back() && items.ready() == MOST_HELD => Err(decode_failed(
                 self.begun,
@@ -224,7 +239,7 @@ impl Body {
         let Some(cut) = Cut::begin(byte) else {
             let what = match byte {
                 b'<' => "the body is not JSON (it looks like HTML or XML)",
-                _ => "the body is not JSON: expected a value",
+                _ => NO_VALUE,
             };
             return Err(decode_failed(at, what));
         };
@@ -286,6 +301,9 @@ impl Body {
             return self.begin(Passing::Aside, byte, at);
         }
         let (object, items) = self.needed(byte);
+        if byte == b'n' && items {
+            return self.begin(Passing::Null, byte, at);
+        }
         if byte != if object { b'{' } else { b'[' } {
             return Err(self.wrong_kind(byte, at));
         }
@@ -293,6 +311,10 @@ impl Body {
         self.in_object |= self.open.is_empty() && object;
         self.open.push(Open { object, items, elements: 0, found: false });
         Ok(())
+    }
+
+    fn null(&self, raw: &[u8]) -> Result<(), FetchError> {
+        if raw == b"null" { Ok(()) } else { Err(decode_failed(self.begun, NO_VALUE)) }
     }
 
     fn guess<T>(
@@ -319,14 +341,17 @@ impl Body {
     fn wrong_kind(&self, byte: u8, at: usize) -> FetchError {
         let kind = kind_of(byte);
         let what = match &self.items_path {
-            Some(path) => {
-                let needed = if self.needed(byte).0 { "an object" } else { "an array" };
-                let (path, here) = (path.as_str(), path.prefix(self.open.len()));
-                format!("found {kind} at `{here}`; `http.decode.itemsPath: {path}` needs {needed} there")
-            }
+            Some(path) => self.needed_instead(path, kind),
             None => format!("the body is {kind}; it must be an array of items, or an object with one"),
         };
         decode_failed(at, &what)
+    }
+
+    fn needed_instead(&self, path: &Path, found: &str) -> String {
+        let level = self.open.len();
+        let needed = if matches!(path.steps().get(level), Some(Step::Name(_))) { "an object" } else { "an array" };
+        let (path, here) = (path.as_str(), path.prefix(level));
+        format!("found {found} at `{here}`; `http.decode.itemsPath: {path}` needs {needed} there")
     }
 
     fn close(&mut self, at: usize) -> Result<(), FetchError> {
@@ -343,10 +368,7 @@ impl Body {
 
     fn not_found(&self, at: usize) -> FetchError {
         let what = match &self.items_path {
-            Some(path) => format!(
-                "the body has nothing at `{}`; set `http.decode.itemsPath` to the path of the array of items",
-                path.prefix(self.open.len())
-            ),
+            Some(path) => self.needed_instead(path, "nothing"),
             None => "the body is an object without an array; add `http.decode.itemsPath: $.<path>` with the path of the array \
                      of items, or, if each line is an item, set `http.decode.format: NDJSON`"
                 .to_owned(),
