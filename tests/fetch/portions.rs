@@ -100,3 +100,18 @@ async fn what_was_decoded_before_a_bad_byte_is_handed_on_however_it_comes(
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_wrong_checksum_is_told_behind_what_was_decoded() {
+    let mut body = gzip(r#"[{"id":1},{"id":2}]"#);
+    let checksum = body.len() - 8;
+    body[checksum] ^= 1;
+    let source = serving(body, true, usize::MAX).await;
+    let mut fetcher = fetcher(json!({ "url": source.url() })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    let error = outcome.expect_err("a wrong checksum").error;
+    assert_eq!(ids, ["1", "2"]);
+    assert!(matches!(error, FetchError::DecodeFailed { .. }), "{error}");
+}
