@@ -10,6 +10,9 @@ const LATE: Duration = Duration::from_millis(10);
 
 /// How long it may then take to read what has arrived. A process that wakes sees its timers go off before it has looked at a
 /// socket: a stop interrupts `epoll_wait`, which then tells of none.
+///
+/// It is given to each call of [`before`], so a reader that calls it piece by piece could have it again and again. What bounds it
+/// for a whole response is the outer call, around all that is read of it (`loader::exchange`).
 const CATCH_UP: Duration = Duration::from_millis(250);
 
 /// The time for an answer was over.

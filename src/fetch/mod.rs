@@ -79,11 +79,16 @@ pub trait Page: Send {
 
     /// The next complete items, in the order of the response; `None` after the last, when the response was read to its
     /// end. Items that came before a failure are returned before it. Returns after each piece of the body, with no item
-    /// if none became complete, so that the caller can look at [`Page::held`] before more is read.
+    /// if none became complete, so that the caller can look at [`Page::held`] before more is read: what one call adds is
+    /// bounded, beyond the item that it ends in.
     ///
     /// # Errors
     /// A cut body, an item that cannot be used, a limit. The page is over then.
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure>;
+
+    /// Whether its end, once it has come, proves that nothing is missing: its framing or its format marks it. Where nothing
+    /// does, a response that was cut between two items ends like a whole one.
+    fn end_is_proven(&self) -> bool;
 
     /// Bytes the page itself keeps in memory between two calls of [`Page::next`]: a begun item, items held back.
     fn held(&self) -> u64;

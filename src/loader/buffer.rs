@@ -5,8 +5,8 @@
 //! budget, so that no source keeps the others waiting by a large page that it does not send. When a page turns out larger,
 //! the share grows if the budget has room. If not, the source reads no further until there is: its socket fills, and the
 //! sender waits. What counts is everything the response keeps, committable items, what the decoder holds back, and the ids
-//! by which repeats within the page are found, so memory stays bounded by the budget plus one decoded piece of the body per
-//! open response.
+//! by which repeats within the page are found, so memory stays bounded by the budget plus what one turn of reading adds per
+//! open response: some 64 KiB in items, whatever the body is compressed to, beyond the item that it ends in.
 //!
 //! Why large pages starve no small ones (P6): a part of the budget, **the first eighth**, is for small shares alone. Sources
 //! whose pages are large may fill all the rest, and wait in line for it; a source that asks for little does not stand in

@@ -297,6 +297,11 @@ impl Intake {
         dropped
     }
 
+    /// The response has ended, and may lack some of its items.
+    pub(super) fn end_proves_nothing(&self) {
+        self.page().end_proves_nothing();
+    }
+
     pub(super) fn end(&self) {
         self.over.cancel();
     }

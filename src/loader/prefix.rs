@@ -40,9 +40,11 @@ pub(super) struct Prefix {
     /// As many events are to be in the next batch, or the end of the page, see [`Prefix::give_back`].
     least_events: usize,
     opaque_ids: OpaqueIds,
-    /// The number of the first item whose id is smaller than one before it.
+    /// The number of the first item whose id is smaller than one before it, from 1 as in every message.
     disorder: Option<u64>,
     finished: bool,
+    /// Its end does not tell whether something is missing.
+    unproven_end: bool,
     /// It does not begin after the cursor, see [`Prefix::overlaps`]; what came after that was seen was dropped.
     overlaps: Option<Overlap>,
     dropped: u64,
@@ -65,6 +67,7 @@ impl Prefix {
             opaque_ids: OpaqueIds::default(),
             disorder: None,
             finished: false,
+            unproven_end: false,
             overlaps: None,
             dropped: 0,
             let_go: 0,
@@ -83,7 +86,7 @@ impl Prefix {
         }
         match self.kind_with(&item) {
             Some(kind) => {
-                kind::check(kind, item.id(), self.seen)?;
+                kind::check(kind, item.id(), self.seen + 1)?;
                 Ok(self.push_of(kind, item))
             }
             None => Ok(self.hold_undecided(item)),
@@ -106,7 +109,7 @@ impl Prefix {
             return self.push_same_number(item, kind);
         }
         if order == Some(Ordering::Less) {
-            self.disorder.get_or_insert(number);
+            self.disorder.get_or_insert(number + 1);
         } else {
             self.highest = Some(id);
         }
@@ -176,6 +179,11 @@ impl Prefix {
             }
         }
         events == self.least_events || set_aside.is_full()
+    }
+
+    /// It will end where it may as well have been cut.
+    pub(super) fn end_proves_nothing(&mut self) {
+        self.unproven_end = true;
     }
 
     /// Whether items may be committed while the page goes on.

@@ -4,6 +4,7 @@ mod authentication;
 mod bodies;
 mod connecting;
 mod egress;
+mod portions;
 mod proxies;
 mod raw;
 mod requests;

@@ -29,10 +29,10 @@ use serde_json::{Value, json};
 /// late permits have their own.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 
-/// An EventSource `orders` with this `http` in a namespace of the test's own.
-fn event_source(namespace: &str, http: Value) -> Arc<Source> {
+/// An EventSource `orders` with this `http` and `mapping` in a namespace of the test's own.
+fn event_source(namespace: &str, http: Value, mapping: &Value) -> Arc<Source> {
     let http: Http = serde_json::from_value(http).expect("a spec");
-    let spec: EventSourceSpec = serde_json::from_value(json!({})).expect("a spec");
+    let spec: EventSourceSpec = serde_json::from_value(json!({ "mapping": mapping })).expect("a spec");
     Arc::new(Source {
         stream: StreamName::new(namespace, "orders"),
         uid: "uid".to_owned(),
@@ -144,19 +144,28 @@ pub(crate) async fn fetcher_with(http: Value, vault: Arc<Vault>) -> BoxedFetcher
     open(http, vault).await.expect("the spec is right")
 }
 
+pub(crate) async fn fetcher_mapping(http: Value, mapping: Value) -> BoxedFetcher {
+    open_over(&TRANSPORTS, http, &mapping, Vault::empty()).await.expect("the spec is right")
+}
+
 pub(crate) async fn open(http: Value, vault: Arc<Vault>) -> Result<BoxedFetcher, OpenError> {
-    open_over(&TRANSPORTS, http, vault).await
+    open_over(&TRANSPORTS, http, &json!({}), vault).await
 }
 
 pub(crate) async fn fetcher_behind(proxies: Proxies, http: Value) -> BoxedFetcher {
-    open_over(&transports(proxies), http, Vault::empty()).await.expect("the spec is right")
+    open_over(&transports(proxies), http, &json!({}), Vault::empty()).await.expect("the spec is right")
 }
 
-async fn open_over(transports: &HttpTransports, http: Value, vault: Arc<Vault>) -> Result<BoxedFetcher, OpenError> {
+async fn open_over(
+    transports: &HttpTransports,
+    http: Value,
+    mapping: &Value,
+    vault: Arc<Vault>,
+) -> Result<BoxedFetcher, OpenError> {
     static NAMESPACES: AtomicUsize = AtomicUsize::new(0);
     let namespace = format!("shop-{}", NAMESPACES.fetch_add(1, SeqCst));
     VAULTS.lock().expect("the vaults").insert(namespace.clone(), vault);
-    transports.open(&event_source(&namespace, http)).await
+    transports.open(&event_source(&namespace, http, mapping)).await
 }
 
 /// A permit for now.

@@ -275,7 +275,8 @@ async fn nothing_is_repeated(world: &World) {
 }
 
 /// What the replica took before, twice the budget (an append holds its batch and the statement made of it), and half a
-/// megabyte for each response that is open: pieces being decoded or inflated, and the buffers of a connection.
+/// megabyte for each response that is open: what one turn of reading adds in items, whatever it was compressed to
+/// (`tests/fetch/portions.rs`), the window of what is inflated, and the buffers of a connection.
 ///
 /// Seen on a quiet machine: 21 to 22 MiB more than before, in each of three runs; of that 17 MiB at most were live in a run
 /// with a counting allocator, and the rest is freed memory that the allocator has not given back yet. A budget that lets

@@ -266,7 +266,8 @@ pub struct Decode {
     #[serde(default)]
     pub format: Format,
     /// Where the array of items is, as an RFC 9535 singular query such as $.data.items. At most 512 characters. Default:
-    /// the body itself when it is an array, or else the only array among its members.
+    /// the body itself when it is an array, or else the only array among its members; one that has an id of its own at
+    /// `mapping.idPath` is refused, and so is an array of another name than the one that held items before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub items_path: Option<String>,

@@ -31,18 +31,18 @@ pub struct Mapping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub id_path: Option<String>,
-    /// Where the time of the event is: RFC 3339, or whole seconds or milliseconds since 1970; anything else counts as
-    /// none. An RFC 9535 singular query of at most 512 characters. Default: events have no time of their own.
+    /// Where the time of the event is: RFC 3339, or whole seconds or milliseconds since 1970, up to 9999-12-30T22:00:00Z;
+    /// anything else counts as none. An RFC 9535 singular query of at most 512 characters. Default: events have no time of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub time_path: Option<String>,
-    /// Where the type of the event is: a string. An RFC 9535 singular query of at most 512 characters. Default: events
-    /// have no type.
+    /// Where the type of the event is: a string, a number or a boolean; anything else counts as none. An RFC 9535 singular
+    /// query of at most 512 characters. Default: events have no type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub type_path: Option<String>,
-    /// Where the subject of the event is: a string or a number. An RFC 9535 singular query of at most 512 characters.
-    /// Default: events have no subject.
+    /// Where the subject of the event is: a string, a number or a boolean; anything else counts as none. An RFC 9535
+    /// singular query of at most 512 characters. Default: events have no subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = JSON_PATH))]
     pub subject_path: Option<String>,

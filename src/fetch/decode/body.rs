@@ -9,6 +9,7 @@ use super::{
     BOM, MOST_KEPT,
     cut::{Cut, is_space},
     decode_failed,
+    guess::Guess,
     items::Items,
     path::{Path, Step},
     text::{kind_of, string},
@@ -19,10 +20,16 @@ use crate::fetch::FetchError;
 /// in memory, so the bound on the body alone would not bound what a hostile source makes us hold.
 const MOST_HELD: usize = 100_000;
 
+const NO_VALUE: &str = "the body is not JSON: expected a value";
+
 /// The walk through one body.
 pub(super) struct Body {
     /// `None`: the body is the array, or an object with exactly one.
     items_path: Option<Arc<Path>>,
+    /// Which one that is, in an object without `items_path`.
+    guess: Option<Guess>,
+    /// The body is an object.
+    in_object: bool,
     place: Place,
     /// The open arrays and objects on the way to the items, outermost first.
     open: Vec<Open>,
@@ -62,6 +69,10 @@ enum Passing {
     Item,
     /// A value that is not on the way.
     Aside,
+    /// Such a value that the guess must see.
+    Member,
+    /// What should be `null`, where the array of items should be: none, as some servers write an empty list.
+    Null,
 }
 
 /// An array or object that is open.
@@ -77,9 +88,13 @@ struct Open {
 }
 
 impl Body {
-    pub(super) fn new(items_path: Option<Arc<Path>>) -> Self {
+    /// `guess` makes what is needed where a body without `items_path` is an object.
+    pub(super) fn new(items_path: Option<Arc<Path>>, guess: impl FnOnce() -> Guess) -> Self {
+        let guess = if items_path.is_none() { Some(guess()) } else { None };
         Self {
             items_path,
+            guess,
+            in_object: false,
             place: Place::Start(0),
             open: Vec::new(),
             on_the_way: true,
@@ -89,10 +104,11 @@ impl Body {
         }
     }
 
-    /// Whether the items are not to be handed out yet: only the end of an object tells that it had exactly one array, and
-    /// a prefix of the wrong array must never be stored. A body with `itemsPath`, or that is an array, holds nothing back.
+    /// Whether the items are not to be handed out yet: only the end of the body tells that it was an object with exactly one
+    /// array, and no line of many; nothing of the wrong array must ever be stored. A body with `itemsPath`, or that is an array,
+    /// holds nothing back.
     pub(super) fn holds_back(&self) -> bool {
-        self.items_path.is_none() && self.open.first().is_some_and(|body| body.object)
+        self.in_object && self.guess.as_ref().is_some_and(|guess| !guess.settled)
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], items: &mut Items) -> Result<(), FetchError> {
@@ -118,7 +134,7 @@ impl Body {
                 }
             }
         }
-        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item, _)) {
+        if matches!(self.place, Place::Passing(Passing::Key | Passing::Item | Passing::Member | Passing::Null, _)) {
             self.pending.extend_from_slice(&bytes[self.begun.saturating_sub(self.passed)..]);
         }
         self.passed += bytes.len();
@@ -126,11 +142,21 @@ impl Body {
     }
 
     /// The body ended.
-    pub(super) fn finish(&self, items: &Items) -> Result<(), FetchError> {
-        match self.place {
-            Place::End => Ok(()),
-            Place::Start(0 | 3) => Err(decode_failed(self.passed, "the body is empty")),
-            Place::Passing(Passing::Item, _) => {
+    pub(super) fn finish(&mut self, items: &Items) -> Result<(), FetchError> {
+        if self.open.is_empty() && matches!(self.place, Place::Passing(Passing::Null, _)) {
+            // Only the end of the body ends a bare value.
+            let raw = std::mem::take(&mut self.pending);
+            self.null(&raw)?;
+            self.place = Place::End;
+        }
+        match (self.place, &mut self.guess) {
+            (Place::End, Some(guess)) => {
+                let settled = guess.settle(items.any_seen(), items.ready() > 0);
+                settled.map_err(|what| decode_failed(self.passed, &what))
+            }
+            (Place::End, None) => Ok(()),
+            (Place::Start(0 | 3), _) => Err(decode_failed(self.passed, "the body is empty")),
+            (Place::Passing(Passing::Item, _), _) => {
                 Err(decode_failed(self.passed, &format!("the body ends inside item {}", items.next_number())))
             }
             _ => Err(decode_failed(self.passed, "the body ends before its JSON value does")),
@@ -139,7 +165,11 @@ impl Body {
 
     /// A key or value ended with the last of `bytes`, which are all of this piece so far.
     fn pass(&mut self, passing: Passing, bytes: &[u8], items: &mut Items) -> Result<(), FetchError> {
-        self.place = if passing == Passing::Key { Place::Colon } else { Place::CommaOrEnd };
+        self.place = match passing {
+            Passing::Key => Place::Colon,
+            _ if self.open.is_empty() => Place::End,
+            _ => Place::CommaOrEnd,
+        };
         if passing == Passing::Aside {
             return Ok(());
         }
@@ -151,7 +181,9 @@ impl Body {
         }
         let passed = match passing {
             Passing::Key => self.key(whole),
-            _ if self.holds_back() && items.ready.len() == MOST_HELD => Err(decode_failed(
+            Passing::Null => self.null(whole),
+            Passing::Member => self.guess(self.begun, |guess| guess.member(whole)).map(|_| ()),
+            _ if self.holds_back() && items.ready() == MOST_HELD => Err(decode_failed(
                 self.begun,
                 &format!(
                     "the body is an object with more than {MOST_HELD} items; add `http.decode.itemsPath: $.<name>` with \
@@ -159,6 +191,7 @@ impl Body {
                 ),
             )),
             _ => {
+                items.guessed = self.in_object && self.guess.is_some();
                 items.take(self.begun, whole);
                 Ok(())
             }
@@ -206,7 +239,7 @@ impl Body {
         let Some(cut) = Cut::begin(byte) else {
             let what = match byte {
                 b'<' => "the body is not JSON (it looks like HTML or XML)",
-                _ => "the body is not JSON: expected a value",
+                _ => NO_VALUE,
             };
             return Err(decode_failed(at, what));
         };
@@ -218,6 +251,9 @@ impl Body {
     /// Whether a key leads on.
     fn key(&mut self, raw: &[u8]) -> Result<(), FetchError> {
         // Without a path the value tells, not the key.
+        if let Some(guess) = &mut self.guess {
+            guess.key(raw);
+        }
         let Some(path) = &self.items_path else { return Ok(()) };
         let Some(Step::Name(name)) = path.steps().get(self.open.len() - 1) else { return Ok(()) };
         let key = str::from_utf8(raw).ok().and_then(string);
@@ -255,17 +291,38 @@ impl Body {
         } else if level == 1 && self.items_path.is_none() {
             self.on_the_way = byte == b'[';
             self.step_found(at)?;
+            if !self.on_the_way {
+                let kept = self.guess(at, |guess| guess.begins(byte))?.unwrap_or_default();
+                return self.begin(if kept { Passing::Member } else { Passing::Aside }, byte, at);
+            }
+            self.guess(at, Guess::array)?;
         }
         if !self.on_the_way {
             return self.begin(Passing::Aside, byte, at);
         }
         let (object, items) = self.needed(byte);
+        if byte == b'n' && items {
+            return self.begin(Passing::Null, byte, at);
+        }
         if byte != if object { b'{' } else { b'[' } {
             return Err(self.wrong_kind(byte, at));
         }
         self.place = if object { Place::FirstKeyOrEnd } else { Place::FirstValueOrEnd };
+        self.in_object |= self.open.is_empty() && object;
         self.open.push(Open { object, items, elements: 0, found: false });
         Ok(())
+    }
+
+    fn null(&self, raw: &[u8]) -> Result<(), FetchError> {
+        if raw == b"null" { Ok(()) } else { Err(decode_failed(self.begun, NO_VALUE)) }
+    }
+
+    fn guess<T>(
+        &mut self,
+        at: usize,
+        ask: impl FnOnce(&mut Guess) -> Result<T, String>,
+    ) -> Result<Option<T>, FetchError> {
+        self.guess.as_mut().map(ask).transpose().map_err(|what| decode_failed(at, &what))
     }
 
     /// What must stand at this level of the way: whether an object, and whether the items themselves.
@@ -284,14 +341,17 @@ impl Body {
     fn wrong_kind(&self, byte: u8, at: usize) -> FetchError {
         let kind = kind_of(byte);
         let what = match &self.items_path {
-            Some(path) => {
-                let needed = if self.needed(byte).0 { "an object" } else { "an array" };
-                let (path, here) = (path.as_str(), path.prefix(self.open.len()));
-                format!("found {kind} at `{here}`; `http.decode.itemsPath: {path}` needs {needed} there")
-            }
+            Some(path) => self.needed_instead(path, kind),
             None => format!("the body is {kind}; it must be an array of items, or an object with one"),
         };
         decode_failed(at, &what)
+    }
+
+    fn needed_instead(&self, path: &Path, found: &str) -> String {
+        let level = self.open.len();
+        let needed = if matches!(path.steps().get(level), Some(Step::Name(_))) { "an object" } else { "an array" };
+        let (path, here) = (path.as_str(), path.prefix(level));
+        format!("found {found} at `{here}`; `http.decode.itemsPath: {path}` needs {needed} there")
     }
 
     fn close(&mut self, at: usize) -> Result<(), FetchError> {
@@ -308,10 +368,7 @@ impl Body {
 
     fn not_found(&self, at: usize) -> FetchError {
         let what = match &self.items_path {
-            Some(path) => format!(
-                "the body has nothing at `{}`; set `http.decode.itemsPath` to the path of the array of items",
-                path.prefix(self.open.len())
-            ),
+            Some(path) => self.needed_instead(path, "nothing"),
             None => "the body is an object without an array; add `http.decode.itemsPath: $.<path>` with the path of the array \
                      of items, or, if each line is an item, set `http.decode.format: NDJSON`"
                 .to_owned(),

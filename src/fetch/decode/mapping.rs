@@ -1,6 +1,6 @@
 //! One item of a response -> one event, as `mapping` of the EventSource says.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     cut::nests_deeper,
@@ -33,7 +33,7 @@ mod slot {
 #[derive(Debug)]
 pub(super) struct ItemMapping {
     tree: PathTree,
-    id_path: Path,
+    id_path: Arc<Path>,
     preset: Option<MappingPreset>,
 }
 
@@ -42,8 +42,8 @@ pub(super) struct ItemMapping {
 pub(super) enum ItemError {
     /// It is no JSON in UTF-8; `at` is the byte of the item.
     NotJson { at: usize, what: String, cut_short: bool },
-    /// It has no usable id.
-    NoId { detail: String, item: &'static str },
+    /// It has no usable id. `remedy` is what to do if it is where the items are.
+    NoId { problem: String, remedy: &'static str, item: &'static str },
 }
 
 impl ItemMapping {
@@ -84,7 +84,12 @@ impl ItemMapping {
             }
         };
         tree.add(&id_path, slot::ID);
-        Ok(Self { tree, id_path, preset: mapping.preset })
+        Ok(Self { tree, id_path: Arc::new(id_path), preset: mapping.preset })
+    }
+
+    /// Where an item has its id.
+    pub(super) fn id_path(&self) -> &Arc<Path> {
+        &self.id_path
     }
 
     /// Reads one item, which has no white space around it.
@@ -127,13 +132,15 @@ impl ItemMapping {
     fn id(&self, text: &str, found: &Found<'_>) -> Result<EventId, ItemError> {
         let path = self.id_path.as_str();
         let no_id = |problem: String| ItemError::NoId {
-            detail: match self.preset {
-                None => format!("{problem} at `{path}`; set `mapping.idPath` to the path of the id"),
+            problem: match self.preset {
+                None => format!("{problem} at `{path}`"),
                 Some(MappingPreset::CloudEvents) => {
-                    format!(
-                        "{problem} at `{path}`, where `mapping.preset: CloudEvents` has the id; if it is elsewhere, set paths instead of the preset"
-                    )
+                    format!("{problem} at `{path}`, where `mapping.preset: CloudEvents` has the id")
                 }
+            },
+            remedy: match self.preset {
+                None => "set `mapping.idPath` to the path of the id",
+                Some(MappingPreset::CloudEvents) => "if it is elsewhere, set paths instead of the preset",
             },
             item: text::kind(text),
         };

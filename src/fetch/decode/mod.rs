@@ -1,14 +1,15 @@
 //! Turns the bytes of a response into events while they stream. No IO, no clock.
 //!
 //! A body is cut into items byte-exactly as soon as each is complete (`body` for JSON, `lines` for NDJSON); each item
-//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item, or by the whole
-//! body where items are held back; `held` tells how much it is.
+//! is then proved to be JSON and mapped to an event (`mapping`). Memory is bounded by the largest item, or by the items of
+//! the whole body where they are held back; `held` tells how much it is.
 //!
 //! What was decided here, beside DESIGN 1, 4, 5 and 7:
 //!
 //! - **Order of errors.** Items before a bad one are handed out first; then the error, and nothing after it.
-//! - **An object without `itemsPath`** hands its items out when it has ended, because only then it is known to have had
-//!   exactly one array. With `itemsPath`, or a body that is an array, they flow, and a cut body keeps its prefix.
+//! - **An object without `itemsPath`** hands its items out when the body has ended, because only then it is known to have had
+//!   exactly one array, with nothing behind it; see `guess`. With `itemsPath`, or a body that is an array, they flow, and a cut
+//!   body keeps its prefix.
 //! - **Ids** are strings, or numbers without sign, fraction and exponent, taken from their digits.
 //! - **Only the id is required.** Time, type and subject that are missing or of an unusable kind are none, and without a
 //!   value at `dataPath` the whole item is the payload: no such field may lose an event or stop the cursor. Type and
@@ -25,12 +26,20 @@
 
 use std::sync::Arc;
 
-use self::{body::Body, items::Items, lines::Lines, mapping::ItemMapping, path::Path};
+use self::{
+    body::Body,
+    guess::{Guess, Served},
+    items::Items,
+    lines::Lines,
+    mapping::ItemMapping,
+    path::Path,
+};
 use super::{FetchError, Item, OpenError};
 use crate::api::event_source::{Decode, Format, Mapping};
 
 mod body;
 mod cut;
+mod guess;
 mod items;
 mod lines;
 mod mapping;
@@ -45,12 +54,13 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// The room of a begun item that is kept for the next one. The rest of a large one is given back.
 const MOST_KEPT: usize = 64 * 1024;
 
-/// How one source's responses are read. Cheap to clone.
+/// How one source's responses are read. Cheap to clone; clones share what the responses before told.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     format: Format,
     items_path: Option<Arc<Path>>,
     mapping: Arc<ItemMapping>,
+    served: Arc<Served>,
 }
 
 impl Decoder {
@@ -66,14 +76,17 @@ impl Decoder {
                 Some(Arc::new(Path::parse(path).map_err(|error| invalid(error.to_string()))?))
             }
         };
-        Ok(Self { format: decode.format, items_path, mapping: Arc::new(ItemMapping::new(mapping)?) })
+        let mapping = Arc::new(ItemMapping::new(mapping)?);
+        Ok(Self { format: decode.format, items_path, mapping, served: Arc::default() })
     }
 
     /// Begins a response.
     #[must_use]
     pub fn page(&self) -> PageDecoder {
         let shape = match self.format {
-            Format::JSON => Shape::Json(Body::new(self.items_path.clone())),
+            Format::JSON => Shape::Json(Body::new(self.items_path.clone(), || {
+                Guess::new(Arc::clone(self.mapping.id_path()), Arc::clone(&self.served))
+            })),
             Format::NDJSON => Shape::Lines(Lines::default()),
         };
         PageDecoder { shape, items: Items::new(Arc::clone(&self.mapping), self.format), failed: None }
@@ -112,7 +125,7 @@ impl PageDecoder {
         self.hand_out()
     }
 
-    /// The body has ended as its transport says it should.
+    /// The body has ended as its transport says it should. What was held back comes at once, so that it is judged as a whole.
     ///
     /// # Errors
     /// As [`PageDecoder::push`], and when the body ended before its JSON did.
@@ -146,6 +159,12 @@ impl PageDecoder {
             Some(error) if items.is_empty() => Err(error.clone()),
             _ => Ok(items),
         }
+    }
+
+    /// Whether a body that was cut short can be told from one that has ended: lines end anywhere.
+    #[must_use]
+    pub fn marks_its_end(&self) -> bool {
+        matches!(self.shape, Shape::Json(_))
     }
 
     /// Bytes kept between two pushes: a begun item, and the items that are held back.

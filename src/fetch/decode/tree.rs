@@ -28,10 +28,14 @@ pub(super) struct PathTree {
 
 impl PathTree {
     pub(super) fn add(&mut self, path: &Path, slot: usize) {
+        self.add_steps(path.steps(), slot);
+    }
+
+    pub(super) fn add_steps(&mut self, steps: &[Step], slot: usize) {
         debug_assert!(slot < SLOTS, "a slot is a bit of a u8");
         let mut tree = self;
         tree.within |= 1 << slot;
-        for step in path.steps() {
+        for step in steps {
             let at = tree.branches.iter().position(|(known, _)| known == step).unwrap_or_else(|| {
                 tree.branches.push((step.clone(), Self::default()));
                 tree.branches.len() - 1

@@ -209,7 +209,7 @@ impl HttpFetcher {
         let error = match judge(head.status(), head.headers(), self.sends_credentials(), self.timeout) {
             Meaning::Page => match Inflate::new(head.headers(), self.limit) {
                 Ok(inflate) => {
-                    let page = HttpPage::new(answered, inflate, self.decoder.page(), self.idle.clone());
+                    let page = HttpPage::new(head, answered, inflate, self.decoder.page(), self.idle.clone());
                     return Ok(Reply::Page(Box::new(page)));
                 }
                 Err(error) => error,

@@ -1,6 +1,6 @@
 //! Headers and compressed bodies that nobody would send.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
 use flate2::{Compression, read::GzEncoder, read::MultiGzDecoder};
@@ -56,18 +56,17 @@ fn inflated(body: &[u8], piece: usize, limit: u64) -> (Vec<u8>, Option<String>) 
     let mut taken = Vec::new();
     for piece in body.chunks(piece) {
         let mut unread = Bytes::copy_from_slice(piece);
-        while !unread.is_empty() {
+        while inflate.has_more(&unread) {
             let (before, left) = (taken.len(), unread.len());
             let pushed = inflate.push(&mut unread, |bytes| {
                 taken.extend_from_slice(bytes);
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             });
-            // A portion, and what one more kilobyte can bring.
-            assert!(taken.len() - before <= 64 * 1024 + 1032 * 1024 + 64 * 1024, "{} at once", taken.len() - before);
+            assert!(taken.len() - before <= 64 * 1024 + 1024, "{} at once", taken.len() - before);
             if let Err(error) = pushed {
                 return (taken, Some(error.to_string()));
             }
-            assert!(unread.len() < left, "it gets on");
+            assert!(unread.len() < left || taken.len() > before, "it gets on");
         }
     }
     let end = inflate.finish().err().map(|error| error.to_string());
@@ -87,9 +86,19 @@ fn fuzz_a_compressed_body_is_inflated_as_others_do_and_no_further_than_the_limit
         }
         let (taken, error) = inflated(&body, piece, limit);
         assert!(taken.len() as u64 <= limit);
+        // Else it depends on the pieces which of two limits is met first.
+        if body.len() as u64 <= limit {
+            let whole = inflated(&body, usize::MAX, limit);
+            assert_eq!((&taken, &error), (&whole.0, &whole.1), "in pieces of {piece}");
+        }
         if error.is_none() && !body.is_empty() {
-            let mut expected = Vec::new();
-            MultiGzDecoder::new(&body[..]).read_to_end(&mut expected).expect("another decoder takes it as well");
+            let padding = body.iter().rev().take_while(|byte| **byte == 0).count();
+            let others = |padding| {
+                let mut text = Vec::new();
+                MultiGzDecoder::new(&body[..body.len() - padding]).read_to_end(&mut text).ok().map(|_| text)
+            };
+            // Zeros may be padding, or the end of what is no longer than it says.
+            let expected = (0..=padding).find_map(others).expect("another decoder takes it as well");
             assert_eq!(taken, expected);
         }
         if compress % 2 == 1 && bytes.len() as u64 <= limit && body.len() as u64 <= limit {

@@ -1,19 +1,18 @@
 //! Content codings, and the limit on what a response may bring.
 
-use std::io::Write;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
 use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
+use super::gzip::Gzip;
 use crate::fetch::FetchError;
 
-/// Compressed bytes taken at a time. Deflate grows by 1,032 at most, so one piece brings about a megabyte before the limit
-/// and the budget are looked at.
-const PIECE: usize = 1024;
+/// Decoded bytes that are handed on at a time: a few hundred of the smallest items.
+const SLICE: usize = 1024;
 
-/// Decoded bytes after which [`Inflate::push`] returns: as many as an uncompressed piece from the network brings.
-const PORTION: u64 = 64 * 1024;
+/// Bytes after which [`Inflate::push`] returns.
+pub(super) const PORTION: u64 = 64 * 1024;
 
 /// Decompresses a body and counts it, compressed and decompressed, against `http.maxResponseBytes`.
 pub(super) struct Inflate {
@@ -25,7 +24,7 @@ pub(super) struct Inflate {
 
 enum Coding {
     Identity,
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Gzip(Box<Gzip>),
 }
 
 impl Inflate {
@@ -36,61 +35,63 @@ impl Inflate {
         let coding = match (codings.next().map(|value| value.as_bytes().to_ascii_lowercase()), codings.next()) {
             (None, _) => Coding::Identity,
             (Some(coding), None) if coding == b"identity" || coding.is_empty() => Coding::Identity,
-            (Some(coding), None) if coding == b"gzip" || coding == b"x-gzip" => {
-                Coding::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))
-            }
+            (Some(coding), None) if coding == b"gzip" || coding == b"x-gzip" => Coding::Gzip(Box::new(Gzip::new())),
             _ => return Err(decode_failed("its Content-Encoding is not gzip, the only one that was offered")),
         };
         Ok(Self { coding, limit, received: 0, decoded: 0 })
     }
 
-    /// Decompresses a portion of `unread` and hands the result to `take`, up to the limit. The rest of `unread` stays for
-    /// the next call: a few kilobytes may hold many megabytes, and the budget is looked at in between.
+    /// Decompresses a portion of `unread` and hands the result to `take`, up to the limit, until `take` has enough for now.
+    /// The rest of `unread` stays for the next call: a few kilobytes may hold many megabytes, and what comes of them many more.
+    /// The budget is looked at in between.
     ///
     /// # Errors
-    /// [`FetchError::ResponseTooLarge`] when the limit was reached; all before it was handed on.
+    /// [`FetchError::ResponseTooLarge`] when the limit was reached, and where the compressed data is corrupt; all before it was
+    /// handed on.
     pub(super) fn push(
         &mut self,
         unread: &mut Bytes,
-        mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
+        mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, FetchError>,
     ) -> Result<(), FetchError> {
         let portion = self.decoded + PORTION;
-        while !unread.is_empty() && self.decoded < portion {
-            let room = room(self.limit, self.decoded);
-            match &mut self.coding {
+        while self.has_more(unread) && self.decoded < portion {
+            let (room, arrived) = (room(self.limit, self.decoded), unread.len());
+            let identity;
+            let text = match &mut self.coding {
                 Coding::Identity => {
-                    let piece = std::mem::take(unread);
-                    self.received += piece.len() as u64;
-                    self.decoded += piece.len() as u64;
-                    take(&piece[..piece.len().min(room)])?;
+                    identity = unread.split_to(arrived.min(SLICE));
+                    &identity[..]
                 }
                 Coding::Gzip(gzip) => {
-                    let piece = unread.split_to(unread.len().min(PIECE));
-                    self.received += piece.len() as u64;
-                    gzip.write_all(&piece)
-                        .and_then(|()| gzip.flush())
-                        .map_err(|_| decode_failed("its gzip data is corrupt"))?;
-                    let decoded = gzip.get_mut();
-                    self.decoded += decoded.len() as u64;
-                    take(&decoded[..decoded.len().min(room)])?;
-                    decoded.clear();
+                    gzip.read(unread, SLICE).map_err(|_| decode_failed("its gzip data is corrupt"))?
                 }
-            }
+            };
+            self.received += (arrived - unread.len()) as u64;
+            self.decoded += text.len() as u64;
+            let taken = take(&text[..text.len().min(room)])?;
             if self.decoded > self.limit || self.received > self.limit {
                 return Err(FetchError::ResponseTooLarge { limit: self.limit });
+            }
+            if taken.is_break() {
+                break;
             }
         }
         Ok(())
     }
 
+    /// Whether something can be decoded of what came.
+    pub(super) fn has_more(&self, unread: &Bytes) -> bool {
+        !unread.is_empty() || matches!(&self.coding, Coding::Gzip(gzip) if gzip.has_more())
+    }
+
     /// The body ended; everything it held was handed on before.
     ///
     /// # Errors
-    /// When the compressed data ends too early or its checksum is wrong.
-    pub(super) fn finish(&mut self) -> Result<(), FetchError> {
-        match &mut self.coding {
-            Coding::Gzip(decoder) if self.received > 0 => {
-                decoder.try_finish().map_err(|_| decode_failed("its gzip data ends too early or is corrupt"))
+    /// When the compressed data ends too early.
+    pub(super) fn finish(&self) -> Result<(), FetchError> {
+        match &self.coding {
+            Coding::Gzip(gzip) if self.received > 0 && !gzip.is_whole() => {
+                Err(decode_failed("its gzip data ends too early"))
             }
             _ => Ok(()),
         }

@@ -6,7 +6,7 @@
 //! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
 //! | `dial`, `names`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
 //! | `fetcher` | CONNECT and SEND of one source |
-//! | `page`, `inflate`, `answer` | reading the response, and what it means |
+//! | `page`, `inflate`, `gzip`, `answer` | reading the response, and what it means |
 //! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
 //! | `by_content` | what was read, compared and shared by its digest |
 //!
@@ -45,6 +45,7 @@ mod endpoint;
 mod fetcher;
 #[cfg(test)]
 mod fuzz;
+mod gzip;
 mod inflate;
 mod line;
 mod names;

@@ -1,19 +1,24 @@
 //! A response that is being read.
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::{
+    Response,
+    body::{Body, Incoming},
+    header::TRANSFER_ENCODING,
+};
 use tokio::time::Instant;
 
 use super::{
     answer::{broken, explain, read_to_end},
     connection::Connection,
-    inflate::Inflate,
+    inflate::{Inflate, PORTION},
 };
 use crate::{
     deadline::{self, TimeOver},
@@ -68,6 +73,7 @@ impl Answered {
 /// The page behind a response. [`Page::next`] may be dropped while it waits, and called again.
 pub(super) struct HttpPage {
     first_byte: Instant,
+    framed: bool,
     reading: Reading,
     /// What came from the network and is not decoded yet.
     unread: Bytes,
@@ -89,9 +95,15 @@ enum Reading {
 type Awaited = Result<Option<hyper::Result<Bytes>>, TimeOver>;
 
 impl HttpPage {
-    pub(super) fn new(answered: Answered, inflate: Inflate, decoder: PageDecoder, idle: IdleSlot) -> Self {
-        let first_byte = answered.first_byte;
-        Self { first_byte, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
+    pub(super) fn new(
+        head: &Response<()>,
+        answered: Answered,
+        inflate: Inflate,
+        decoder: PageDecoder,
+        idle: IdleSlot,
+    ) -> Self {
+        let (first_byte, framed) = (answered.first_byte, is_framed(head, &answered.body));
+        Self { first_byte, framed, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
     }
 
     /// Takes what came of waiting for a piece.
@@ -123,11 +135,15 @@ impl HttpPage {
         }
     }
 
-    /// Decodes a portion of what came.
+    /// Decodes a portion of what came. It ends by what comes of it, too: an item of a few bytes takes some two hundred.
     fn decode(&mut self) -> Vec<Item> {
-        let mut items = Vec::new();
+        let (mut items, mut bytes, held) = (Vec::new(), 0, self.decoder.held());
         let decoder = &mut self.decoder;
-        let outcome = self.inflate.push(&mut self.unread, |bytes| push(decoder, bytes, &mut items));
+        let outcome = self.inflate.push(&mut self.unread, |text| {
+            bytes += push(decoder, text, &mut items)?;
+            let enough = bytes + decoder.held() >= held + PORTION;
+            Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
         if let Err(error) = outcome {
             self.unread = Bytes::new();
             self.reading = match std::mem::replace(&mut self.reading, Reading::Ended) {
@@ -158,15 +174,25 @@ impl HttpPage {
     }
 }
 
+/// Whether the protocol tells a body that was cut from one that has ended: it has a length, or is sent in chunks. Else it
+/// ends with its connection.
+fn is_framed(head: &Response<()>, body: &Incoming) -> bool {
+    let codings = head.headers().get_all(TRANSFER_ENCODING).iter().next_back().and_then(|value| value.to_str().ok());
+    let last = codings.and_then(|codings| codings.rsplit(',').next());
+    body.size_hint().exact().is_some() || last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+}
+
 /// Takes the items out of the decoder, and the error behind them if there is one: the body need not go on for it to show.
-fn push(decoder: &mut PageDecoder, bytes: &[u8], items: &mut Vec<Item>) -> Result<(), FetchError> {
+/// Returns what they take in memory.
+fn push(decoder: &mut PageDecoder, bytes: &[u8], items: &mut Vec<Item>) -> Result<u64, FetchError> {
     let complete = decoder.push(bytes)?;
+    let taken = complete.iter().map(Item::bytes).sum();
     let error_may_follow = !complete.is_empty();
     items.extend(complete);
     if error_may_follow {
         decoder.push(&[])?;
     }
-    Ok(())
+    Ok(taken)
 }
 
 #[async_trait]
@@ -189,7 +215,7 @@ impl Page for HttpPage {
                     }
                 },
                 Reading::Streaming(answered) => {
-                    if self.unread.is_empty() {
+                    if !self.inflate.has_more(&self.unread) {
                         let piece = answered.connection.piece(&mut answered.body);
                         let awaited = deadline::before(answered.until, piece).await;
                         self.receive(awaited)?;
@@ -201,6 +227,10 @@ impl Page for HttpPage {
                 }
             }
         }
+    }
+
+    fn end_is_proven(&self) -> bool {
+        self.framed || self.decoder.marks_its_end()
     }
 
     fn held(&self) -> u64 {
@@ -221,6 +251,10 @@ impl Page for NoItems {
 
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         Ok(None)
+    }
+
+    fn end_is_proven(&self) -> bool {
+        true
     }
 
     fn held(&self) -> u64 {

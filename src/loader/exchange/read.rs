@@ -95,7 +95,12 @@ async fn read_page(
                     return given_up(error);
                 }
             }
-            Ok(None) => return End::Page { first_byte },
+            Ok(None) => {
+                if !page.end_is_proven() {
+                    intake.end_proves_nothing();
+                }
+                return End::Page { first_byte };
+            }
             Err(failure) => return End::Failed(failure),
         }
     }

@@ -33,11 +33,15 @@ impl Prefix {
         }
         self.settle();
         let kind = self.kind.unwrap_or(IdKind::Opaque);
-        let complete = read_to_end && self.limit.is_some_and(|limit| self.seen < limit);
+        let short = self.limit.is_some_and(|limit| self.seen < limit);
+        // Of opaque ids any prefix is right, because they come in feed order.
+        let maybe_cut = self.unproven_end && kind == IdKind::Number && (short || self.limit.is_none());
+        let complete = read_to_end && short && !maybe_cut;
         let Some(disorder) = self.disorder else {
-            if !self.progressive && !read_to_end {
+            if !self.progressive && (!read_to_end || maybe_cut) && self.has_pending() {
                 // A stream known not to ascend: a part of a page proves nothing about what lies below its ids.
-                return Finish { rejected: None, dropped: self.keep_only(|_| false) };
+                let rejected = read_to_end.then(|| self.maybe_cut());
+                return Finish { rejected, dropped: self.abandon() };
             }
             // Taken though it may be full, and also of a stream that was seen not to ascend: a backlog would stand still for ever
             // else. It rests on what is asked of a source: a page holds the smallest ids above the cursor.
@@ -51,15 +55,33 @@ impl Prefix {
         let passed = self.passed.clone();
         let dropped =
             self.keep_only(|id| passed.id().is_some_and(|passed| order(kind, id, passed) != Ordering::Greater));
-        let rejected = read_to_end.then(|| FetchError::CursorRejected {
+        let rejected = read_to_end.then(|| if maybe_cut { self.maybe_cut() } else { self.maybe_not_all(disorder) });
+        Finish { rejected, dropped }
+    }
+
+    fn maybe_not_all(&self, disorder: u64) -> FetchError {
+        FetchError::CursorRejected {
             detail: format!(
                 "the ids do not ascend (item {disorder} is smaller than one before it) and the page may not be all there is \
                  ({} items, {}); sort the answer by id, or raise `poll.batchSize` above the number of new events",
                 self.seen,
                 self.limit.map_or_else(|| "no limit was sent".to_owned(), |limit| format!("limit {limit}")),
             ),
-        });
-        Finish { rejected, dropped }
+        }
+    }
+
+    fn maybe_cut(&self) -> FetchError {
+        let seen = match self.disorder {
+            Some(item) => format!("do not ascend (item {item} is smaller than one before it)"),
+            None => "were seen not to ascend".to_owned(),
+        };
+        FetchError::CursorRejected {
+            detail: format!(
+                "the ids {seen}, and nothing marks the end of the body, so some of it may be missing: let the source send a \
+                 Content-Length or chunks; or sort its answers by id, and then raise `spec.epoch` and let `spec.start` be \
+                 AfterID with the `status.cursor`"
+            ),
+        }
     }
 
     /// A full page of nothing but known events would come again and again.

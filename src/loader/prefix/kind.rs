@@ -30,7 +30,7 @@ impl Prefix {
         if self.requested.id().is_none_or(is_after) {
             match &self.highest {
                 Some(highest) if IdKind::Number.compare(id, highest).is_some_and(std::cmp::Ordering::is_lt) => {
-                    self.disorder.get_or_insert(number);
+                    self.disorder.get_or_insert(number + 1);
                 }
                 _ => self.highest = Some(id.clone()),
             }
@@ -60,7 +60,7 @@ impl Prefix {
     }
 }
 
-/// A number among numbers can be compared with the cursor, and anything else cannot.
+/// A number among numbers can be compared with the cursor, and anything else cannot. `number` counts the items from 1.
 pub(super) fn check(kind: IdKind, id: &EventId, number: u64) -> Result<(), FetchError> {
     if kind.takes(id) {
         return Ok(());

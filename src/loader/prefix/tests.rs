@@ -76,7 +76,8 @@ fn a_full_page_that_does_not_ascend_is_rejected_and_the_cursor_stays() {
     let mut page = page(after("1"), 3);
     push(&mut page, &["5", "3", "4"]);
     let finish = page.finish(true);
-    assert!(matches!(finish.rejected, Some(FetchError::CursorRejected { .. })));
+    let rejected = finish.rejected.expect("a rejection").to_string();
+    assert!(rejected.contains("(item 2 is smaller than one before it)"), "{rejected}");
     assert_eq!(finish.dropped, 3);
     assert!(!page.has_pending());
     assert_eq!(page.cursor(), after("1"));
@@ -380,4 +381,5 @@ fn numbers_are_compared_and_not_kept() {
     assert_eq!(page.remembered(), 0);
 }
 
+mod end;
 mod kind;

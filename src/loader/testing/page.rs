@@ -11,9 +11,13 @@ use crate::fetch::{Failure, FetchError, Item, Page, Progress};
 /// What a source writes.
 pub(super) enum Wire {
     Prepared,
-    Head { holds_back: bool },
+    Head {
+        holds_back: bool,
+    },
     Items(Vec<Item>),
     End,
+    /// As `End`, where a cut would look the same.
+    UnprovenEnd,
     Fails(FetchError),
     FailsUnread(FetchError),
 }
@@ -48,12 +52,13 @@ pub(super) struct FakePage {
     held_back: Vec<Item>,
     /// The response was read to its end, and what was held back was handed out.
     ended: bool,
+    end_is_proven: bool,
     kept: Arc<Kept>,
 }
 
 impl FakePage {
     pub(super) fn new(first_byte: Instant, answer: mpsc::Receiver<Wire>, holds_back: bool, kept: Arc<Kept>) -> Self {
-        Self { first_byte, answer, holds_back, held_back: Vec::new(), ended: false, kept }
+        Self { first_byte, answer, holds_back, held_back: Vec::new(), ended: false, end_is_proven: true, kept }
     }
 }
 
@@ -84,11 +89,19 @@ impl Page for FakePage {
             }
             None if self.ended => Ok(None),
             Some(Wire::End) => Ok(None),
+            Some(Wire::UnprovenEnd) => {
+                self.end_is_proven = false;
+                Ok(None)
+            }
             Some(Wire::Fails(error)) => {
                 Err(Failure { error, progress: Progress::ReadToEnd { first_byte: self.first_byte } })
             }
             _ => Err(cut(Some(self.first_byte))),
         }
+    }
+
+    fn end_is_proven(&self) -> bool {
+        self.end_is_proven
     }
 
     fn held(&self) -> u64 {

@@ -39,6 +39,8 @@ pub(in crate::loader) enum Script {
     Bad(usize),
     /// Sends exactly these, whatever was asked.
     Exactly(Vec<Event>),
+    /// As `Exactly`, and ends where a cut would look the same.
+    Unproven(Vec<Event>),
     /// Sends exactly these, one at a time, with a pause after each.
     OneByOne(Vec<Item>, Duration),
     /// An error that is read to its end.
@@ -289,6 +291,7 @@ impl Server {
         self.source.note(self.number, |served| served.first_byte = Some(now));
         let page = || self.source.page(request);
         let holds_back = matches!(script, Script::HeldBack(..));
+        let end = if matches!(script, Script::Unproven(_)) { Wire::UnprovenEnd } else { Wire::End };
         if !matches!(script, Script::Prepares | Script::Fails(_) | Script::FailsUnread(_)) {
             self.send(Wire::Head { holds_back }).await?;
         }
@@ -300,7 +303,7 @@ impl Server {
             Script::Slow(chunk, pause) | Script::HeldBack(chunk, pause) => {
                 self.send_items(page(), chunk, pause).await?;
             }
-            Script::Exactly(events) => {
+            Script::Exactly(events) | Script::Unproven(events) => {
                 self.send_items(events.into_iter().map(Item::Event).collect(), usize::MAX, Duration::ZERO).await?;
             }
             Script::OneByOne(items, pause) => self.send_items(items, 1, pause).await?,
@@ -316,7 +319,7 @@ impl Server {
             Script::NeverAnswers => unreachable!("answered above"),
         }
         self.source.note(self.number, |served| served.usable = true);
-        self.send(Wire::End).await
+        self.send(end).await
     }
 
     async fn send_items(&self, items: Vec<Item>, chunk: usize, pause: Duration) -> Option<()> {

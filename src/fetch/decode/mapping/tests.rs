@@ -44,7 +44,7 @@ impl ItemMapping {
 
     fn error_of(&self, item: &str) -> String {
         match self.item(item.as_bytes()) {
-            Err(ItemError::NoId { detail, .. }) => detail,
+            Err(ItemError::NoId { problem, remedy, .. }) => format!("{problem}; {remedy}"),
             Err(ItemError::NotJson { at, what, .. }) => format!("byte {at}: {what}"),
             Ok(item) => panic!("gave {item:?}"),
         }

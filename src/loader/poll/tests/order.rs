@@ -45,6 +45,25 @@ async fn a_full_page_that_does_not_ascend_leaves_the_cursor_and_is_not_asked_for
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_that_may_have_been_cut_is_asked_for_again_unless_its_ids_ascend() {
+    let world = World::new();
+    let mut polling = world.adopted_by("a").await;
+    world.source.next([Script::Unproven(vec![number(1), number(2)])]);
+    polling.poll().await;
+    assert_eq!((world.stored_ids(), world.cursor()), (ids(2), "2".to_owned()));
+    world.source.next([Script::Unproven(vec![number(9), number(5)]), Script::Unproven(vec![number(5), number(9)])]);
+    for _ in 0..2 {
+        polling.poll().await;
+        assert_eq!((world.stored_ids(), world.cursor()), (ids(2), "2".to_owned()), "7 may be missing");
+        let reachable = world.report().reachable.as_ref().map(|verdict| verdict.reason);
+        assert_eq!(reachable, Some(ReachableReason::CursorRejected));
+    }
+    world.source.next([Script::Exactly(vec![number(9), number(5), number(7)])]);
+    polling.poll().await;
+    assert_eq!(world.stored_ids(), ["1", "2", "5", "7", "9"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_item_keeps_what_came_before_and_costs_one_event_from_then_on() {
     let world = World::with_events(100);
     world.source.next([Script::Bad(30), Script::Bad(0), Script::Bad(0)]);
