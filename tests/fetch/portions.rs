@@ -78,9 +78,10 @@ async fn one_turn_of_reading_adds_no_more_than_a_portion_whatever_the_body(
 
 #[rstest]
 #[case::zeros_behind_it(&[0; 16], None)]
-#[case::another_member_that_is_none(b"\x1F\x8B\x07", Some("corrupt"))]
-#[case::something_else(b"x", Some("corrupt"))]
-#[case::something_behind_zeros(b"\0\0x", Some("corrupt"))]
+#[case::another_member_that_is_none(b"\x1F\x8B\x07\0\0\0\0\0\0\0", Some("data is corrupt"))]
+#[case::something_else(b"something else", Some("data is corrupt"))]
+#[case::something_short(b"x", Some("too early"))]
+#[case::something_behind_zeros(b"\0\0x", Some("data is corrupt"))]
 #[case::a_member_that_is_cut(b"\x1F\x8B\x08", Some("too early"))]
 #[tokio::test]
 async fn what_was_decoded_before_a_bad_byte_is_handed_on_however_it_comes(

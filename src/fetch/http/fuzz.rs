@@ -89,7 +89,10 @@ fn fuzz_a_compressed_body_is_inflated_as_others_do_and_no_further_than_the_limit
         // Else it depends on the pieces which of two limits is met first.
         if body.len() as u64 <= limit {
             let whole = inflated(&body, usize::MAX, limit);
-            assert_eq!((&taken, &error), (&whole.0, &whole.1), "in pieces of {piece}");
+            assert_eq!(error, whole.1, "in pieces of {piece}");
+            // What the decoder drops with a bad block depends on the pieces.
+            let is_corrupt = error.as_ref().is_some_and(|error| error.contains("corrupt"));
+            assert!(taken == whole.0 || (is_corrupt && taken.starts_with(&whole.0)), "in pieces of {piece}");
         }
         if error.is_none() && !body.is_empty() {
             let padding = body.iter().rev().take_while(|byte| **byte == 0).count();

@@ -81,7 +81,10 @@ impl Inflate {
 
     /// Whether something can be decoded of what came.
     pub(super) fn has_more(&self, unread: &Bytes) -> bool {
-        !unread.is_empty() || matches!(&self.coding, Coding::Gzip(gzip) if gzip.has_more())
+        match &self.coding {
+            Coding::Identity => !unread.is_empty(),
+            Coding::Gzip(gzip) => gzip.has_more(unread),
+        }
     }
 
     /// The body ended; everything it held was handed on before.
@@ -91,7 +94,7 @@ impl Inflate {
     pub(super) fn finish(&self) -> Result<(), FetchError> {
         match &self.coding {
             Coding::Gzip(gzip) if self.received > 0 && !gzip.is_whole() => {
-                Err(decode_failed("its gzip data ends too early"))
+                Err(decode_failed("its gzip data ends too early, or is corrupt"))
             }
             _ => Ok(()),
         }
