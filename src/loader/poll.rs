@@ -225,9 +225,17 @@ impl Poller {
         if self.pace.is_saturated() {
             // A source that closes its connections gets the next one while the gap passes. A failure shows in the next
             // pass, which connects again.
-            let _ = stop.run_until_cancelled(timeout(self.fetcher.timeout(), self.fetcher.connect())).await;
+            let connecting = timeout(self.fetcher.timeout(), self.fetcher.connect());
+            if let Some(Ok(Err(error))) = stop.run_until_cancelled(connecting).await {
+                self.note_asked_to_wait(&error);
+            }
         }
         pass
+    }
+
+    /// What a token endpoint asks for while a connection is made is said to nobody else: no row is reserved.
+    fn note_asked_to_wait(&self, error: &FetchError) {
+        self.context.guard().not_before(Instant::now() + Pace::obeyed(error.retry_after()));
     }
 
     /// ABORT of an attempt that is not in flight; if the row does not answer, before the next reservation. A wait that the
@@ -274,6 +282,7 @@ impl Poller {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.won = None;
+                self.note_asked_to_wait(&error);
                 self.context.count_request(error.label());
                 // What keeps it from being asked is its source now.
                 if self.pace.keeps_expiring() || self.reservations.row_stays_locked() {

@@ -6,7 +6,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     text::string,
     tree::PathTree,
 };
+use crate::event::Cursor;
 
 /// The slot of the id in [`Guess::below`].
 const ID: usize = 0;
@@ -23,12 +24,37 @@ const ID: usize = 0;
 #[derive(Debug, Default)]
 pub(super) struct Served {
     hashes: RandomState,
-    name: OnceLock<u64>,
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// Of the array whose items were taken.
+    taken: Option<u64>,
+    /// Of the array of the last response with items, and the cursor that it was asked for with.
+    last: Option<(Cursor, u64)>,
+}
+
+impl Served {
+    /// The next response is asked for with this cursor. One that has moved shows that the items before it were taken.
+    pub(super) fn asked(&self, after: &Cursor) {
+        let mut names = self.names();
+        if let Some((asked, array)) = names.last.take()
+            && asked != *after
+        {
+            names.taken.get_or_insert(array);
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What one response tells about its array.
 pub(super) struct Guess {
     served: Arc<Served>,
+    after: Cursor,
     id_path: Arc<Path>,
     /// The rest of the id path, below the member of the object that its first step names.
     below: PathTree,
@@ -43,10 +69,10 @@ pub(super) struct Guess {
 }
 
 impl Guess {
-    pub(super) fn new(id_path: Arc<Path>, served: Arc<Served>) -> Self {
+    pub(super) fn new(id_path: Arc<Path>, served: Arc<Served>, after: Cursor) -> Self {
         let mut below = PathTree::default();
         below.add_steps(id_path.steps().get(1..).unwrap_or_default(), ID);
-        Self { served, id_path, below, key: (0, false), array: None, has_id: false, settled: false }
+        Self { served, after, id_path, below, key: (0, false), array: None, has_id: false, settled: false }
     }
 
     /// A member of the object begins with this raw key.
@@ -101,13 +127,14 @@ impl Guess {
     /// The body has ended. `seen`: the array has elements; `serves`: some of them are handed out.
     pub(super) fn settle(&mut self, seen: bool, serves: bool) -> Result<(), String> {
         let Some(array) = self.array else { return Ok(()) };
-        if seen && self.served.name.get().is_some_and(|served| *served != array) {
+        let mut names = self.served.names();
+        if seen && names.taken.is_some_and(|taken| taken != array) {
             return Err("the only array of the body has another name than the one that held the items before; add \
                         `http.decode.itemsPath: $.<name>` with the name of the array of items"
                 .to_owned());
         }
         if serves {
-            self.served.name.get_or_init(|| array);
+            names.last = Some((self.after.clone(), array));
         }
         self.settled = true;
         Ok(())

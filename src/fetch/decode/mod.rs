@@ -35,7 +35,10 @@ use self::{
     path::Path,
 };
 use super::{FetchError, Item, OpenError};
-use crate::api::event_source::{Decode, Format, Mapping};
+use crate::{
+    api::event_source::{Decode, Format, Mapping},
+    event::Cursor,
+};
 
 mod body;
 mod cut;
@@ -80,12 +83,13 @@ impl Decoder {
         Ok(Self { format: decode.format, items_path, mapping, served: Arc::default() })
     }
 
-    /// Begins a response.
+    /// Begins the response to a request for what comes after this cursor.
     #[must_use]
-    pub fn page(&self) -> PageDecoder {
+    pub fn page(&self, after: &Cursor) -> PageDecoder {
+        self.served.asked(after);
         let shape = match self.format {
             Format::JSON => Shape::Json(Body::new(self.items_path.clone(), || {
-                Guess::new(Arc::clone(self.mapping.id_path()), Arc::clone(&self.served))
+                Guess::new(Arc::clone(self.mapping.id_path()), Arc::clone(&self.served), after.clone())
             })),
             Format::NDJSON => Shape::Lines(Lines::default()),
         };

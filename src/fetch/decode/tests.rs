@@ -39,7 +39,7 @@ impl Source {
     }
 
     pub(super) fn page(&self) -> PageDecoder {
-        self.decoder().expect("a valid spec").page()
+        self.decoder().expect("a valid spec").page(&Cursor::Start)
     }
 
     pub(super) fn reads(&self, body: impl AsRef<[u8]>) -> Outcome {

@@ -200,7 +200,12 @@ impl HttpFetcher {
         Ok(Reply::Prepared { first_byte })
     }
 
-    async fn open_page(&mut self, head: &Response<()>, mut answered: Answered) -> Result<Reply, Failure> {
+    async fn open_page(
+        &mut self,
+        head: &Response<()>,
+        mut answered: Answered,
+        asked: &PageRequest,
+    ) -> Result<Reply, Failure> {
         let first_byte = answered.first_byte;
         // Of 403 too: a scope that was granted meanwhile is in the next token alone.
         if matches!(head.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
@@ -209,7 +214,8 @@ impl HttpFetcher {
         let error = match judge(head.status(), head.headers(), self.sends_credentials(), self.timeout) {
             Meaning::Page => match Inflate::new(head.headers(), self.limit) {
                 Ok(inflate) => {
-                    let page = HttpPage::new(head, answered, inflate, self.decoder.page(), self.idle.clone());
+                    let page =
+                        HttpPage::new(head, answered, inflate, self.decoder.page(&asked.after), self.idle.clone());
                     return Ok(Reply::Page(Box::new(page)));
                 }
                 Err(error) => error,
@@ -266,7 +272,7 @@ impl Fetcher for HttpFetcher {
         let (head, answered) = self.exchange(connection, request, permit).await?;
         match next {
             Next::Token => self.take_token(&head, answered).await,
-            Next::Page => self.open_page(&head, answered).await,
+            Next::Page => self.open_page(&head, answered, page).await,
         }
     }
 

@@ -92,7 +92,12 @@ fn fuzz_a_compressed_body_is_inflated_as_others_do_and_no_further_than_the_limit
             assert_eq!(error, whole.1, "in pieces of {piece}");
             // What the decoder drops with a bad block depends on the pieces.
             let is_corrupt = error.as_ref().is_some_and(|error| error.contains("corrupt"));
-            assert!(taken == whole.0 || (is_corrupt && taken.starts_with(&whole.0)), "in pieces of {piece}");
+            let both = if is_corrupt { taken.len().min(whole.0.len()) } else { usize::MAX };
+            assert_eq!(
+                taken.get(..both).unwrap_or(&taken),
+                whole.0.get(..both).unwrap_or(&whole.0),
+                "in pieces of {piece}"
+            );
         }
         if error.is_none() && !body.is_empty() {
             let padding = body.iter().rev().take_while(|byte| **byte == 0).count();

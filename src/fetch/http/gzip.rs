@@ -8,8 +8,12 @@ use std::{
 use bytes::{Buf, Bytes};
 use flate2::bufread::GzDecoder;
 
-/// The most that is decoded at once, and is here until it was handed on: a window of deflate.
-const DECODED: usize = 32 * 1024;
+/// The most of a body that the decoder is given at once.
+const GIVEN: usize = 56;
+
+/// Room for what comes of it: deflate grows by 1,032 at most. A decoder that filled it could hold back more, and tell it only with
+/// the next byte of the body.
+const DECODED: usize = 64 * 1024;
 
 /// The data is no gzip, or not what its checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +57,7 @@ impl Gzip {
         Ok(&self.decoded[text])
     }
 
-    /// Whether [`Gzip::read`] has something to tell of what came. What the decoder itself may still hold it tells with the next
-    /// byte of the body: a member ends with eight that decode to nothing.
+    /// Whether [`Gzip::read`] has something to tell of what came.
     pub(super) fn has_more(&self, unread: &Bytes) -> bool {
         !self.ready.is_empty() || !unread.is_empty()
     }
@@ -94,7 +97,10 @@ impl Place {
 
 impl BufRead for Arrived {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.0.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(&self.0) }
+        if self.0.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(&self.0[..self.0.len().min(GIVEN)])
     }
 
     fn consume(&mut self, amount: usize) {
@@ -107,5 +113,42 @@ impl Read for Arrived {
         let read = self.fill_buf()?.read(into)?;
         self.consume(read);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    /// What comes out before another byte of the body goes in.
+    fn read_all(gzip: &mut Gzip, body: &[u8]) -> Vec<u8> {
+        let (mut unread, mut text) = (Bytes::copy_from_slice(body), Vec::new());
+        while gzip.has_more(&unread) {
+            text.extend_from_slice(gzip.read(&mut unread, 1024).expect("good data"));
+        }
+        text
+    }
+
+    #[test]
+    fn what_was_flushed_is_read_before_another_byte_comes_however_much_it_is() {
+        for lines in [1, 1000, 30_000] {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            let (mut gzip, mut sent) = (Gzip::new(), 0);
+            for turn in 0..5 {
+                let text = format!("{{\"id\":{turn}}}\n").repeat(lines);
+                encoder.write_all(text.as_bytes()).expect("compressed");
+                encoder.flush().expect("compressed");
+                let read = read_all(&mut gzip, &encoder.get_ref()[sent..]);
+                sent = encoder.get_ref().len();
+                assert!(read == text.as_bytes(), "{} of {} bytes in turn {turn}", read.len(), text.len());
+                assert!(!gzip.is_whole());
+            }
+            let end = encoder.finish().expect("compressed").split_off(sent);
+            assert!(read_all(&mut gzip, &end).is_empty() && gzip.is_whole());
+        }
     }
 }

@@ -120,7 +120,9 @@ impl Poller {
                 | FetchError::ResponseTooLarge { .. }
                 | FetchError::LargerThanBudget { .. }
         );
-        let cut = matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
+        // A gateway that stopped waiting tells nothing of a page.
+        let is_page = !matches!(error, FetchError::GatewayTimeout { .. });
+        let cut = is_page && matches!(progress, Progress::MayBeServed { first_byte: Some(_) }) && !moved;
         if self.progressive && self.settings.limit_is_sent && (content || cut) {
             self.pace.ask_for_one();
         }

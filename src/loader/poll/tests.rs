@@ -197,6 +197,18 @@ async fn a_gateway_that_stops_waiting_shuts_the_row_for_as_long_as_a_timeout_of_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gateway_that_stops_waiting_makes_no_page_smaller() {
+    let world = World::with_events(3);
+    let error = FetchError::GatewayTimeout { status: 504, retry_after: None, after: world.source.timeout };
+    world.source.next([Script::FailsUnread(error)]);
+    let mut polling = world.adopted_by("a").await;
+    polling.poll().await;
+    polling.poll().await;
+    let limits: Vec<_> = world.source.log().iter().map(|request| request.limit).collect();
+    assert_eq!(limits, [1000, 1000], "one event of a page whose order nobody knows would jump over the others");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_body_keeps_its_prefix_and_waits_out_the_deadline() {
     let world = World::with_events(100);
     world.source.next([Script::Cut(40)]);

@@ -165,7 +165,7 @@ impl Screen {
         let Some((replica, row)) = held else {
             return format!("{source:<10} {:<12} {:>10} {:>9} {gap:>10}  waits for a replica", "-", "-", "-");
         };
-        let stored = row.events_stored.unwrap_or(0);
+        let stored = row.events_loaded.unwrap_or(0);
         let per_second = stored.saturating_sub(self.events.insert(source.to_owned(), stored).unwrap_or(stored));
         let state = match (&row.problem, row.caught_up) {
             (Some(problem), _) => problem.reason.as_str(),

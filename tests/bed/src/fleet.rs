@@ -62,7 +62,7 @@ pub struct SourceRow {
     pub holder: Option<String>,
     pub held: bool,
     pub cursor: Option<String>,
-    pub events_stored: Option<u64>,
+    pub events_loaded: Option<u64>,
     pub caught_up: Option<bool>,
     pub blocked_by: Option<String>,
     pub last_interval_ms: Option<u64>,

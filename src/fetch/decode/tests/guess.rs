@@ -1,6 +1,7 @@
 //! Objects whose array of items nobody named.
 
 use super::*;
+use crate::event::EventId;
 
 #[test]
 fn the_first_line_of_many_is_never_taken_for_an_object_with_one_array() {
@@ -51,15 +52,37 @@ fn an_object_without_one_is(#[case] source: Source, #[case] body: &str) {
     assert_eq!((read.ids(), read.error()), (vec!["1"], "no error".to_owned()));
 }
 
-/// What responses of one source come to, one after the other.
-fn in_turn<'a>(source: &Source, bodies: impl IntoIterator<Item = &'a str>) -> Vec<Result<usize, String>> {
+/// What responses of one source come to, one after the other; the cursor moves with each that is taken.
+fn in_turn_if<'a>(
+    source: &Source,
+    bodies: impl IntoIterator<Item = &'a str>,
+    is_taken: impl Fn(&str) -> bool,
+) -> Vec<Result<usize, String>> {
     let decoder = source.decoder().expect("a valid spec");
-    let read = |body: &str| {
-        let mut page = decoder.clone().page();
+    let mut cursor = 0;
+    let mut read = |body: &str| {
+        let mut page = decoder.clone().page(&Cursor::After(EventId::new(&cursor.to_string()).expect("an id")));
         let flowed = page.push(body.as_bytes())?.len();
-        page.finish().map(|items| flowed + items.len())
+        let items = flowed + page.finish()?.len();
+        cursor += usize::from(is_taken(body)) * items;
+        Ok(items)
     };
-    bodies.into_iter().map(|body| read(body).map_err(|error| error.to_string())).collect()
+    bodies.into_iter().map(|body| read(body).map_err(|error: FetchError| error.to_string())).collect()
+}
+
+fn in_turn<'a>(source: &Source, bodies: impl IntoIterator<Item = &'a str>) -> Vec<Result<usize, String>> {
+    in_turn_if(source, bodies, |_| true)
+}
+
+#[test]
+fn an_array_of_which_nothing_was_taken_does_not_keep_the_right_one_out() {
+    let read = in_turn_if(
+        &json(),
+        [r#"{"warnings":[{"id":"w-1"}]}"#, r#"{"data":[{"id":1}]}"#, r#"{"warnings":[{"id":"w-1"}]}"#],
+        |body| !body.contains("warnings"),
+    );
+    assert_eq!((&read[0], &read[1]), (&Ok(1), &Ok(1)));
+    assert!(read[2].as_ref().is_err_and(|error| error.contains("another name")), "{read:?}");
 }
 
 #[test]

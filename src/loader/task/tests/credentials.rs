@@ -170,6 +170,36 @@ async fn a_changed_secret_shortens_no_wait_that_the_source_asked_for() {
     running.stop().await;
 }
 
+/// As a token endpoint does, before there is a reservation.
+fn no_token_for_an_hour() -> FetchError {
+    FetchError::TokenUnavailable { status: 429, retry_after: Some(HOUR) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_secret_shortens_no_wait_that_a_token_endpoint_asked_for() {
+    let world = World::with_events(3);
+    world.source.refuse_connections([no_token_for_an_hour()]);
+    let (running, begun) = (start(&world), Instant::now());
+    until("refused", || failures(&world) == 1).await;
+    world.source.rotate_credentials();
+    until_within(HOUR * 2, || !world.source.log().is_empty()).await;
+    assert!(begun.elapsed() >= HOUR, "{:?}", begun.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_a_token_endpoint_asks_for_while_the_gap_passes_is_kept() {
+    let world = World::with_events(2500);
+    world.source.take_time_to_connect([Duration::ZERO, Duration::from_millis(50)]);
+    let running = start(&world);
+    until("asked", || world.source.log().iter().any(|request| request.end.is_some())).await;
+    world.source.refuse_connections([no_token_for_an_hour()]);
+    until_within(HOUR * 2, || world.source.log().len() >= 2).await;
+    let log = world.source.log();
+    assert!(log[1].start - log[0].start >= HOUR, "{:?}", log[1].start - log[0].start);
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_that_goes_on_with_what_it_has_says_why_until_its_credentials_are_read_again() {
     let world = World::with_events(3);
