@@ -45,7 +45,11 @@ pub(super) fn series<'a>(reports: impl Iterator<Item = &'a Report>, now: Moment)
     }
     let mut registry = Registry::with_prefix("headgate");
     registry.register("sources", "Sources that this replica holds, by the STATUS of `kubectl get evsrc`; Pending and Waiting were not asked by this replica yet", sources);
-    registry.register("requests", "Requests to sources by outcome", requests);
+    registry.register(
+        "requests",
+        "Requests to sources by outcome, and tries of one that failed before it left",
+        requests,
+    );
     registry.register("events_appended", "Events stored by this replica since it won the Lease", events_appended);
     registry.register_with_unit(
         "lag",

@@ -3,6 +3,7 @@
 mod held;
 mod port;
 mod sources;
+mod waits;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -44,6 +45,7 @@ impl Admin {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &held)?;
+        encode_registry(&mut text, &waits::series(&self.health))?;
         encode_eof(&mut text)?;
         Ok(text)
     }

@@ -102,15 +102,20 @@ async fn livez_answers_whatever_is_pending() {
 #[tokio::test]
 async fn readyz_names_what_is_pending_until_nothing_is() {
     let replica = Replica::knowing(&[]);
-    let parts = [Part::Database, Part::Kubernetes, Part::Installation, Part::Sources, Part::Membership];
-    for part in &parts[1..] {
+    for part in &Part::ALL[1..] {
         replica.admin.health.works(*part);
     }
     replica.admin.health.waits(Part::Database, "connection refused");
     let expected = json!({ "ready": false, "pending": { "database": "connection refused" } });
     assert_eq!(replica.get_json("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, expected));
+    let pending = async || {
+        let (_, text) = replica.get("/metrics").await;
+        Part::ALL.map(|part| text.contains(&format!("headgate_pending{{part=\"{}\"}} 1\n", part.as_str())))
+    };
+    assert_eq!(pending().await, [true, false, false, false, false]);
     replica.admin.health.works(Part::Database);
     assert_eq!(replica.get_json("/readyz").await, (StatusCode::OK, json!({ "ready": true, "pending": {} })));
+    assert_eq!(pending().await, [false; 5]);
 }
 
 #[tokio::test]
@@ -137,6 +142,7 @@ async fn every_promise_has_a_series() {
         "headgate_lease_transitions_total 0",
         "headgate_orphans 0",
         "headgate_unreadable_sources 0",
+        "headgate_pending{part=\"membership\"} 1",
         "headgate_sources{status=\"CaughtUp\"} 0",
     ] {
         assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");

@@ -89,7 +89,7 @@ impl Marks<'_> {
         if settled {
             self.unreadable.settle(source, Instant::now());
         } else if self.unreadable.fail(source, Instant::now()) && result != "conflict" {
-            warn!(source = %source.stream, result, "could not tell the owner of an invalid EventSource; trying again");
+            warn!(stream = %source.stream, result, "could not tell the owner of an invalid EventSource; trying again");
         }
         self.metrics.status_writes.get_or_create(&StatusWriteLabels { trigger: "invalid", result }).inc();
     }

@@ -139,11 +139,11 @@ fn failed(stream: &StreamName, written: &'static str, error: &kube::Error) -> Pe
     match error {
         kube::Error::Api(status) if status.is_not_found() => Performed { done: Done::Gone, result: "gone" },
         kube::Error::Api(status) if status.is_conflict() => {
-            debug!(source = %stream, "the object was changed meanwhile; reading it again");
+            debug!(%stream, "the object was changed meanwhile; reading it again");
             Performed { done: Done::Conflict, result: "conflict" }
         }
         kube::Error::Api(status) => {
-            warn!(source = %stream, written, code = status.code, reason = %status.reason, "the API server refused a write");
+            warn!(%stream, written, code = status.code, reason = %status.reason, "the API server refused a write");
             Performed { done: Done::Failed, result: "refused" }
         }
         _ => Performed { done: Done::Failed, result: "unavailable" },

@@ -134,7 +134,7 @@ impl Watch<'_> {
             Outcome::Unchanged => "unchanged",
             Outcome::Removed => "removed",
             Outcome::Invalid(invalid) => {
-                warn!(source = %invalid.stream, generation = invalid.generation, reason = %invalid.message,
+                warn!(stream = %invalid.stream, generation = invalid.generation, reason = %invalid.message,
                     "an EventSource is not run because it is invalid");
                 "invalid"
             }

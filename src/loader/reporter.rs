@@ -15,6 +15,7 @@ use crate::{
     event::StreamName,
     fetch::{FetchError, OpenError},
     store::StoreError,
+    telemetry::cause::in_one_line,
 };
 
 /// Says what one source does: in its report, and one log line for each change of state.
@@ -72,7 +73,7 @@ impl Reporter {
     pub(super) fn not_accepted(&self, reason: AcceptedReason, message: &dyn fmt::Display) {
         let message = message.to_string();
         if self.turn(|report| replace_verdict(&mut report.accepted, reason, message.clone())) {
-            warn!(stream = %self.stream, %reason, message, "not accepted");
+            warn!(stream = %self.stream, %reason, why = message, "not accepted");
         }
     }
 
@@ -170,13 +171,13 @@ impl Reporter {
 
     pub(super) fn not_stored(&self, reason: StoredReason, message: &str) {
         if self.turn(|report| replace_verdict(&mut report.stored, reason, message.to_owned())) {
-            warn!(stream = %self.stream, %reason, message, "not stored");
+            warn!(stream = %self.stream, %reason, why = message, "not stored");
         }
     }
 
     pub(super) fn database_unavailable(&self, error: &StoreError) {
         self.blocked_by(Some(BlockedBy::Database));
-        self.not_stored(StoredReason::DatabaseUnavailable, &error.to_string());
+        self.not_stored(StoredReason::DatabaseUnavailable, &in_one_line(error));
     }
 
     /// It answers, but each reservation comes later than the request may start.
@@ -228,7 +229,27 @@ mod tests {
     use crate::{
         loader::{reports::Reports, testing::World},
         ownership::Holding,
+        telemetry::logs::tests::Lines,
     };
+
+    #[test]
+    fn what_keeps_events_from_the_store_is_told_with_its_cause_in_a_line_that_has_each_field_once() {
+        let world = World::new();
+        let reports = Reports::default();
+        let writer = reports.open(&world.stream, Report::of(world.holding("a"), 1, "uid".to_owned()));
+        let reporter = Reporter::new(world.stream.clone(), writer);
+        let error = StoreError::Unavailable { action: "append events", source: "all 8 connections were busy".into() };
+        let lines = Lines::default();
+        let written = lines.clone();
+        let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || written.clone()).finish();
+        tracing::subscriber::with_default(log, || reporter.database_unavailable(&error));
+        let told = "the database is not reachable while trying to append events: all 8 connections were busy";
+        let stored = reporter.report().stored.clone().expect("a verdict");
+        assert_eq!((stored.reason, stored.message.as_str()), (StoredReason::DatabaseUnavailable, told));
+        let line = lines.text();
+        assert!(line.contains(told), "{line}");
+        assert_eq!(line.matches("\"message\":").count(), 1, "{line}");
+    }
 
     #[test]
     fn a_failure_names_its_next_try_in_whole_seconds_and_only_a_new_reason_is_news() {

@@ -1,4 +1,4 @@
-//! What this replica still waits for. The parts write, `/readyz` reads.
+//! What this replica still waits for. The parts write, `/readyz` and `/metrics` read.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,8 @@ pub enum Part {
 }
 
 impl Part {
+    pub const ALL: [Self; 5] = [Self::Database, Self::Kubernetes, Self::Installation, Self::Sources, Self::Membership];
+
     /// The name in `/readyz` and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -50,8 +52,7 @@ impl Health {
     /// Everything is pending until it was seen to work.
     #[must_use]
     pub fn starting() -> Self {
-        let parts = [Part::Database, Part::Kubernetes, Part::Installation, Part::Sources, Part::Membership];
-        let pending = parts.map(|part| (part, "not seen yet".to_owned())).into();
+        let pending = Part::ALL.map(|part| (part, "not seen yet".to_owned())).into();
         Self { pending: Arc::new(Mutex::new(pending)) }
     }
 

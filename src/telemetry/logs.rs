@@ -131,7 +131,7 @@ impl Collector for LostLines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         sync::{Arc, Mutex, mpsc},
         time::{Duration, Instant},
@@ -141,10 +141,10 @@ mod tests {
 
     /// Keeps what is written.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Lines {
-        fn text(&self) -> String {
+        pub(crate) fn text(&self) -> String {
             String::from_utf8(self.0.lock().expect("no writer panics").clone()).expect("a log is text")
         }
     }

@@ -32,6 +32,12 @@ pub struct StatusLabels {
     pub status: &'static str,
 }
 
+/// One label: a part of the replica, as `/readyz` names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartLabels {
+    pub part: &'static str,
+}
+
 /// Per source, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
@@ -148,7 +154,12 @@ impl Metrics {
             "Requests that started too early; must stay 0",
             self.gate_violations.clone(),
         );
-        registry.register_with_unit("gate_wait", "Time waited for the gate", Unit::Seconds, self.gate_wait.clone());
+        registry.register_with_unit(
+            "gate_wait",
+            "From when a request was due to its slot: for the gate, and before it for a connection, memory and the database",
+            Unit::Seconds,
+            self.gate_wait.clone(),
+        );
         registry.register_with_unit(
             "request_duration",
             "Send to end of response",
@@ -161,7 +172,7 @@ impl Metrics {
     fn register_events(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "append_duration",
-            "Time to commit one append",
+            "Time to commit one append, by the try that did",
             Unit::Seconds,
             self.append_duration.clone(),
         );

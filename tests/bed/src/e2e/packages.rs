@@ -17,7 +17,7 @@ const VARIANTS: [(&str, &[&str], &[&str]); 13] = [
     ("--set replicaCount=1", &["Deployment"], &["PodDisruptionBudget"]),
     ("--set replicaCount=null", &["Deployment", "PodDisruptionBudget"], &[]),
     ("--set watchNamespace=shop", &["Role"], &["ClusterRole", "ClusterRoleBinding"]),
-    ("--set database.migrateSecretKey=direct-uri,database.connections=4", &["Deployment"], &[]),
+    ("--set database.migrateSecretKey=direct-uri,database.connections=4,takeOver=true", &["Deployment"], &[]),
     ("--set egress.allow={127.0.0.1/32},egress.deny={10.96.0.1,fd00::/8}", &["Deployment"], &[]),
     ("--set crds.enabled=false", &["Deployment"], &["CustomResourceDefinition"]),
     ("--set retentionDays=30,bufferBytes=64MiB,log=debug,terminationGracePeriodSeconds=120", &["Deployment"], &[]),
@@ -222,7 +222,7 @@ mod tests {
 
     /// What the code registers, read as text: the bed is built without the operator.
     fn exported() -> Vec<Exported> {
-        let rooms = ["src/telemetry/metrics.rs", "src/telemetry/logs.rs", "src/admin/held.rs"];
+        let rooms = ["src/telemetry/metrics.rs", "src/telemetry/logs.rs", "src/admin/held.rs", "src/admin/waits.rs"];
         rooms.iter().flat_map(|path| registered(&file(path))).collect()
     }
 
