@@ -21,7 +21,7 @@ pub enum FetchError {
     /// 5xx, and any other status that brings no page (404, 410, …).
     #[error("the source answered {status}{}", remedy(*status))]
     ServerError { status: u16, retry_after: Option<Duration> },
-    /// 504 and its like. `after` is `http.timeout`: as long as that the source may still serve a request that nobody waits for.
+    /// 504 and its like. `after` is `http.timeout`: for so long the source may still serve a request that nobody waits for.
     #[error(
         "the source answered {status}: a gateway stopped waiting, and the request may still be served, so the next one waits \
          {after:?} (`http.timeout`); lower `poll.batchSize`, or let the gateway wait longer"

@@ -250,10 +250,10 @@ impl Body {
 
     /// Whether a key leads on.
     fn key(&mut self, raw: &[u8]) -> Result<(), FetchError> {
-        // Without a path the value tells, not the key.
         if let Some(guess) = &mut self.guess {
             guess.key(raw);
         }
+        // Without a path the value tells, not the key.
         let Some(path) = &self.items_path else { return Ok(()) };
         let Some(Step::Name(name)) = path.steps().get(self.open.len() - 1) else { return Ok(()) };
         let key = str::from_utf8(raw).ok().and_then(string);

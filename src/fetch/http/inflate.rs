@@ -47,7 +47,7 @@ impl Inflate {
     ///
     /// # Errors
     /// [`FetchError::ResponseTooLarge`] when the limit was reached, and where the compressed data is corrupt; all before it was
-    /// handed on.
+    /// handed on, but for what shares a call of the decoder with a bad block.
     pub(super) fn push(
         &mut self,
         unread: &mut Bytes,
