@@ -268,9 +268,12 @@ async fn a_source_whose_replica_lost_its_lease_or_ended_as_the_last_one_says_so(
     let names = listed.items.into_iter().filter_map(|lease| lease.metadata.name);
     let members: Vec<String> = names.filter(|name| name.starts_with("headgate-member-")).collect();
     let [member] = &members[..] else { panic!("one replica, one member Lease: {members:?}") };
+    // It would join again within a moment, and nobody might see what stood in between.
+    let refusal = world.refuse_joins().await;
     leases.delete(member, &DeleteParams::default()).await.expect("it can be deleted");
     let lost = world.says("orders", "Assigned", "LeaseLost").await;
     assert!(lost.status == "False" && lost.message.contains("it rejoins"), "{lost:?}");
+    refusal.lift().await;
     assert_eq!(world.says("orders", "Assigned", "LeaseHeld").await.status, "True");
     world.all_are_loaded_since(&["orders"], now()).await;
     world.tells("orders", &["LeaseLost"]).await;

@@ -1,9 +1,12 @@
-//! An API server that takes no finalizer on one object: an admission policy of the cluster says so.
+//! An API server that does not take what is valid by itself: an admission policy of the cluster says so.
 
 use std::fmt::Debug;
 
-use headgate_bed::stage::{SOURCES, event_sources};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use headgate_bed::stage::{SOURCES, SYSTEM, event_sources};
+use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    coordination::v1::Lease,
+};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -22,18 +25,46 @@ pub(crate) struct Refusal {
 impl World {
     /// From now on no finalizer comes onto the object.
     pub(crate) async fn refuse_finalizers_of(&self, source: &str) -> Refusal {
-        let (client, name) = (self.stage.client.clone(), format!("no-finalizer-on-{source}"));
+        let rule = json!({
+            "apiGroups": ["headgate.dev"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["eventsources"],
+        });
+        let one = format!("object.metadata.namespace == '{SOURCES}' && object.metadata.name == '{source}'");
+        let refusal =
+            self.refuse(format!("no-finalizer-on-{source}"), &rule, &one, "!has(object.metadata.finalizers)").await;
+        // It counts from when the API server has heard of it.
+        let attempt = PatchParams { dry_run: true, ..PatchParams::default() };
+        let finalizer = Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/attempt"] } }));
+        let objects = event_sources(&self.stage.client);
+        let refused = async || objects.patch(source, &attempt, &finalizer).await.is_err();
+        self.until("a finalizer is refused", refused).await;
+        refusal
+    }
+
+    /// From now on no replica joins, and no incarnation follows one that has ended.
+    pub(crate) async fn refuse_joins(&self) -> Refusal {
+        let rule = json!({
+            "apiGroups": ["coordination.k8s.io"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["leases"],
+        });
+        let members = "object.metadata.name.startsWith('headgate-member-')";
+        let refusal = self.refuse("no-member".to_owned(), &rule, members, "false").await;
+        let attempt = PostParams { dry_run: true, ..PostParams::default() };
+        let leases: Api<Lease> = Api::namespaced(self.stage.client.clone(), SYSTEM);
+        let mut lease = Lease::default();
+        lease.metadata.name = Some("headgate-member-attempt".to_owned());
+        let refused = async || leases.create(&attempt, &lease).await.is_err();
+        self.until("a member Lease is refused", refused).await;
+        refusal
+    }
+
+    /// The cluster takes only what is valid, of the objects that the rule and the condition match.
+    async fn refuse(&self, name: String, rule: &Value, condition: &str, valid: &str) -> Refusal {
+        let client = self.stage.client.clone();
         let policy = json!({
             "metadata": { "name": name },
             "spec": {
-                "matchConstraints": { "resourceRules": [{
-                    "apiGroups": ["headgate.dev"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["eventsources"],
-                }] },
-                "matchConditions": [{
-                    "name": "one-object",
-                    "expression": format!("object.metadata.namespace == '{SOURCES}' && object.metadata.name == '{source}'"),
-                }],
-                "validations": [{ "expression": "!has(object.metadata.finalizers)" }],
+                "matchConstraints": { "resourceRules": [rule] },
+                "matchConditions": [{ "name": "these", "expression": condition }],
+                "validations": [{ "expression": valid }],
             },
         });
         let binding = json!({
@@ -42,11 +73,6 @@ impl World {
         });
         create::<ValidatingAdmissionPolicy>(&client, policy).await;
         create::<ValidatingAdmissionPolicyBinding>(&client, binding).await;
-        // It counts from when the API server has heard of it.
-        let attempt = PatchParams { dry_run: true, ..PatchParams::default() };
-        let finalizer = Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/attempt"] } }));
-        let refused = async || event_sources(&client).patch(source, &attempt, &finalizer).await.is_err();
-        self.until("a finalizer is refused", refused).await;
         Refusal { client, name }
     }
 }
