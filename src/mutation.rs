@@ -16,7 +16,7 @@ pub use name::Unknown;
 /// What can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
-    /// RESERVE looks at the gap alone, and not at a request in flight.
+    /// RESERVE looks at the gap alone, and not at a request in flight; nor does ADOPT tell of one.
     DropTheDeadline,
     /// The gap counts from the slot of the grant and not from the first byte of the answer.
     AnchorAtTheGrant,

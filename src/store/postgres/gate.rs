@@ -26,7 +26,7 @@ macro_rules! verb {
 }
 pub(super) use verb;
 
-const ADOPT: &str = verb!("adopt.sql");
+pub(super) const ADOPT: &str = verb!("adopt.sql");
 const RESET: &str = verb!("former_cursor.sql", "reset.sql");
 pub(super) const RESERVE: &str = verb!("reserve.sql");
 pub(super) const EXTEND: &str = verb!("extend.sql");

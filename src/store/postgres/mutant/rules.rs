@@ -2,7 +2,7 @@
 
 use super::super::{
     append::{APPEND, APPEND_REREAD},
-    gate::{EXTEND, RESERVE},
+    gate::{ADOPT, EXTEND, RESERVE},
 };
 use crate::mutation::Mutation;
 
@@ -11,6 +11,8 @@ type Edits = (&'static str, &'static [(&'static str, &'static str)]);
 
 const IS_HOLDER: &str = "s.holder = r.holder\n            AND s.fence = r.fence\n            AND ";
 const NOTHING_IN_FLIGHT: &str = "AND d.free_at <= s.now";
+const FREE_AT: &str = "CASE WHEN c.closes THEN s.now ELSE s.ends_at END AS free_at";
+const TELLS_IN_FLIGHT: &str = "coalesce(s.in_flight_for, interval '0') AS in_flight_for";
 const GAP_HAS_PASSED: &str = "AND d.opens_at <= s.now + r.ahead";
 const SLOT: &str = "greatest(s.now, d.opens_at) AS slot";
 const IS_MINE: &str =
@@ -20,7 +22,11 @@ const IS_ATTEMPT: &str = "AND s.attempt = r.attempt";
 
 fn edits(mutation: Mutation) -> &'static [Edits] {
     match mutation {
-        Mutation::DropTheDeadline => &[(RESERVE, &[(NOTHING_IN_FLIGHT, "")])],
+        // Nobody is told of it either: a replica that knows of a request in flight waits by itself.
+        Mutation::DropTheDeadline => &[
+            (RESERVE, &[(FREE_AT, "s.now AS free_at")]),
+            (ADOPT, &[(TELLS_IN_FLIGHT, "interval '0' AS in_flight_for")]),
+        ],
         Mutation::CommitWithoutAttempt => {
             &[(APPEND, &[(IS_MINE, IS_THE_CURSOR)]), (APPEND_REREAD, &[(IS_MINE, IS_THE_CURSOR)])]
         }
@@ -55,6 +61,6 @@ mod tests {
 
     #[test]
     fn every_rule_that_is_left_out_stands_in_its_statement_once() {
-        assert_eq!(Mutation::ALL.map(|mutation| mutants(mutation).len()).iter().sum::<usize>(), 7);
+        assert_eq!(Mutation::ALL.map(|mutation| mutants(mutation).len()).iter().sum::<usize>(), 8);
     }
 }

@@ -40,10 +40,13 @@ const DRAINING: Duration = Duration::from_secs(20);
 const DRAINED_FOR: (u64, u64) = (5, 400);
 /// A replica that cannot renew its Lease is taken for dead after 5 s: these end soon after others have its sources.
 const TAKEOVER: (u64, u64) = (6_500, 10_000);
-/// Replicas with COMMITs under way are overtaken for the first time this early, and once between any two changes of the
-/// number of replicas. All of the scene fits before the first of them in the shortest run.
+/// Replicas are overtaken for the first time this early, with COMMITs under way and then with bodies in flight, and once
+/// between any two changes of the number of replicas. All of the scene fits before the first of them in the shortest run.
 const FIRST_OVERTAKEN: Duration = Duration::from_secs(8);
-const OVERTAKEN_WITHIN: Duration = Duration::from_secs(12);
+const COMMITS_OVERTAKEN_WITHIN: Duration = Duration::from_secs(12);
+const BODIES_OVERTAKEN_WITHIN: Duration = Duration::from_secs(9);
+/// From when replicas cannot renew their Leases to when they can again.
+const OVERTAKEN_FOR: Duration = Duration::from_millis(7_500);
 /// Sources send slowly, so that the replica is in the middle of a body nearly always: a COMMIT follows soon.
 const MID_BODY: Fault = Fault::SlowBody { ms: 1_000 };
 const MID_BODY_FOR: Duration = Duration::from_secs(3);
@@ -51,11 +54,18 @@ const OVERTAKEN_AFTER: Duration = Duration::from_millis(1_500);
 /// It arrives when the sources have been taken over (3.5 to 5 s after the last renewal, and what that takes), and before those
 /// that took them over have an answer. They would notice it a second later, by their next EXTEND.
 const LATE: Duration = Duration::from_secs(6);
-const LATE_FOR: Duration = Duration::from_millis(7_500);
 /// Sources think from here on: whoever they were answering before has heard all of it.
 const THINKING_AFTER: Duration = Duration::from_millis(3_500);
 const THINKING_FOR: Duration = Duration::from_millis(8_500);
 const THINKING: Fault = Fault::Thinks { ms: 1_900 };
+/// Longer than RESERVE by itself keeps others away (S, D and the gap: some 3.5 s), and within `http.timeout`. When the sources are
+/// taken over nobody knows to the second, so they begin to be slow one part after the other.
+const LONG_BODY: Fault = Fault::SlowBody { ms: 4_600 };
+const LONG_BODY_AFTER: [Duration; 3] =
+    [Duration::from_millis(400), Duration::from_secs(2), Duration::from_millis(3_600)];
+/// Bodies that began before are at their end when the next replica may be struck.
+const NO_LONG_BODY_AFTER: Duration = Duration::from_millis(6_500);
+const OUT_OF_SIGHT_AFTER: Duration = Duration::from_millis(1_200);
 /// A replica that was away is a member again within this.
 const REJOINING: Duration = Duration::from_secs(5);
 
@@ -74,7 +84,7 @@ pub fn plan(seed: u64, cast: Cast<'_>, length: Duration) -> Vec<Planned> {
     let mut planner = Planner { dice: StdRng::seed_from_u64(seed), length, plan: Vec::new() };
     planner.servers();
     planner.storms(cast.sources);
-    let mut scenes = planner.late_commits(cast);
+    let mut scenes = planner.overtakings(cast);
     scenes.extend(planner.scenes(cast));
     for (place, replica) in cast.replicas.iter().enumerate() {
         let first = [planner.first_strike(place), planner.overtaking(place)];
@@ -142,29 +152,57 @@ impl Planner {
         }
     }
 
-    /// What replicas commit arrives at the database when others have taken the source over, and have asked for the same again
-    /// and have no answer yet. It finds the cursor where it was, and the attempt of somebody else: nothing but the attempt keeps
-    /// it from storing what is on its way a second time. Returns when these have the replicas for themselves.
-    fn late_commits(&mut self, cast: Cast<'_>) -> Vec<(Duration, Duration)> {
+    /// Replicas that live are overtaken, and nothing but the row stands between them and those who have their sources then.
+    /// Returns when these scenes have the replicas for themselves.
+    fn overtakings(&mut self, cast: Cast<'_>) -> Vec<(Duration, Duration)> {
+        let within = COMMITS_OVERTAKEN_WITHIN + BODIES_OVERTAKEN_WITHIN;
         let mut scenes = Vec::new();
         let mut at = FIRST_OVERTAKEN;
-        while at + OVERTAKEN_WITHIN < self.length {
-            scenes.push((at, at + OVERTAKEN_WITHIN));
+        while at + within < self.length {
+            scenes.push((at, at + within));
             at += BETWEEN_SCENES;
         }
         // Nothing else may excuse what comes twice, or keep anybody from taking over.
         self.plan.retain(|it| !scenes.iter().any(|(from, until)| it.at < *until && *from < it.until() + REJOINING));
         for (from, _) in &scenes {
-            // All but one: who has just come may hold nothing yet.
-            let heir = cast.replicas.choose(&mut self.dice).expect("there are replicas");
-            for overtaken in cast.replicas.iter().filter(|replica| *replica != heir) {
-                self.push(*from + OVERTAKEN_AFTER, overtaken, Strike::Overtaken { late: LATE, lasting: LATE_FOR });
-            }
-            let all = |fault, lasting| Strike::Storm { on: cast.sources.to_vec(), fault, lasting };
-            self.push(*from, "sources", all(MID_BODY, MID_BODY_FOR));
-            self.push(*from + THINKING_AFTER, "sources", all(THINKING, THINKING_FOR));
+            // All but one: who has just come may hold nothing yet. The heir of the first ones has nearly all that they had.
+            let heir = self.dice.random_range(0..cast.replicas.len());
+            let next = (heir + 1) % cast.replicas.len();
+            self.late_commits(cast, *from, &cast.replicas[heir]);
+            self.bodies_in_flight(cast, *from + COMMITS_OVERTAKEN_WITHIN, &cast.replicas[next]);
         }
         scenes
+    }
+
+    /// What replicas commit arrives at the database when others have taken the source over, and have asked for the same again
+    /// and have no answer yet. It finds the cursor where it was, and the attempt of somebody else: nothing but the attempt keeps
+    /// it from storing what is on its way a second time.
+    fn late_commits(&mut self, cast: Cast<'_>, at: Duration, heir: &String) {
+        for overtaken in cast.replicas.iter().filter(|replica| *replica != heir) {
+            let strike = Strike::Overtaken { late: LATE, lasting: OVERTAKEN_FOR };
+            self.push(at + OVERTAKEN_AFTER, overtaken, strike);
+        }
+        self.on_all(cast, at, MID_BODY, MID_BODY_FOR);
+        self.on_all(cast, at + THINKING_AFTER, THINKING, THINKING_FOR);
+    }
+
+    /// Replicas go on in health while others take their sources over: these find a body in flight that takes longer than anybody
+    /// knew when it was asked for. Nothing but the deadline, which was extended since, keeps them from asking beside it.
+    fn bodies_in_flight(&mut self, cast: Cast<'_>, at: Duration, heir: &String) {
+        for overtaken in cast.replicas.iter().filter(|replica| *replica != heir) {
+            let strike = Strike::Lines { to: vec![Peer::ApiServer], road: Road::Cut, lasting: OVERTAKEN_FOR };
+            self.push(at + OUT_OF_SIGHT_AFTER, overtaken, strike);
+        }
+        let part = cast.sources.len().div_ceil(LONG_BODY_AFTER.len());
+        for (on, after) in cast.sources.chunks(part).zip(LONG_BODY_AFTER) {
+            let storm =
+                Strike::Storm { on: on.to_vec(), fault: LONG_BODY, lasting: NO_LONG_BODY_AFTER.saturating_sub(after) };
+            self.push(at + after, "sources", storm);
+        }
+    }
+
+    fn on_all(&mut self, Cast { sources, .. }: Cast<'_>, at: Duration, fault: Fault, lasting: Duration) {
+        self.push(at, "sources", Strike::Storm { on: sources.to_vec(), fault, lasting });
     }
 
     /// Restarts and changes of the number of replicas. Returns when they have the replicas for themselves.
