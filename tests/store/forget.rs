@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headgate::{
     event::Cursor,
-    store::{Answer, Forget, Gate},
+    store::{Answer, Forget, Gate, postgres::PostgresStore},
 };
 
 use crate::{
@@ -102,4 +102,64 @@ async fn one_statement_deletes_a_bounded_number_of_items_set_aside() {
     database.run(NOTE_DELETIONS_ASIDE).await;
     applied(store.forget(forgetting(&replica)).await.unwrap());
     assert_eq!(database.all::<i64>("SELECT deleted FROM seen").await, [5000, 5000, 2000]);
+}
+
+/// The server ends a statement that deletes more than a few events, as it does when they are so large that it takes too long.
+const CUT_OFF_LARGE_DELETIONS: &str = "
+    CREATE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF (SELECT count(*) FROM gone) > 100 THEN
+            RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = 'query_canceled';
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER cut_off AFTER DELETE ON headgate.event REFERENCING OLD TABLE AS gone
+        FOR EACH STATEMENT EXECUTE FUNCTION cut_off()";
+
+#[tokio::test]
+async fn a_deletion_that_takes_too_long_goes_on_in_smaller_steps_until_it_is_done() {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events(1..=1000)).await;
+    database.run(CUT_OFF_LARGE_DELETIONS).await;
+    // The statement that was cut off may have the row for a moment.
+    while matches!(store.forget(forgetting(&replica)).await.unwrap(), Answer::Locked) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM headgate.event").await, 0);
+}
+
+#[tokio::test]
+async fn many_streams_that_are_deleted_leave_connections_to_those_that_are_polled() {
+    const DELETED: usize = 8;
+    let database = Database::migrated().await;
+    let store = PostgresStore::new(&database.url, "headgate-test", 4).expect("a URL");
+    let mut polled = Replica::adopting(&store, "a", "orders").await;
+    let mut doomed = Vec::new();
+    for number in 0..DELETED {
+        let mut replica = Replica::adopting(&store, "a", &format!("doomed-{number}")).await;
+        replica.poll(events([1])).await;
+        doomed.push(replica);
+    }
+    // Nothing is deleted for now.
+    let mut blocker = database.sql.begin().await.unwrap();
+    sqlx::query("LOCK TABLE headgate.set_aside IN EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+    let deletions: Vec<_> = doomed
+        .iter()
+        .map(|replica| {
+            let (store, forget) = (store.clone(), forgetting(replica));
+            tokio::spawn(async move { store.forget(forget).await })
+        })
+        .collect();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while database.one::<i64>(waits).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    polled.reserve().await;
+    assert_eq!(database.one::<i64>(waits).await, 1, "one of four connections deletes");
+    blocker.rollback().await.unwrap();
+    for deletion in deletions {
+        applied(deletion.await.unwrap().unwrap());
+    }
 }

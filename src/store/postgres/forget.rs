@@ -1,11 +1,17 @@
 //! FORGET: events and cursor go, the gate row and its waits stay.
 
-use sqlx::Row as _;
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use sqlx::{Row as _, postgres::PgRow};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     PostgresStore,
     answer::{answer, each},
-    failure::{Cause, not_understood, store_error},
+    failure::{Cause, not_understood, store_error, too_slow},
     gate::{over, verb},
     only, session,
 };
@@ -16,8 +22,43 @@ const FORGET_EVENTS: &str = include_str!("sql/forget_events.sql");
 
 const ACTION: &str = "forget the stream";
 
-/// Events deleted by one statement: far below the statement limit also on slow disks.
-const EVENTS_PER_STATEMENT: i64 = 5000;
+/// Events deleted by one statement, if they are small: far below the statement limit also on slow disks.
+const MOST_PER_STATEMENT: i64 = 5000;
+
+/// A statement that took no longer than this may delete twice as many the next time.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// A namespace may go with thousands of streams, and each is deleted by one long statement after the other: these take one of so many
+/// connections, and the polls of the others have the rest.
+const CONNECTIONS_PER_DELETION: usize = 4;
+
+/// What all deletions of this process share.
+pub(super) struct Deletions {
+    turns: Semaphore,
+    /// How many events the next statement deletes: half as many after one that was cut off, since large events go slowly.
+    step: AtomicI64,
+}
+
+impl Deletions {
+    pub(super) fn over(connections: u32) -> Self {
+        let turns = (connections as usize / CONNECTIONS_PER_DELETION).max(1);
+        Self { turns: Semaphore::new(turns), step: AtomicI64::new(MOST_PER_STATEMENT) }
+    }
+
+    fn step(&self) -> i64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// A statement of this step took so long; `None`: it was cut off.
+    fn learn(&self, step: i64, took: Option<Duration>) {
+        let next = match took {
+            None => (step / 2).max(1),
+            Some(took) if took <= QUICK => (step * 2).min(MOST_PER_STATEMENT),
+            Some(_) => step,
+        };
+        self.step.store(next, Ordering::Relaxed);
+    }
+}
 
 enum Outcome {
     Answered(Answer<()>),
@@ -44,17 +85,54 @@ impl PostgresStore {
 
     async fn delete_events(&self, request: &Forget, fence: i64) -> Result<Answer<()>, StoreError> {
         loop {
-            let statement =
-                sqlx::query(FORGET_EVENTS).bind(request.stream.as_str()).bind(fence).bind(EVENTS_PER_STATEMENT);
-            let rows = session::rows(&self.pool, ACTION, statement).await?;
-            let row = rows.first().ok_or_else(|| store_error(ACTION, sqlx::Error::RowNotFound))?;
+            // It is never closed.
+            let turn = self.deletions.turns.acquire().await;
+            let (step, began) = (self.deletions.step(), Instant::now());
+            let deleted = self.delete_next(request, fence, step).await;
+            drop(turn);
+            let row = match deleted {
+                Err(StoreError::TooSlow { .. }) if step > 1 => {
+                    self.deletions.learn(step, None);
+                    continue;
+                }
+                deleted => deleted?,
+            };
+            self.deletions.learn(step, Some(began.elapsed()));
             match row.try_get("outcome").map_err(|error| store_error(ACTION, error))? {
                 "more" => {}
                 "applied" => return Ok(Answer::Applied(())),
-                // Locked, or adopted in the middle: asked again, it begins again under the new fence.
+                // Locked, perhaps by a statement of ours that was cut off and is not rolled back yet; or adopted in the middle.
+                // Asked again, it begins again under the new fence.
                 "locked" | "moved" => return Ok(Answer::Locked),
                 other => return Err(not_understood(ACTION, Cause::UnknownOutcome(other.to_owned()))),
             }
         }
+    }
+
+    async fn delete_next(&self, request: &Forget, fence: i64, step: i64) -> Result<PgRow, StoreError> {
+        let statement = sqlx::query(FORGET_EVENTS).bind(request.stream.as_str()).bind(fence).bind(step);
+        let rows = session::rows(&self.pool, ACTION, statement).await.map_err(too_slow)?;
+        rows.into_iter().next().ok_or_else(|| store_error(ACTION, sqlx::Error::RowNotFound))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_off_goes_on_with_half_as_many_and_grows_again_only_while_that_is_quick() {
+        let deletions = Deletions::over(8);
+        for cut_off in 0..20 {
+            assert!(deletions.step() >= 1, "after {cut_off}");
+            deletions.learn(deletions.step(), None);
+        }
+        assert_eq!(deletions.step(), 1);
+        for _ in 0..20 {
+            deletions.learn(deletions.step(), Some(QUICK));
+        }
+        assert_eq!(deletions.step(), MOST_PER_STATEMENT);
+        deletions.learn(2500, Some(QUICK * 2));
+        assert_eq!(deletions.step(), 2500);
     }
 }

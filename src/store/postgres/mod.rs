@@ -35,7 +35,7 @@ mod refusal;
 mod refused;
 mod session;
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
@@ -47,7 +47,7 @@ pub use self::{
     partitions::{Upkeep, UpkeepError},
     session::InvalidUrl,
 };
-use self::{coalesce::Lanes, installation::Claimed};
+use self::{coalesce::Lanes, forget::Deletions, installation::Claimed};
 use super::{
     Abort, Adopt, Adopted, Answer, Append, Appended, EventStore, Extend, Forget, Gate, Holder, Reserve, Reserved,
     Reset, StoreError,
@@ -67,6 +67,7 @@ pub struct PostgresStore {
     urgent: Sessions,
     claimed: Claimed,
     lanes: Lanes,
+    deletions: Arc<Deletions>,
     statement_rows: Family<VerbLabels, Histogram>,
 }
 
@@ -85,7 +86,8 @@ impl PostgresStore {
         let claimed = Claimed::default();
         let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, &claimed);
         let pool = session::pool(options, max_connections, &claimed);
-        Ok(Self { pool, urgent, claimed, lanes: Lanes::new(max_connections), statement_rows: statement_rows() })
+        let (lanes, deletions) = (Lanes::new(max_connections), Arc::new(Deletions::over(max_connections)));
+        Ok(Self { pool, urgent, claimed, lanes, deletions, statement_rows: statement_rows() })
     }
 
     /// The same store, which counts into `metrics`.
