@@ -13,13 +13,15 @@ use crate::{
 };
 
 /// Says how far the watch of EventSources is.
-pub(super) async fn tell_sources(health: Health, mut state: watch::Receiver<WatchState>) {
+pub(super) async fn tell_sources(health: Health, mut told: watch::Receiver<WatchState>) {
     loop {
-        match state.borrow_and_update().pending() {
-            Some(why) => health.waits(Part::Sources, why),
-            None => health.works(Part::Sources),
+        let state = *told.borrow_and_update();
+        match (state, state.pending()) {
+            (_, None) => health.works(Part::Sources),
+            (WatchState::Listing, Some(what)) => health.is_under_way(Part::Sources, what),
+            (_, Some(why)) => health.waits(Part::Sources, why),
         }
-        if state.changed().await.is_err() {
+        if told.changed().await.is_err() {
             return;
         }
     }
@@ -33,10 +35,13 @@ pub(super) async fn tell_membership(health: Health, mut views: watch::Receiver<O
             (view.stage, view.holder.is_some())
         };
         match stage {
-            Stage::Listing => health.waits(Part::Membership, "the first list of Leases is under way"),
+            Stage::Listing => health.is_under_way(Part::Membership, "the first list of Leases is under way"),
             Stage::TakingPart if lives => health.works(Part::Membership),
-            Stage::TakingPart => health.waits(Part::Membership, "the member Lease of this replica is not written yet"),
-            Stage::Draining | Stage::Ended => health.waits(Part::Membership, "this replica is ending"),
+            // What keeps it from being written is a warning of its own.
+            Stage::TakingPart => {
+                health.is_under_way(Part::Membership, "the member Lease of this replica is not written yet");
+            }
+            Stage::Draining | Stage::Ended => health.is_under_way(Part::Membership, "this replica is ending"),
         }
         if views.changed().await.is_err() {
             return;

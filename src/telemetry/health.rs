@@ -56,13 +56,24 @@ impl Health {
         Self { pending: Arc::new(Mutex::new(pending)) }
     }
 
-    /// This part is waited for; says so in the log when that is news.
+    /// This part takes its time and nothing is wrong with it, as at every start; says so in the log when that is news.
+    pub fn is_under_way(&self, part: Part, what: &str) {
+        if self.is_news(part, what) {
+            tracing::info!(part = part.as_str(), what, "under way");
+        }
+    }
+
+    /// This part is waited for, because something is wrong; says so in the log when that is news.
     pub fn waits(&self, part: Part, why: impl Into<String>) {
         let why = why.into();
-        let before = self.lock().insert(part, why.clone());
-        if before.as_ref() != Some(&why) {
+        if self.is_news(part, &why) {
             tracing::warn!(part = part.as_str(), why, "waiting");
         }
+    }
+
+    /// Keeps why the part is pending.
+    fn is_news(&self, part: Part, why: &str) -> bool {
+        self.lock().insert(part, why.to_owned()).as_deref() != Some(why)
     }
 
     /// This part failed and is waited for; says so with all causes, as [`Health::waits`].
@@ -92,6 +103,25 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::logs::tests::Lines;
+
+    #[test]
+    fn what_every_start_takes_is_no_warning_and_what_is_wrong_is_one_each_of_them_once() {
+        let (health, lines) = (Health::starting(), Lines::default());
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            for _ in 0..2 {
+                health.is_under_way(Part::Sources, "the first list");
+                health.waits(Part::Database, "connection refused");
+            }
+        });
+        let text = lines.text();
+        let of = |level| text.lines().filter(|line| line.contains(level)).collect::<Vec<_>>();
+        assert!(matches!(&of("INFO")[..], [line] if line.contains("the first list")), "{text}");
+        assert!(matches!(&of("WARN")[..], [line] if line.contains("connection refused")), "{text}");
+        assert_eq!(health.pending()["sources"], "the first list");
+    }
 
     #[test]
     fn a_replica_is_ready_when_nothing_is_pending() {
