@@ -147,14 +147,16 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
     Sessions { pool, busy: Arc::default(), aside: Arc::default(), unfit, broke, refusal: Refusal::default() }
 }
 
-const SETTINGS: &str = "SELECT current_setting('synchronous_commit') <> 'off', \
+const SETTINGS: &str = "SELECT NOT pg_is_in_recovery(), current_setting('synchronous_commit') <> 'off', \
                         extract(epoch FROM current_setting('statement_timeout')::interval) * 1000 BETWEEN 1 AND $1::text::numeric";
 
 /// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
 async fn lacks(claimed: &Claimed, connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
-    let (durable, limited): (bool, bool) =
+    let (primary, durable, limited): (bool, bool, bool) =
         sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(&mut *connection).await?;
     Ok(match (durable, limited) {
+        // It would refuse writes by itself, but tell what it has not seen yet: that an id is not stored.
+        _ if !primary => Some("the server is a standby; let the URL lead to the primary"),
         (true, true) => installation::lacks(claimed, connection).await?,
         (false, _) => Some("synchronous_commit is off for this role or database"),
         // A statement that we gave up would work on, and the next try would meet it.

@@ -10,8 +10,8 @@ use sqlx::{Connection, PgConnection};
 use super::link::Link;
 use crate::{
     database::Database,
-    faults::until_answered,
-    replica::{Replica, after, applied, events, refused},
+    faults::{cause, until_answered},
+    replica::{Replica, after, applied, event, events, refused},
 };
 
 /// A primary with a standby behind a line that can be cut.
@@ -136,6 +136,8 @@ async fn no_token_of_a_lost_attempt_opens_anything_and_what_the_standby_knew_to_
     // A standby that is still one is no store: not an answer, and above all no refusal.
     let standby = pair.database.on(&pair.standby.url()).await;
     let error = standby.store().reserve(replica.reservation()).await.unwrap_err();
+    let asked = standby.store().find_stored(&replica.stream, &[&event("x", "1").id]).await;
+    assert!(cause(&asked.unwrap_err()).contains("standby"), "it has not seen everything, so it tells nothing");
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     drop(standby);
 
