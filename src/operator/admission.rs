@@ -31,6 +31,9 @@ pub(super) const AT_FIRST: Claim = Claim::UnderWay("migrate the schema");
 /// given up then.
 const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
 
+/// Between two tries of a migration for which polls had to wait: a second of each minute at most, for each replica that starts.
+const MIGRATION_REST: Duration = Duration::from_mins(2);
+
 /// One replica on its way to the store.
 pub(super) struct Admission<'a> {
     pub(super) args: &'a RunArgs,
@@ -59,6 +62,9 @@ impl Admission<'_> {
             match migrated(&self.args.database, Some(MIGRATION_LIMIT)).await {
                 Err(OperatorError::Schema(MigrateError::Store(error))) if waiting_mends(&error) => {
                     Err(self.wait_for_database(&error))
+                }
+                Err(OperatorError::Schema(error @ MigrateError::TableInUse(_))) => {
+                    Err(Failed::Rest(in_one_line(&error), MIGRATION_REST))
                 }
                 migrated => migrated.map_err(Failed::GiveUp),
             }

@@ -140,11 +140,18 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
 /// A lock that did not come in time, or the time limit of the server, may be the fault of one row among many.
 pub(super) fn may_be_the_fault_of_one(error: StoreError) -> StoreError {
     match too_slow(error) {
-        StoreError::Unavailable { action, source } if matches!(source.downcast_ref(), Some(Cause::Locked)) => {
-            StoreError::TooSlow { action, source }
-        }
+        StoreError::Unavailable { action, source } if is_lock(&*source) => StoreError::TooSlow { action, source },
         error => error,
     }
+}
+
+/// Whether a lock did not come in time.
+pub(super) fn waits_for_a_lock(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { source, .. } if is_lock(&**source))
+}
+
+fn is_lock(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(Cause::Locked))
 }
 
 /// A statement that was cut off is worth less at a time, and not the same again.

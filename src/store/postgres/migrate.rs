@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use super::{
-    failure::{Cause, store_error},
+    failure::{Cause, store_error, waits_for_a_lock},
     session::{self, InvalidUrl},
 };
 use crate::store::StoreError;
@@ -19,7 +19,7 @@ const APPLICATION: &str = "headgate-migrate";
 const TABLE: &str = "headgate.migration";
 
 /// While a step waits for the lock of a table behind one long reader of it (a backup), every poll of every replica waits
-/// behind the step. So it gives up soon, and the start tries again.
+/// behind the step. So it gives up soon, and the start tries again, seldom.
 const WAIT_FOR_TABLES: &str = "SET lock_timeout = '1s'";
 
 /// The role may have the limits of the store's own statements (docs/pooler.md): a step that fills an index takes longer, and so
@@ -43,6 +43,11 @@ pub enum MigrateError {
     Changed { version: i64 },
     #[error("migration {version} of this database was interrupted; repair it by hand")]
     Interrupted { version: i64 },
+    /// All polls of all replicas wait behind the step while it waits.
+    #[error(
+        "another session reads or locks a table of Headgate for longer than a migration may hold up polls (1 s): a backup?"
+    )]
+    TableInUse(#[source] StoreError),
 }
 
 /// Brings the schema up to date. It needs a direct connection: the migrator's lock belongs to a session, which a pooler in
@@ -51,6 +56,7 @@ pub enum MigrateError {
 ///
 /// # Errors
 /// [`MigrateError::Store`] with [`StoreError::Unavailable`] while the database is down, and at the limit: ask again later.
+/// [`MigrateError::TableInUse`]: ask again much later.
 pub async fn migrate(url: &str, limit: Option<Duration>) -> Result<(), MigrateError> {
     run(&session::options(url, APPLICATION)?, limit.unwrap_or(Duration::MAX)).await
 }
@@ -94,7 +100,10 @@ async fn run(options: &PgConnectOptions, limit: Duration) -> Result<(), MigrateE
         sqlx::migrate::MigrateError::VersionMismatch(version) => MigrateError::Changed { version },
         sqlx::migrate::MigrateError::Dirty(version) => MigrateError::Interrupted { version },
         sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {
-            failed(error)
+            match store_error(action, error) {
+                error if waits_for_a_lock(&error) => MigrateError::TableInUse(error),
+                error => error.into(),
+            }
         }
         other => failed(sqlx::Error::Migrate(Box::new(other))),
     })
