@@ -1,6 +1,7 @@
 //! What the fake source really did: one line per request, written when the request ended.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::Path,
@@ -43,6 +44,26 @@ pub struct Access {
     pub delivered: Vec<Delivered>,
     /// The whole intended response was written.
     pub complete: bool,
+    /// What the answer asked for, if its head was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<RetryAfter>,
+}
+
+/// `Retry-After`, as it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryAfter {
+    pub seconds: u32,
+    /// As the date that many seconds ahead.
+    pub as_date: bool,
+}
+
+impl RetryAfter {
+    /// The shortest wait that it can be read as, in microseconds. A date names a whole second: the part of it that had passed
+    /// when it was written is lost.
+    #[must_use]
+    pub fn least_us(self) -> u64 {
+        u64::from(self.seconds.saturating_sub(u32::from(self.as_date))) * 1_000_000
+    }
 }
 
 /// A run of consecutive events, both ends included.
@@ -69,6 +90,12 @@ impl Delivered {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.last - self.first + 1
+    }
+}
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Retry-After: {} s{}", self.seconds, if self.as_date { ", as a date" } else { "" })
     }
 }
 

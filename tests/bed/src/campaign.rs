@@ -65,6 +65,9 @@ struct Set {
 /// Longer than D: such a request is in flight by its EXTEND alone. And shorter than the timeout, with slow lines both ways.
 const THINKING_MS: u64 = 3_400;
 
+/// A replica that was killed is replaced within less.
+const LONGEST_RETRY_AFTER_S: u32 = 8;
+
 /// One of each kind of trouble that a source makes by itself.
 pub const KINDS: usize = 12;
 
@@ -207,7 +210,9 @@ fn sources(count: usize) -> Vec<SourceConfig> {
         growing("cut").sometimes(0.1, Fault::CutBody { share: 0.6 }),
         growing("limited")
             .sometimes(0.1, Fault::RateLimited { seconds: 1, as_date: false })
-            .sometimes(0.1, Fault::RateLimited { seconds: 2, as_date: true }),
+            .sometimes(0.1, Fault::RateLimited { seconds: 2, as_date: true })
+            // Longer than others need to take the source over: who took the answer may be gone by then.
+            .sometimes(0.05, Fault::RateLimited { seconds: LONGEST_RETRY_AFTER_S, as_date: false }),
         growing("hanging")
             .sometimes(0.03, Fault::NeverAnswers)
             .sometimes(0.1, Fault::NoticesLate { ms: LONGEST_SERVING_MS }),

@@ -21,7 +21,7 @@ impl Proof {
     /// P1 to P4 held: this decides the exit code. Takeover times are printed, not judged.
     #[must_use]
     pub fn holds(&self) -> bool {
-        [Rule::I1, Rule::I2, Rule::I3, Rule::I4, Rule::I5].iter().all(|rule| self.findings.count(*rule) == 0)
+        [Rule::I1, Rule::I2, Rule::I3, Rule::I4, Rule::I5, Rule::I9].iter().all(|rule| self.findings.count(*rule) == 0)
     }
 
     fn verdict(&self, rules: &[Rule]) -> &'static str {
@@ -48,6 +48,10 @@ impl fmt::Display for Proof {
         let smallest = smallest.map_or("no two requests".to_owned(), |gap| format!("smallest {}", milliseconds(gap)));
         let early = self.findings.count(Rule::I1);
         line(f, "P2 the gap", self.verdict(&[Rule::I1]), &format!("{early} gaps below 200 ms; {smallest}"))?;
+        let waits = self.sum(|found| found.asked_to_wait.0);
+        if waits > 0 {
+            line(f, "Retry-After", self.verdict(&[Rule::I9]), &self.retries(waits))?;
+        }
         line(f, "P3 transported once", self.verdict(&[Rule::I3, Rule::I4]), &self.transported())?;
         let stored = self.sum(|found| found.stored_events.unwrap_or(0));
         let p4 =
@@ -97,6 +101,11 @@ impl Proof {
         } else {
             format!("{total} of {delivered} events travelled twice: {told}")
         }
+    }
+
+    fn retries(&self, waits: u64) -> String {
+        let (early, unknown) = (self.findings.count(Rule::I9), self.sum(|found| found.asked_to_wait.1));
+        format!("{early} requests too early after {waits} such answers; {unknown} after one that could not be stored")
     }
 
     fn requesters(&self) -> String {

@@ -9,12 +9,14 @@
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
 //! | I7 | P1 | the Lease names the requester, or did until it could not know better |
 //! | I8 | P7 | no source waits longer than the bound for its next request, the end of the run included |
+//! | I9 | P2 | nobody asks sooner than the source asked for (`Retry-After`), but whoever could not know |
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
 mod holder;
 mod once;
 mod order;
+mod retry_after;
 mod store;
 mod takeover;
 #[cfg(test)]
@@ -136,6 +138,7 @@ pub enum Rule {
     I5,
     I7,
     I8,
+    I9,
 }
 
 /// A rule that was broken, with the lines that show it.
@@ -177,6 +180,8 @@ pub struct SourceFindings {
     pub stored_events: Option<u64>,
     pub longest_wait_us: Option<u64>,
     pub requesters: Requesters,
+    /// Answers with `Retry-After`, and those of them whose receiver could not store it.
+    pub asked_to_wait: (u64, u64),
 }
 
 /// What was found.
@@ -220,6 +225,7 @@ pub fn check(evidence: &Evidence) -> Findings {
         findings.violations.extend(order::waits(source, &accesses, evidence, &mut found));
         findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
         findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
+        findings.violations.extend(retry_after::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }
     for stored in &evidence.stored {

@@ -2,7 +2,7 @@
 
 use super::{Evidence, Findings, Nemesis, NemesisKind, Rule, StoredEvent, StoredStream, check};
 use crate::{
-    access_log::{Access, Delivered},
+    access_log::{Access, Delivered, RetryAfter},
     source::{FaultKind, SourceConfig},
 };
 
@@ -25,6 +25,7 @@ pub(crate) fn access(source: &str) -> Builder {
         fault: FaultKind::None,
         delivered: Vec::new(),
         complete: true,
+        retry_after: None,
     })
     .at_us(0)
 }
@@ -81,6 +82,20 @@ impl Builder {
     pub(crate) fn fault(mut self, fault: FaultKind) -> Self {
         self.0.fault = fault;
         self
+    }
+
+    /// 429, to be asked again so much later.
+    pub(crate) fn limited(mut self, seconds: u32) -> Self {
+        (self.0.status, self.0.fault) = (429, FaultKind::RateLimited);
+        self.0.retry_after = Some(RetryAfter { seconds, as_date: false });
+        self
+    }
+
+    /// As [`Builder::limited`], by a date.
+    pub(crate) fn limited_until_a_date(self, seconds: u32) -> Self {
+        let mut limited = self.limited(seconds);
+        limited.0.retry_after = Some(RetryAfter { seconds, as_date: true });
+        limited
     }
 
     pub(crate) fn incomplete(mut self) -> Self {

@@ -6,7 +6,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::{fault::Fault, feed::Feed, wire};
 use crate::{
-    access_log::{Access, Delivered},
+    access_log::{Access, Delivered, RetryAfter},
     clock,
 };
 
@@ -27,6 +27,7 @@ pub(super) struct Answer {
     manner: Manner,
     /// How long the first byte is waited for.
     thinks_for: Duration,
+    retry_after: Option<RetryAfter>,
 }
 
 /// How the body goes out.
@@ -47,8 +48,9 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
         None => Answer::page(feed, &page(after, limit)),
         Some(Fault::Status(status)) => Answer::status(*status),
         Some(Fault::RateLimited { seconds, as_date }) => {
-            let mut answer = Answer::status(429);
-            answer.headers.extend(retry_after(*seconds, *as_date));
+            let asked = RetryAfter { seconds: *seconds, as_date: *as_date };
+            let mut answer = Answer { retry_after: Some(asked), ..Answer::status(429) };
+            answer.headers.extend(retry_after(asked));
             answer
         }
         Some(Fault::Redirect) => {
@@ -92,7 +94,7 @@ pub(super) fn plan(feed: &Feed, fault: Option<&Fault>, after: u64, limit: u64, a
 }
 
 /// A date comes with the `Date` of the answer, as from any server with a clock (RFC 9110, 6.6.1).
-fn retry_after(seconds: u32, as_date: bool) -> Vec<(&'static str, String)> {
+fn retry_after(RetryAfter { seconds, as_date }: RetryAfter) -> Vec<(&'static str, String)> {
     if !as_date {
         return vec![("retry-after", seconds.to_string())];
     }
@@ -155,7 +157,7 @@ impl Answer {
         }
         body.push(b']');
         let (manner, thinks_for) = (Manner::AtOnce, Duration::ZERO);
-        Self { status: 200, headers: Vec::new(), body, events, manner, thinks_for }
+        Self { status: 200, headers: Vec::new(), body, events, manner, thinks_for, retry_after: None }
     }
 
     /// Sends it and writes into `access` what the network stack took.
@@ -177,6 +179,7 @@ impl Answer {
         headers.extend(self.headers.iter().map(|(name, value)| (*name, value.as_str())));
         access.first_byte = Some(clock::now_us());
         wire::write_whole(stream, &wire::head(self.status, &headers)).await?;
+        access.retry_after = self.retry_after;
         let (written, sent) = self.send_body(stream).await;
         let taken: Vec<u64> = self.events.iter().filter(|(_, end)| *end <= written).map(|(index, _)| *index).collect();
         access.delivered = Delivered::runs(&taken);

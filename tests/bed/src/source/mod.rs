@@ -254,6 +254,7 @@ async fn serve(
             fault: FaultKind::from(fault.as_ref()),
             delivered: Vec::new(),
             complete: false,
+            retry_after: None,
         };
         tokio::time::sleep(Duration::from_millis(source.config.latency_ms)).await;
         let answer = match after {
