@@ -11,6 +11,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
 
 use crate::checker::{NemesisKind, Violation};
+use crate::clock;
 use crate::forwarder::Road;
 use crate::lines::Lines;
 use crate::narrate::say;
@@ -143,7 +144,7 @@ impl<'a> Chaos<'a> {
     }
 
     async fn begin(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
-        let Stage { fleet, parts, source, .. } = &mut *self.stage;
+        let Stage { fleet, parts, source, api_away, .. } = &mut *self.stage;
         match strike {
             Strike::Kill { .. } => fleet.kill(whom).await,
             Strike::KillWhileDraining { drained_for, .. } => {
@@ -171,8 +172,14 @@ impl<'a> Chaos<'a> {
                 fleet.begins(whom, NemesisKind::WrongClock);
                 self.clocks[whom].be_off_by(*seconds)
             }
-            Strike::StopApiServer { .. } => parts.control_plane.api_server.kill().await,
-            Strike::StopEtcd { .. } => parts.control_plane.etcd.kill().await,
+            Strike::StopApiServer { .. } => {
+                api_away.push((clock::now_us(), u64::MAX));
+                parts.control_plane.api_server.kill().await
+            }
+            Strike::StopEtcd { .. } => {
+                api_away.push((clock::now_us(), u64::MAX));
+                parts.control_plane.etcd.kill().await
+            }
             Strike::StopPostgres { .. } => {
                 self.all_lose_the_database();
                 self.stage.parts.postgres.stop().await
@@ -193,7 +200,7 @@ impl<'a> Chaos<'a> {
     }
 
     async fn end(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
-        let Stage { fleet, parts, source, .. } = &mut *self.stage;
+        let Stage { fleet, parts, source, api_away, .. } = &mut *self.stage;
         match strike {
             Strike::Kill { .. } | Strike::KillWhileDraining { .. } => fleet.start(whom),
             Strike::Freeze { .. } => fleet.resume(whom),
@@ -219,8 +226,14 @@ impl<'a> Chaos<'a> {
                 fleet.is_over(whom, NemesisKind::WrongClock);
                 Ok(())
             }
-            Strike::StopApiServer { .. } => parts.control_plane.api_server.start(),
-            Strike::StopEtcd { .. } => parts.control_plane.etcd.start(),
+            Strike::StopApiServer { .. } => {
+                is_back(api_away);
+                parts.control_plane.api_server.start()
+            }
+            Strike::StopEtcd { .. } => {
+                is_back(api_away);
+                parts.control_plane.etcd.start()
+            }
             Strike::StopPostgres { .. } | Strike::CrashPostgres { .. } => {
                 parts.postgres.start().await?;
                 self.all_have_the_database();
@@ -261,6 +274,13 @@ impl<'a> Chaos<'a> {
         for name in self.stage.fleet.names() {
             self.stage.fleet.is_over(&name, NemesisKind::LostDatabase);
         }
+    }
+}
+
+/// What went last, and may need a while to answer: what follows a strike is allowed for by the checker.
+fn is_back(away: &mut [(u64, u64)]) {
+    if let Some((_, until)) = away.last_mut() {
+        *until = clock::now_us();
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::checker::{Nemesis, NemesisKind};
+use crate::checker::{Nemesis, NemesisKind, Presence};
 use crate::clock;
 use crate::place::Place;
 use crate::ports::free_port;
@@ -41,6 +41,7 @@ pub struct Fleet {
     own: BTreeMap<String, Vec<(&'static str, OsString)>>,
     nemeses: Vec<Nemesis>,
     terminations: Vec<(String, u64)>,
+    presences: Vec<Presence>,
     http: reqwest::Client,
     // After the replicas, so that they have ended when the place is removed.
     place: Arc<Place>,
@@ -101,6 +102,7 @@ impl Fleet {
             own: BTreeMap::new(),
             nemeses: Vec::new(),
             terminations: Vec::new(),
+            presences: Vec::new(),
             http,
             place: Arc::clone(place),
         })
@@ -159,6 +161,7 @@ impl Fleet {
             launch = launch.env(key, value);
         }
         self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port, is_ending: false });
+        self.presences.push(Presence { replica: name.to_owned(), from: clock::now_us(), until: u64::MAX });
         Ok(())
     }
 
@@ -250,6 +253,7 @@ impl Fleet {
             self.terminations.remove(place);
         }
         let from = clock::now_us();
+        self.goes(name, from);
         self.replica(name)?.process.kill().await?;
         self.note(name, NemesisKind::Killed, from, clock::now_us());
         Ok(())
@@ -298,7 +302,9 @@ impl Fleet {
     /// # Errors
     /// When it does not run.
     pub fn ask_to_end(&mut self, name: &str) -> Result<()> {
-        self.terminations.push((name.to_owned(), clock::now_us()));
+        let now = clock::now_us();
+        self.terminations.push((name.to_owned(), now));
+        self.goes(name, now);
         let replica = self.replicas.get_mut(name).with_context(|| format!("there is no replica {name}"))?;
         replica.is_ending = true;
         replica.process.signal(Signal::TERM)
@@ -357,6 +363,18 @@ impl Fleet {
     #[must_use]
     pub fn terminations(&self) -> &[(String, u64)] {
         &self.terminations
+    }
+
+    /// When which replica was there to hold a source: from its start until it was killed or asked to end.
+    #[must_use]
+    pub fn presences(&self) -> &[Presence] {
+        &self.presences
+    }
+
+    fn goes(&mut self, name: &str, now: u64) {
+        if let Some(presence) = self.presences.iter_mut().rfind(|presence| presence.replica == name) {
+            presence.until = presence.until.min(now);
+        }
     }
 
     fn note(&mut self, name: &str, kind: NemesisKind, from: u64, until: u64) {

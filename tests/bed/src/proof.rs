@@ -18,14 +18,25 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// P1 to P4 held: this decides the exit code. Takeover times are printed, not judged.
+    /// P1 to P4 held, and there was something to see: this decides the exit code. Takeover times are printed, not judged.
     #[must_use]
     pub fn holds(&self) -> bool {
-        [Rule::I1, Rule::I2, Rule::I3, Rule::I4, Rule::I5, Rule::I9].iter().all(|rule| self.findings.count(*rule) == 0)
+        const RULES: [Rule; 6] = [Rule::I1, Rule::I2, Rule::I3, Rule::I4, Rule::I5, Rule::I9];
+        self.has_seen_requests() && RULES.iter().all(|rule| self.findings.count(*rule) == 0)
     }
 
     fn verdict(&self, rules: &[Rule]) -> &'static str {
-        if rules.iter().all(|rule| self.findings.count(*rule) == 0) { "held" } else { "BROKEN" }
+        if rules.iter().any(|rule| self.findings.count(*rule) > 0) {
+            "BROKEN"
+        } else if self.has_seen_requests() {
+            "held"
+        } else {
+            "unseen"
+        }
+    }
+
+    fn has_seen_requests(&self) -> bool {
+        self.sum(|found| found.requests as u64) > 0
     }
 
     fn sum(&self, of: impl Fn(&crate::checker::SourceFindings) -> u64) -> u64 {
@@ -57,7 +68,14 @@ impl fmt::Display for Proof {
         let p4 =
             format!("{stored} events stored: {} holes, duplicates or changed payloads", self.findings.count(Rule::I5));
         line(f, "P4 atomic", self.verdict(&[Rule::I5]), &p4)?;
-        line(f, "P7 takeover", self.verdict(&[Rule::I8]), &format!("{}; {}", self.after_kills(), self.after_terms()))?;
+        line(f, "P7 takeover", "shown", &format!("{}; {}", self.after_kills(), self.after_terms()))?;
+        if let Some(unexplained) = self.findings.sources.values().filter_map(|found| found.longest_unexplained_us).max()
+        {
+            let longest = self.findings.sources.values().filter_map(|found| found.longest_wait_us).max().unwrap_or(0);
+            let (longest, left) = (seconds(longest), seconds(unexplained));
+            let what = format!("the longest wait of a source {longest}; at most {left} of one without a cause");
+            line(f, "P7 no standstill", self.verdict(&[Rule::I8]), &what)?;
+        }
         if self.findings.sources.values().any(|found| found.requesters != Requesters::default()) {
             line(f, "one holder", self.verdict(&[Rule::I7]), &self.requesters())?;
         }
@@ -204,6 +222,28 @@ mod tests {
             "after it: median 2.00 s, longest 3.00 s of 2 (g)"
         );
         assert_eq!(median(&[1, 2, 9]), 2);
+    }
+
+    #[test]
+    fn a_run_without_a_request_shows_nothing() {
+        let findings = check(&Evidence::default());
+        let proof = Proof { findings, takeovers: Vec::new(), handovers: Vec::new(), nemeses: Vec::new() };
+        assert!(!proof.holds());
+        assert!(!proof.to_string().contains("held"), "{proof}");
+    }
+
+    #[test]
+    fn takeovers_are_shown_and_what_is_judged_is_that_no_source_stands_still() {
+        let at = |ms| access("orders").at_ms(ms).build();
+        let seen = |at_ms: u64, longest_wait| {
+            let findings = check(&Evidence { accesses: vec![at(0), at(at_ms)], longest_wait, ..Evidence::default() });
+            Proof { findings, takeovers: Vec::new(), handovers: Vec::new(), nemeses: Vec::new() }.to_string()
+        };
+        let text = seen(60_000, None);
+        assert!(text.contains("P7 takeover          shown ") && !text.contains("standstill"), "{text}");
+        let text = seen(60_000, Some(10_000_000));
+        assert!(text.contains("P7 takeover          shown ") && text.contains("P7 no standstill     BROKEN"), "{text}");
+        assert!(seen(9_000, Some(10_000_000)).contains("P7 no standstill     held "));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Stage {
     pub leases: Option<LeaseWatch>,
     /// The minInterval of each source that has one of its own, in microseconds, for the checker.
     pub min_intervals: BTreeMap<String, u64>,
+    /// When the API server or etcd was away, for the checker.
+    pub api_away: Vec<(u64, u64)>,
     place: Arc<Place>,
 }
 
@@ -80,7 +82,7 @@ impl Stage {
         let fleet = Fleet::new(place, setting(&parts, binary))?;
         let (resets, min_intervals) = (Vec::new(), BTreeMap::new());
         let place = Arc::clone(place);
-        Ok(Self { fleet, source, parts, client, resets, min_intervals, leases: None, place })
+        Ok(Self { fleet, source, parts, client, resets, min_intervals, leases: None, api_away: Vec::new(), place })
     }
 
     /// Ends the replicas, reads the store and the log, and checks them. With `longest_wait`, every source is to be asked
@@ -93,6 +95,7 @@ impl Stage {
         let asked_until = self.source.feeds().into_iter().map(|feed| (feed.name, now)).collect();
         // Not those of the end, when nobody is left to take anything over.
         let terminations = self.fleet.terminations().to_vec();
+        let presences = self.fleet.presences().to_vec();
         self.fleet.end(PATIENCE).await?;
         let pool = PgPool::connect(&self.parts.postgres.url()).await.context("cannot reach PostgreSQL")?;
         let mut stored = Vec::new();
@@ -103,8 +106,19 @@ impl Stage {
         let leases = self.leases.map(LeaseWatch::end);
         let accesses = self.source.log().entries();
         let nemeses = self.fleet.nemeses().to_vec();
-        let Self { resets, min_intervals, .. } = self;
-        let evidence = Evidence { accesses, nemeses, resets, stored, min_intervals, longest_wait, leases, asked_until };
+        let Self { resets, min_intervals, api_away, .. } = self;
+        let evidence = Evidence {
+            accesses,
+            nemeses,
+            resets,
+            stored,
+            min_intervals,
+            longest_wait,
+            leases,
+            asked_until,
+            api_away,
+            presences,
+        };
         let findings = checker::check(&evidence);
         if !findings.clean() {
             stored::keep(&pool, &self.place.path().join("rows.jsonl")).await?;

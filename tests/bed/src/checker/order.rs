@@ -1,4 +1,4 @@
-//! I1, I2, I4, I8: what can be seen on neighbours in the order of their starts.
+//! I1, I2, I4: what can be seen on neighbours in the order of their starts.
 
 use super::{Evidence, GAP_US, Rule, SourceFindings, Violation};
 use crate::access_log::Access;
@@ -59,43 +59,13 @@ pub(super) fn check(
     violations
 }
 
-/// I8: how long the source stood still, between two requests and from the last one to the end of the run.
-pub(super) fn waits(
-    source: &str,
-    accesses: &[&Access],
-    evidence: &Evidence,
-    found: &mut SourceFindings,
-) -> Vec<Violation> {
-    let between = accesses.windows(2).map(|pair| (pair[1].started - pair[0].started, "before the next", pair));
-    let until = evidence.asked_until.get(source);
-    let at_the_end = accesses.chunks(1).next_back().zip(until).map(|(last, until)| {
-        let waited = until.saturating_sub(last[0].started);
-        (waited, "until the end of the run", last)
-    });
-    let waits: Vec<_> = between.chain(at_the_end).collect();
-    found.longest_wait_us = waits.iter().map(|(waited, ..)| *waited).max();
-
-    let Some(bound) = evidence.longest_wait else { return Vec::new() };
-    let broken = |what: String, lines: &[&Access]| {
-        let lines = lines.iter().map(|&access| access.clone()).collect();
-        Violation { rule: Rule::I8, source: source.to_owned(), what, lines }
-    };
-    if accesses.is_empty() {
-        return vec![broken("never asked".to_owned(), &[])];
-    }
-    let too_long = waits.into_iter().filter(|(waited, ..)| *waited > bound);
-    too_long
-        .map(|(waited, what, lines)| broken(format!("{} ms without a request {what}", waited / 1000), lines))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::{
         super::{
-            Findings, NemesisKind, check as check_all,
+            NemesisKind, check as check_all,
             testing::{access, broken, check_log, lost, paused},
         },
         *,
@@ -193,39 +163,5 @@ mod tests {
             access("orders").by("a").at_ms(300).after(11).build(),
         ]);
         assert_eq!(broken(&findings), [Rule::I4]);
-    }
-
-    #[test]
-    fn i8_a_source_that_waits_too_long_is_found() {
-        let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("b").at_ms(8_001).build()];
-        let findings = check_all(&Evidence { accesses, longest_wait: Some(8_000_000), ..Evidence::default() });
-        assert_eq!(broken(&findings), [Rule::I8]);
-    }
-
-    /// Two requests to `orders`, and what I8 says when these sources were to be asked until these moments.
-    fn asked_until<const N: usize>(until_ms: [(&str, u64); N]) -> Findings {
-        let accesses = vec![access("orders").by("a").at_ms(0).build(), access("orders").by("a").at_ms(200).build()];
-        let asked_until = until_ms.map(|(source, at)| (source.to_owned(), at * 1000)).into();
-        check_all(&Evidence { accesses, longest_wait: Some(8_000_000), asked_until, ..Evidence::default() })
-    }
-
-    #[test]
-    fn i8_a_source_that_is_never_asked_again_after_a_kill_is_found() {
-        let findings = asked_until([("orders", 8_201)]);
-        assert_eq!(broken(&findings), [Rule::I8]);
-        assert_eq!(findings.sources["orders"].longest_wait_us, Some(8_001_000));
-    }
-
-    #[test]
-    fn i8_a_source_that_was_never_asked_at_all_is_found() {
-        let findings = asked_until([("orders", 8_200), ("bills", 8_200)]);
-        assert_eq!(broken(&findings), [Rule::I8]);
-        assert_eq!(findings.violations[0].source, "bills");
-    }
-
-    #[test]
-    fn i8_a_source_that_nobody_was_to_ask_any_more_may_stand_still() {
-        assert!(asked_until([]).clean());
-        assert!(asked_until([("orders", 100)]).clean());
     }
 }
