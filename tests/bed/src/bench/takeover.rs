@@ -52,7 +52,8 @@ pub(super) async fn measure(place: &Arc<Place>, binary: &Path) -> Result<Figure>
     let handovers = checker::handovers(&stage.source.log().entries(), stage.fleet.terminations());
     let handovers = Spread::of(handovers).context("no termination struck the holder of a source")?;
     let proof = stage.prove(None).await?;
-    let takeovers = proof.takeovers.iter().map(|takeover| takeover.after_us).collect();
+    let takeovers: Option<Vec<u64>> = proof.takeovers.iter().map(|takeover| takeover.after_us).collect();
+    let takeovers = takeovers.context("a source was never asked again after a kill")?;
     let takeovers = Spread::of(takeovers).context("no kill struck the holder of a source")?;
     let rows = vec![
         Row::new(format!("after {KILLS} × kill -9, from the kill to the next request"), takeovers.in_seconds(), "8 s"),

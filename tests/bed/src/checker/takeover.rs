@@ -2,30 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Evidence, Nemesis, NemesisKind};
+use super::{Evidence, Nemesis, NemesisKind, Presence};
 use crate::access_log::Access;
 
-/// The time from each kill to the next request of each source that the killed replica had asked last.
-///
-/// A kill whose source was never asked again is left out here: I8 finds it where a bound is given and the run went on.
+/// The time from each kill to the next request of each source that the killed replica had asked last, by whoever asked then:
+/// what the dead one had sent before comes after the kill, too. A kill within a drain is left out: what was handed off by
+/// then is no takeover, and what was not cannot be told from it.
 #[must_use]
 pub fn takeovers(evidence: &Evidence) -> Vec<Takeover> {
     let mut takeovers = Vec::new();
     let sources: BTreeSet<&str> = evidence.accesses.iter().map(|a| a.source.as_str()).collect();
-    for kill in evidence.nemeses.iter().filter(|nemesis| nemesis.kind == NemesisKind::Killed) {
+    let kills = evidence.nemeses.iter().filter(|nemesis| nemesis.kind == NemesisKind::Killed);
+    for kill in kills.filter(|kill| !was_draining(kill, &evidence.presences)) {
         for source in &sources {
             let of_source = || evidence.accesses.iter().filter(|access| access.source == *source);
             let last = of_source().filter(|access| access.started < kill.from).max_by_key(|access| access.started);
-            let next = of_source().filter(|access| access.started > kill.from).min_by_key(|access| access.started);
-            if let (Some(last), Some(next)) = (last, next)
-                && kill.struck(&last.replica, kill.from, kill.from)
-            {
-                let after_us = next.started - kill.from;
-                takeovers.push(Takeover { source: (*source).to_owned(), replica: kill.replica.clone(), after_us });
-            }
+            let Some(last) = last.filter(|last| kill.struck(&last.replica, kill.from, kill.from)) else { continue };
+            let by_others = of_source().filter(|access| access.started > kill.from && access.replica != last.replica);
+            let after_us = by_others.map(|access| access.started - kill.from).min();
+            takeovers.push(Takeover { source: (*source).to_owned(), replica: kill.replica.clone(), after_us });
         }
     }
     takeovers
+}
+
+/// Whether it had been asked to end.
+fn was_draining(kill: &Nemesis, presences: &[Presence]) -> bool {
+    let life = presences.iter().rfind(|life| life.replica == kill.replica && life.from <= kill.from);
+    life.is_some_and(|life| life.until < kill.from)
 }
 
 /// For each termination and each source that the replica held last: from the SIGTERM, or from the end of the old holder's
@@ -61,8 +65,8 @@ pub struct Takeover {
     pub source: String,
     /// The replica that was killed.
     pub replica: String,
-    /// From the kill to the next request, in microseconds.
-    pub after_us: u64,
+    /// From the kill to the next request of somebody else, in microseconds; none if there was none.
+    pub after_us: Option<u64>,
 }
 
 #[cfg(test)]
@@ -100,6 +104,39 @@ mod tests {
             access("bills").by("b_1").at_ms(2_500).build(),
         ];
         let takeovers = takeovers(&Evidence { accesses, nemeses: vec![killed("a", 1_500)], ..Evidence::default() });
-        assert_eq!(takeovers, [Takeover { source: "orders".into(), replica: "a".into(), after_us: 6_000_000 }]);
+        assert_eq!(takeovers, [Takeover { source: "orders".into(), replica: "a".into(), after_us: Some(6_000_000) }]);
+    }
+
+    /// How long after a was killed at 1 s somebody else asked, for each source.
+    fn after_the_kill(accesses: Vec<Access>, presences: Vec<Presence>) -> Vec<Option<u64>> {
+        let nemeses = vec![killed("a", 1_000)];
+        let takeovers = takeovers(&Evidence { accesses, nemeses, presences, ..Evidence::default() });
+        takeovers.into_iter().map(|takeover| takeover.after_us).collect()
+    }
+
+    #[test]
+    fn what_the_dead_replica_had_sent_is_no_takeover() {
+        let accesses = vec![
+            access("orders").by("a_1").at_ms(0).build(),
+            access("orders").by("a_1").at_ms(1_005).build(),
+            access("orders").by("a_2").at_ms(7_000).build(),
+        ];
+        assert_eq!(after_the_kill(accesses, Vec::new()), [Some(6_000_000)]);
+    }
+
+    #[test]
+    fn a_source_that_nobody_asks_again_is_counted() {
+        let accesses = vec![access("orders").by("a_1").at_ms(0).build()];
+        assert_eq!(after_the_kill(accesses, Vec::new()), [None]);
+    }
+
+    #[test]
+    fn a_kill_within_a_drain_is_no_takeover() {
+        let accesses =
+            vec![access("orders").by("a_1").at_ms(0).build(), access("orders").by("b_1").at_ms(1_010).build()];
+        let life = |from, until| Presence { replica: "a".to_owned(), from, until };
+        let (before, killed) = (life(0, 200_000), life(300_000, 1_000_000));
+        assert_eq!(after_the_kill(accesses.clone(), vec![before.clone(), killed]), [Some(10_000)]);
+        assert_eq!(after_the_kill(accesses, vec![before, life(300_000, 800_000)]), []);
     }
 }
