@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::net::TcpStream;
 
-use super::{fault::Fault, feed::Feed, wire};
+use super::{
+    fault::Fault,
+    feed::Feed,
+    wire::{self, Unread},
+};
 use crate::{
     access_log::{Access, Delivered, RetryAfter},
     clock,
@@ -161,16 +165,21 @@ impl Answer {
     }
 
     /// Sends it and writes into `access` what the network stack took.
-    pub(super) async fn send(self, stream: &mut TcpStream, access: &mut Access) -> std::io::Result<()> {
+    pub(super) async fn send(
+        self,
+        stream: &mut TcpStream,
+        unread: &mut Unread,
+        access: &mut Access,
+    ) -> std::io::Result<()> {
         access.status = self.status;
-        // Whatever the peer sends or closes ends it.
+        // Whatever the peer sends or closes ends it; what it sends is the next request.
         if let Manner::Never { noticed_after } = self.manner {
-            let gone = stream.read(&mut [0; 64]).await;
+            let gone = unread.read_more(stream).await;
             tokio::time::sleep(noticed_after).await;
             return gone.map(drop);
         }
         if !self.thinks_for.is_zero()
-            && let Ok(gone) = tokio::time::timeout(self.thinks_for, stream.read(&mut [0; 64])).await
+            && let Ok(gone) = tokio::time::timeout(self.thinks_for, unread.read_more(stream)).await
         {
             return gone.map(drop);
         }

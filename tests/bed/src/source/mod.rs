@@ -16,12 +16,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
@@ -38,6 +38,9 @@ use crate::{
     clock,
 };
 
+/// How often it is asked whether all requests are logged.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// One source while it is served.
 struct Served {
     config: SourceConfig,
@@ -48,8 +51,8 @@ struct Served {
     dice: Mutex<StdRng>,
     /// Since when its events exist; not yet while it is closed.
     born: OnceLock<u64>,
-    /// The newest request is not logged yet.
-    serving: AtomicBool,
+    /// How many requests are not logged yet.
+    serving: AtomicUsize,
 }
 
 impl Served {
@@ -68,6 +71,28 @@ impl Served {
             roll -= chance.of;
         }
         None
+    }
+
+    /// Answers as it does now, and notes how.
+    async fn answer(
+        &self,
+        request: &wire::Request,
+        stream: &mut TcpStream,
+        unread: &mut wire::Unread,
+        access: &mut Access,
+    ) -> std::io::Result<()> {
+        let feed = &self.config.feed;
+        let fault = self.next_fault();
+        let guarded = self.config.guard.as_ref().is_some_and(|(name, value)| request.header(name) != value);
+        let after = request.after.as_deref().map_or(Some(0), |id| feed.index(id));
+        (access.after, access.fault) = (after.unwrap_or(0), FaultKind::from(fault.as_ref()));
+        tokio::time::sleep(Duration::from_millis(self.config.latency_ms)).await;
+        let answer = match after {
+            _ if guarded => answer::Answer::status(401),
+            Some(after) => answer::plan(feed, fault.as_ref(), after, request.limit, self.available()),
+            None => answer::Answer::status(400),
+        };
+        answer.send(stream, unread, access).await
     }
 
     fn available(&self) -> u64 {
@@ -108,7 +133,7 @@ impl FakeSource {
                         weather: Mutex::default(),
                         dice,
                         born,
-                        serving: AtomicBool::default(),
+                        serving: AtomicUsize::default(),
                     },
                 )
             })
@@ -172,7 +197,24 @@ impl FakeSource {
     #[must_use]
     pub fn is_serving_what_was_scripted(&self, name: &str) -> bool {
         let served = &self.served[name];
-        served.scripted.lock().expect("no holder panics").is_empty() && served.serving.load(Ordering::SeqCst)
+        served.scripted.lock().expect("no holder panics").is_empty() && served.serving.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until every request that has come stands in the log.
+    ///
+    /// # Errors
+    /// When one is served for longer.
+    pub async fn rests(&self, within: Duration) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let is_busy = |served: &Served| served.serving.load(Ordering::SeqCst) > 0;
+            let busy: Vec<&String> = self.served.iter().filter(|(_, it)| is_busy(it)).map(|(name, _)| name).collect();
+            if busy.is_empty() {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < within, "still serving, {within:?} after the last replica has ended: {busy:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     #[must_use]
@@ -227,46 +269,23 @@ async fn serve(
 ) -> std::io::Result<()> {
     let accepted = clock::now_us();
     stream.set_nodelay(true)?;
-    let mut unread = Vec::new();
+    let mut unread = wire::Unread::default();
     while let Some(request) = wire::read_request(&mut stream, &mut unread).await? {
-        let Some(source) = served.get(&request.source) else {
+        let mut access = noted(&request, connection, accepted);
+        let Some(source) = served.get(&request.source).filter(|_| request.is_whole) else {
+            // Nobody to answer for, and sent all the same.
+            access.status = if request.is_whole { 404 } else { 400 };
+            access.ended = clock::now_us();
+            log.note(access);
             wire::write_whole(&mut stream, &wire::head(404, &[("content-length", "0")])).await?;
             continue;
         };
-        source.serving.store(true, Ordering::SeqCst);
-        let fault = source.next_fault();
-        let guarded = source.config.guard.as_ref().is_some_and(|(name, value)| request.header(name) != value);
-        let after = request.after.as_deref().map_or(Some(0), |id| source.config.feed.index(id));
-        let mut access = Access {
-            source: request.source.clone(),
-            path: request.path.clone(),
-            replica: request.header("headgate-replica").to_owned(),
-            attempt: request.header("headgate-attempt").to_owned(),
-            connection,
-            after: after.unwrap_or(0),
-            limit: request.limit,
-            accepted,
-            started: request.started,
-            parsed: request.parsed,
-            first_byte: None,
-            ended: 0,
-            status: 0,
-            fault: FaultKind::from(fault.as_ref()),
-            delivered: Vec::new(),
-            complete: false,
-            retry_after: None,
-        };
-        tokio::time::sleep(Duration::from_millis(source.config.latency_ms)).await;
-        let answer = match after {
-            _ if guarded => answer::Answer::status(401),
-            Some(after) => answer::plan(&source.config.feed, fault.as_ref(), after, request.limit, source.available()),
-            None => answer::Answer::status(400),
-        };
-        let sent = answer.send(&mut stream, &mut access).await;
+        source.serving.fetch_add(1, Ordering::SeqCst);
+        let sent = source.answer(&request, &mut stream, &mut unread, &mut access).await;
         access.ended = clock::now_us();
-        let keep = sent.is_ok() && access.complete;
+        let keep = sent.is_ok() && (access.complete || !unread.is_empty());
         log.note(access);
-        source.serving.store(false, Ordering::SeqCst);
+        source.serving.fetch_sub(1, Ordering::SeqCst);
         sent?;
         if !keep {
             break;
@@ -275,127 +294,28 @@ async fn serve(
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::access_log::Delivered;
-
-    async fn orders(config: SourceConfig) -> FakeSource {
-        FakeSource::start("127.0.0.1:0", vec![config], 7, AccessLog::in_memory()).await.unwrap()
-    }
-
-    /// Sends one request and reads until the source closes or the answer is complete.
-    async fn ask(source: &FakeSource, after: &str) -> String {
-        let mut stream = TcpStream::connect(source.address()).await.unwrap();
-        let request = format!(
-            "GET /orders/events?afterId={after}&limit=10 HTTP/1.1\r\nHost: x\r\nHeadgate-Replica: a_1\r\nHeadgate-Attempt: 0f\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    /// The log, once a request has ended in it.
-    async fn logged(source: &FakeSource) -> Access {
-        let logged = async {
-            loop {
-                if let Some(access) = source.log().entries().pop() {
-                    return access;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), logged).await.expect("a request ends in the log")
-    }
-
-    #[tokio::test]
-    async fn a_page_follows_the_id_and_is_logged_with_who_asked() {
-        let source = orders(SourceConfig::new("orders", 100)).await;
-        let answer = ask(&source, "20").await;
-        assert!(answer.contains("\"id\":21,") && answer.contains("\"id\":30,") && !answer.contains("\"id\":31,"));
-        let access = logged(&source).await;
-        assert_eq!((access.replica.as_str(), access.attempt.as_str(), access.after), ("a_1", "0f", 20));
-        assert_eq!(access.delivered, [Delivered { first: 21, last: 30 }]);
-        assert!(access.complete && access.started <= access.parsed && Some(access.parsed) <= access.first_byte);
-    }
-
-    #[tokio::test]
-    async fn a_guarded_source_answers_401_to_a_request_without_the_header() {
-        let (open, closed) = (("Headgate-Attempt", "0f"), ("X-Api-Key", "7f"));
-        for (header, status) in [(open, "HTTP/1.1 200"), (closed, "HTTP/1.1 401")] {
-            let source = orders(SourceConfig::new("orders", 5).behind_header(header.0, header.1)).await;
-            assert!(ask(&source, "").await.starts_with(status), "{header:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_cut_body_is_logged_with_the_events_that_were_really_sent() {
-        let source = orders(SourceConfig::new("orders", 100)).await;
-        source.script("orders", [Some(Fault::CutBody { share: 0.55 })]);
-        let answer = ask(&source, "").await;
-        let access = logged(&source).await;
-        assert_eq!(access.delivered, [Delivered { first: 1, last: 5 }]);
-        assert!(!access.complete && answer.contains("\"id\":5,") && !answer.ends_with(']'));
-    }
-
-    #[tokio::test]
-    async fn a_closed_source_is_empty_until_it_is_opened() {
-        let source = orders(SourceConfig::new("orders", 100).once_opened()).await;
-        assert!(ask(&source, "").await.ends_with("[]"));
-        assert!(source.open() <= clock::now_us());
-        assert!(ask(&source, "").await.contains("\"id\":1,"));
-    }
-
-    #[tokio::test]
-    async fn scripted_faults_come_first_one_for_each_request() {
-        let source = orders(SourceConfig::new("orders", 5)).await;
-        let date = Fault::RateLimited { seconds: 3, as_date: true };
-        source.script("orders", [Some(Fault::Status(503)), None, Some(date), Some(Fault::Redirect)]);
-        let mut answers = Vec::new();
-        for _ in 0..4 {
-            answers.push(ask(&source, "").await);
-        }
-        assert!(answers[0].starts_with("HTTP/1.1 503") && answers[1].starts_with("HTTP/1.1 200"));
-        assert!(answers[2].contains("retry-after: ") && answers[2].contains("\r\ndate: "));
-        assert!(answers[3].starts_with("HTTP/1.1 302") && answers[3].contains("location: /orders/"));
-    }
-
-    #[tokio::test]
-    async fn a_storm_meets_every_request_until_it_is_over() {
-        let source = orders(SourceConfig::new("orders", 5)).await;
-        source.weather("orders", Some(Fault::Status(503)));
-        assert!(
-            ask(&source, "").await.starts_with("HTTP/1.1 503") && ask(&source, "").await.starts_with("HTTP/1.1 503")
-        );
-        source.weather("orders", None);
-        assert!(ask(&source, "").await.starts_with("HTTP/1.1 200"));
-    }
-
-    #[tokio::test]
-    async fn a_request_that_is_never_answered_ends_when_the_client_goes() {
-        let source = orders(SourceConfig::new("orders", 5)).await;
-        source.script("orders", [Some(Fault::NeverAnswers)]);
-        assert_eq!(ask(&source, "").await, "");
-        let access = logged(&source).await;
-        assert!(access.first_byte.is_none() && access.delivered.is_empty() && !access.complete);
-    }
-
-    #[tokio::test]
-    async fn the_same_seed_gives_the_same_faults() {
-        let flaky = || SourceConfig::new("orders", 5).sometimes(0.5, Fault::Status(500));
-        let mut runs = Vec::new();
-        for _ in 0..2 {
-            let source = orders(flaky()).await;
-            for _ in 0..20 {
-                ask(&source, "").await;
-            }
-            runs.push(source.log().entries().iter().map(|access| access.status).collect::<Vec<_>>());
-        }
-        assert_eq!(runs[0], runs[1]);
-        assert!(runs[0].contains(&500) && runs[0].contains(&200));
+/// A request, before anything is known of its answer.
+fn noted(request: &wire::Request, connection: u64, accepted: u64) -> Access {
+    Access {
+        source: request.source.clone(),
+        path: request.path.clone(),
+        replica: request.header("headgate-replica").to_owned(),
+        attempt: request.header("headgate-attempt").to_owned(),
+        connection,
+        after: 0,
+        limit: request.limit,
+        accepted,
+        started: request.started,
+        parsed: request.parsed,
+        first_byte: None,
+        ended: 0,
+        status: 0,
+        fault: FaultKind::None,
+        delivered: Vec::new(),
+        complete: false,
+        retry_after: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub(super) struct Request {
     headers: Vec<(String, String)>,
     pub started: u64,
     pub parsed: u64,
+    /// Its head came to the end.
+    pub is_whole: bool,
 }
 
 impl Request {
@@ -32,28 +34,60 @@ impl Request {
     }
 }
 
-/// Reads the next request; `None` when the peer is done.
-pub(super) async fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> std::io::Result<Option<Request>> {
-    let mut started = if unread.is_empty() { None } else { Some(clock::now_us()) };
+/// What a peer has sent and nobody has taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    bytes: Vec<u8>,
+    /// When the first of these bytes were read.
+    since: Option<u64>,
+}
+
+impl Unread {
+    /// Waits for more. Returns whether there is more to come.
+    pub(super) async fn read_more(&mut self, stream: &mut TcpStream) -> std::io::Result<bool> {
+        let read = stream.read_buf(&mut self.bytes).await?;
+        if read > 0 {
+            self.since.get_or_insert_with(clock::now_us);
+        }
+        Ok(read > 0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Takes a request off, as far as it came. What follows its head came no later than that.
+    fn take(&mut self, length: usize, is_whole: bool) -> Request {
+        let parsed = clock::now_us();
+        let head = String::from_utf8_lossy(&self.bytes[..length]).into_owned();
+        self.bytes.drain(..(length + 4).min(self.bytes.len()));
+        let started = self.since.take().unwrap_or(parsed);
+        self.since = (!self.bytes.is_empty()).then_some(parsed);
+        parse(&head, started, parsed, is_whole)
+    }
+}
+
+/// Reads the next request; `None` when the peer is done. One that breaks off before the end of its head is none that can be
+/// answered, but it was sent.
+pub(super) async fn read_request(stream: &mut TcpStream, unread: &mut Unread) -> std::io::Result<Option<Request>> {
     loop {
-        if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
-            let parsed = clock::now_us();
-            let head = String::from_utf8_lossy(&unread[..end]).into_owned();
-            unread.drain(..end + 4);
-            return Ok(Some(parse(&head, started.unwrap_or(parsed), parsed)));
+        if let Some(end) = unread.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            return Ok(Some(unread.take(end, true)));
         }
-        if unread.len() > LONGEST_HEAD {
-            return Err(std::io::Error::other("the request head is too long"));
-        }
-        let read = stream.read_buf(unread).await?;
-        started.get_or_insert_with(clock::now_us);
-        if read == 0 {
-            return Ok(None);
+        let breaks_off = unread.bytes.len() > LONGEST_HEAD
+            || match unread.read_more(stream).await {
+                Ok(more) => !more,
+                Err(error) if unread.is_empty() => return Err(error),
+                Err(_) => true,
+            };
+        if breaks_off {
+            let length = unread.bytes.len();
+            return Ok((length > 0).then(|| unread.take(length, false)));
         }
     }
 }
 
-fn parse(head: &str, started: u64, parsed: u64) -> Request {
+fn parse(head: &str, started: u64, parsed: u64, is_whole: bool) -> Request {
     let mut lines = head.split("\r\n");
     let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -70,6 +104,7 @@ fn parse(head: &str, started: u64, parsed: u64) -> Request {
         headers: lines.filter_map(header).collect(),
         started,
         parsed,
+        is_whole,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{super::wire, Visits};
 /// One connection, as an attack sees it. `None` of any step ends the attack: the reader has gone.
 pub(super) struct Peer {
     stream: TcpStream,
-    unread: Vec<u8>,
+    unread: wire::Unread,
     visits: Arc<Mutex<Visits>>,
 }
 
@@ -25,12 +25,15 @@ impl Peer {
     pub(super) fn new(stream: TcpStream, visits: Arc<Mutex<Visits>>) -> Self {
         // Best effort: without it only the timing of small pieces changes.
         let _ = stream.set_nodelay(true);
-        Self { stream, unread: Vec::new(), visits }
+        Self { stream, unread: wire::Unread::default(), visits }
     }
 
     /// Waits for a whole request.
     pub(super) async fn request(&mut self) -> Option<Asked> {
         let request = wire::read_request(&mut self.stream, &mut self.unread).await.ok()??;
+        if !request.is_whole {
+            return None;
+        }
         self.visits.lock().expect("no holder panics").requests.push(request.started);
         let after = request.after.and_then(|id| id.parse().ok()).unwrap_or(0);
         Some(Asked { after, limit: request.limit })
