@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
 use crate::access_log::Access;
@@ -61,6 +61,8 @@ struct Set {
     clocks: BTreeMap<String, WallClock>,
     plan: Vec<Planned>,
     names: Vec<String>,
+    /// Those that run at the beginning, and at the end.
+    replicas: Vec<String>,
 }
 
 /// Longer than D: such a request is in flight by its EXTEND alone. And shorter than the timeout, with slow lines both ways.
@@ -117,9 +119,10 @@ impl Campaign {
     }
 
     async fn run_in(&self, place: &Arc<Place>) -> Result<Proof> {
-        let Set { mut stage, lines, clocks, plan, names } = self.set(place).await?;
+        let Set { mut stage, lines, clocks, plan, names, replicas } = self.set(place).await?;
         Chaos::on(&mut stage, &lines, &clocks).strike(&plan, self.length).await?;
         all_are_loaded(&stage, &names).await?;
+        all_are_sound(&stage, &replicas).await?;
         let proof = stage.prove(Some(LONGEST_WAIT)).await?;
         say(format_args!(
             "\nseed {}, {} replicas, {} sources, {:?}",
@@ -160,7 +163,7 @@ impl Campaign {
         for replica in replicas {
             stage.fleet.ready(replica).await?;
         }
-        Ok(Set { stage, lines, clocks, plan, names })
+        Ok(Set { stage, lines, clocks, plan, names, replicas: replicas.to_vec() })
     }
 
     /// Sources are asked again soon whatever happens, so that a run sees many requests.
@@ -191,6 +194,16 @@ async fn all_are_loaded(stage: &Stage, names: &[String]) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// Every replica runs, and by its own count none has sent a request too early.
+async fn all_are_sound(stage: &Stage, replicas: &[String]) -> Result<()> {
+    for name in replicas {
+        ensure!(stage.fleet.is_running(name) && !stage.fleet.is_ending(name), "{name} does not run at the end");
+        let violations = stage.fleet.gate_violations(name).await?;
+        ensure!(violations == 0, "{name} counts {violations} gate violations");
+    }
+    stage.fleet.none_has_failed()
 }
 
 /// One of each kind of trouble that a source can make while its holder is struck, and then ordinary ones.

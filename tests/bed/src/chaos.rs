@@ -29,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// A server whose process was killed takes connections again after this, on a machine that is well.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
 
+/// A replica that is well shows its metrics within this.
+const TELLS_WITHIN: Duration = Duration::from_millis(300);
+
 /// What a replica loses when it is overtaken.
 const OVERTAKEN: [NemesisKind; 2] = [NemesisKind::LostApiServer, NemesisKind::LostDatabase];
 
@@ -70,7 +73,8 @@ impl<'a> Chaos<'a> {
     /// that has ended with the broken rule that is returned.
     ///
     /// # Errors
-    /// When something cannot be started, or a replica does not end well after SIGTERM.
+    /// When something cannot be started, a replica does not end well after SIGTERM or ends by itself, or says that it has sent a
+    /// request too early.
     pub async fn strike(&mut self, plan: &[Planned], length: Duration) -> Result<Option<Violation>> {
         let begun = Instant::now();
         // When it is due, and since when it waits.
@@ -80,6 +84,7 @@ impl<'a> Chaos<'a> {
             if let Some(broken) = self.wait(begun + at).await {
                 return Ok(Some(broken));
             }
+            self.stage.fleet.none_has_failed()?;
             let planned = &plan[place];
             let now = begun.elapsed();
             if !self.is_possible(planned, half) {
@@ -102,6 +107,7 @@ impl<'a> Chaos<'a> {
         }
         self.stage.parts.postgres.start().await?;
         self.stage.parts.control_plane.start().await?;
+        self.stage.fleet.none_has_failed()?;
         Ok(None)
     }
 
@@ -144,6 +150,9 @@ impl<'a> Chaos<'a> {
     }
 
     async fn begin(&mut self, Planned { whom, strike, .. }: &Planned) -> Result<()> {
+        if strike.ends_a_process() {
+            self.keeps_the_gate(whom).await?;
+        }
         let Stage { fleet, parts, source, api_away, .. } = &mut *self.stage;
         match strike {
             Strike::Kill { .. } => fleet.kill(whom).await,
@@ -208,7 +217,10 @@ impl<'a> Chaos<'a> {
                 fleet.ended(whom, PATIENCE).await?;
                 fleet.start(whom)
             }
-            Strike::Join { .. } => fleet.ask_to_end(whom),
+            Strike::Join { .. } => {
+                self.keeps_the_gate(whom).await?;
+                self.stage.fleet.ask_to_end(whom)
+            }
             Strike::Lines { to, road, .. } => {
                 self.lines[whom].become_like(Road::Open, to);
                 losses(to, *road).for_each(|kind| fleet.is_over(whom, kind));
@@ -250,6 +262,14 @@ impl<'a> Chaos<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// What a process has counted ends with it. One that starts, or is cut off, may tell nothing.
+    async fn keeps_the_gate(&self, whom: &str) -> Result<()> {
+        let told = tokio::time::timeout(TELLS_WITHIN, self.stage.fleet.gate_violations(whom)).await;
+        let violations = told.ok().and_then(Result::ok).unwrap_or(0);
+        ensure!(violations == 0, "{whom} counts {violations} gate violations");
+        Ok(())
     }
 
     /// One session of a replica, if there is one.

@@ -1,6 +1,8 @@
 //! Replicas of the operator as processes, and everything that can be done to them. What was done is noted, because the
 //! checker needs it.
 
+mod soundness;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ struct Replica {
     process: Process,
     admin_port: u16,
     is_ending: bool,
+    is_killed: bool,
 }
 
 /// One line of `/v1/sources`.
@@ -113,7 +116,8 @@ impl Fleet {
         let port = self.place.recall(&Self::port_file(name));
         match (self.place.running(name), port) {
             (Some(process), Some(admin_port)) => {
-                self.replicas.insert(name.to_owned(), Replica { process, admin_port, is_ending: false });
+                self.replicas
+                    .insert(name.to_owned(), Replica { process, admin_port, is_ending: false, is_killed: false });
                 true
             }
             _ => false,
@@ -160,7 +164,10 @@ impl Fleet {
         for (key, value) in environment {
             launch = launch.env(key, value);
         }
-        self.replicas.insert(name.to_owned(), Replica { process: launch.start()?, admin_port, is_ending: false });
+        self.replicas.insert(
+            name.to_owned(),
+            Replica { process: launch.start()?, admin_port, is_ending: false, is_killed: false },
+        );
         self.presences.push(Presence { replica: name.to_owned(), from: clock::now_us(), until: u64::MAX });
         Ok(())
     }
@@ -229,19 +236,6 @@ impl Fleet {
         Ok(self.http.get(self.replica(name)?.url(path)).send().await?.error_for_status()?.text().await?)
     }
 
-    /// Waits for the end of a replica that ends by itself. Returns its exit code and the last line it wrote.
-    ///
-    /// # Errors
-    /// When it goes on.
-    pub async fn failed(&self, name: &str, patience: Duration) -> Result<(Option<i32>, String)> {
-        let process = &self.replica(name)?.process;
-        if tokio::time::timeout(patience, process.ended()).await.is_err() {
-            return Err(process.failure().context(format!("{name} did not end within {patience:?}")));
-        }
-        let last = process.log_tail().lines().last().unwrap_or_default().to_owned();
-        Ok((process.exit_status().and_then(|status| status.code()), last))
-    }
-
     /// SIGKILL. What a replica had not handed off by then is no handover any more.
     ///
     /// # Errors
@@ -254,7 +248,9 @@ impl Fleet {
         }
         let from = clock::now_us();
         self.goes(name, from);
-        self.replica(name)?.process.kill().await?;
+        let replica = self.replicas.get_mut(name).with_context(|| format!("there is no replica {name}"))?;
+        replica.process.kill().await?;
+        replica.is_killed = true;
         self.note(name, NemesisKind::Killed, from, clock::now_us());
         Ok(())
     }

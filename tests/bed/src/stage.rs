@@ -97,6 +97,7 @@ impl Stage {
         let terminations = self.fleet.terminations().to_vec();
         let presences = self.fleet.presences().to_vec();
         self.fleet.end(PATIENCE).await?;
+        self.fleet.none_has_panicked()?;
         self.source.rests(PATIENCE).await?;
         let pool = PgPool::connect(&self.parts.postgres.url()).await.context("cannot reach PostgreSQL")?;
         let mut stored = Vec::new();

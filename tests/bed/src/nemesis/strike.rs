@@ -71,6 +71,12 @@ impl Strike {
         }
     }
 
+    /// Whether it ends the process of a replica.
+    #[must_use]
+    pub fn ends_a_process(&self) -> bool {
+        matches!(self, Self::Kill { .. } | Self::KillWhileDraining { .. } | Self::Terminate { .. })
+    }
+
     /// Whether no Lease can be written meanwhile.
     #[must_use]
     pub fn stops_the_api(&self) -> bool {
