@@ -186,11 +186,7 @@ async fn all_are_loaded(stage: &Stage, names: &[String]) -> Result<()> {
     let (since, begun) = (clock::now_us(), Instant::now());
     loop {
         let accesses = stage.source.log().entries();
-        let is_loaded = |name: &&String| {
-            let is_page = |access: &Access| access.status == 200 && access.complete;
-            accesses.iter().any(|access| access.source == **name && access.started > since && is_page(access))
-        };
-        let waiting: Vec<&String> = names.iter().filter(|name| !is_loaded(name)).collect();
+        let waiting: Vec<&String> = names.iter().filter(|name| !is_loaded(name, since, &accesses)).collect();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -199,6 +195,12 @@ async fn all_are_loaded(stage: &Stage, names: &[String]) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// An answer that never came, or was cut, stands in the log with its status.
+fn is_loaded(source: &str, since: u64, accesses: &[Access]) -> bool {
+    let is_page = |access: &Access| access.status == 200 && access.complete;
+    accesses.iter().any(|access| access.source == source && access.started > since && is_page(access))
 }
 
 /// Every replica runs, and by its own count none has sent a request too early.
@@ -258,4 +260,19 @@ fn min_interval_ms(name: &str) -> u64 {
 #[must_use]
 pub fn default_evidence() -> PathBuf {
     Path::new(&crate::repository()).join(".headgate/evidence/chaos")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::testing::access;
+
+    #[test]
+    fn a_source_is_loaded_when_it_has_sent_a_whole_page_since() {
+        let log = |page: Access| [access("orders").at_ms(0).build(), page];
+        assert!(!is_loaded("orders", 100_000, &log(access("orders").at_ms(200).incomplete().build())));
+        assert!(!is_loaded("orders", 100_000, &log(access("orders").at_ms(200).limited(1).build())));
+        assert!(!is_loaded("orders", 100_000, &log(access("bills").at_ms(200).build())));
+        assert!(is_loaded("orders", 100_000, &log(access("orders").at_ms(200).build())));
+    }
 }
