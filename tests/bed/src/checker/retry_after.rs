@@ -10,6 +10,8 @@ use crate::access_log::Access;
 const GRANTED_BEFORE_US: u64 = 2_000_000;
 /// From the end of an answer until the row says what it asked for: its way (0.5 s), and a statement on a busy machine.
 const COMMITTED_WITHIN_US: u64 = 1_500_000;
+/// A shorter one takes no source from its holder.
+const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
 
 pub(super) fn check(
     source: &str,
@@ -50,9 +52,10 @@ fn was_not_stored(limited: &Access, next: &Access, evidence: &Evidence) -> bool 
         let mut of_kind = evidence.nemeses.iter().filter(|nemesis| nemesis.kind == kind);
         of_kind.any(|nemesis| nemesis.struck(&limited.replica, from, until))
     };
-    // A shorter one takes no source from its holder.
     let frozen = |nemesis: &Nemesis| {
-        nemesis.kind == NemesisKind::Paused && nemesis.hides_a_peer() && nemesis.struck(&limited.replica, from, until)
+        nemesis.kind == NemesisKind::Paused
+            && nemesis.until - nemesis.from >= SHORTEST_TELLING_PAUSE_US
+            && nemesis.struck(&limited.replica, from, until)
     };
     struck(NemesisKind::Killed)
         || evidence.nemeses.iter().any(frozen)

@@ -118,7 +118,8 @@ fn struck((holder, (at, end)): Term<'_>, nemeses: &[Nemesis]) -> Vec<Span> {
         let until = match nemesis.kind {
             NemesisKind::Killed => taken_for_dead,
             NemesisKind::Paused | NemesisKind::LostApiServer => nemesis.until.min(taken_for_dead),
-            NemesisKind::LostSources | NemesisKind::LostDatabase | NemesisKind::WrongClock => nemesis.until,
+            // It keeps its Lease, or hands its sources off when it has been without a database for long.
+            _ => nemesis.until,
         };
         (nemesis.from, after(until))
     };
