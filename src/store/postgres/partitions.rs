@@ -69,14 +69,16 @@ impl PostgresStore {
     /// dropped is fetched again.
     ///
     /// # Errors
-    /// [`UpkeepError::ClocksDisagree`] when days were made and none was dropped.
+    /// The first one. Whatever it was, days were made and dropped as far as they could be; none is dropped with
+    /// [`UpkeepError::ClocksDisagree`].
     pub async fn upkeep(&self, retention: Option<Duration>) -> Result<Upkeep, UpkeepError> {
-        let partitions_made = self.make_partitions().await?;
-        let partitions_dropped = match retention {
-            Some(retention) => self.drop_expired(retention).await?,
-            None => 0,
+        let made = self.make_partitions().await;
+        // Also where none can be made: on a disk that is full, what is dropped makes the room for it.
+        let dropped = match retention {
+            Some(retention) => self.drop_expired(retention).await,
+            None => Ok(0),
         };
-        Ok(Upkeep { partitions_made, partitions_dropped })
+        Ok(Upkeep { partitions_made: made?, partitions_dropped: dropped? })
     }
 
     pub(super) async fn make_partitions(&self) -> Result<u64, StoreError> {
