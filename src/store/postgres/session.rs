@@ -109,6 +109,8 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
         ("lock_timeout", SERVER_LOCK_LIMIT),
         // Without it a crash of the server silently loses acknowledged grants and cursors.
         ("synchronous_commit", "on"),
+        // The statements lock rows and then judge what is in them; what repeatable read locks, it refuses if it is newer.
+        ("default_transaction_isolation", "read committed"),
         // Short statements; compiling them takes longer than running them.
         ("jit", "off"),
         // Planning takes longer than running them too, and PostgreSQL would plan RESERVE again for every poll (0.45 ms beside
@@ -234,6 +236,9 @@ impl Drop for Busy {
     }
 }
 
+/// Between its statements it has no snapshot, whatever the database's default is: FINALIZE waits for all that are older.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// A lock of an otherwise empty transaction, held while statements run on other connections. Only upkeep has one. Dropped in any
 /// way but by [`Turn::end`], its connection is closed: the pool never gets one back whose transaction is open or unknown.
 pub(super) struct Turn(Busy);
@@ -248,7 +253,7 @@ impl Turn {
         let mut turn = Self(pool.acquire(action, &pool.aside).await?);
         let connection = turn.0.connection();
         let mine: bool = within_limit(action, async {
-            sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+            sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
             sqlx::query_scalar(lock).fetch_one(connection).await
         })
         .await?;
