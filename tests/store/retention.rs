@@ -75,3 +75,44 @@ async fn upkeep_does_not_wait_for_itself_whatever_isolation_the_database_is_set_
     store.upkeep(Some(DAY)).await.unwrap();
     assert_eq!(database.one::<i64>(EXPIRED).await, 0);
 }
+
+#[tokio::test]
+async fn an_interrupted_detach_is_finished_before_an_older_day_is_detached() {
+    let database = Database::migrated().await;
+    make_past_days(&database, 3).await;
+    interrupt_a_detach(&database, &day(&database, "event", 2).await).await;
+    database.store().upkeep(Some(DAY)).await.unwrap();
+    assert_eq!(database.one::<i64>(EXPIRED).await, 0);
+}
+
+#[tokio::test]
+async fn days_that_cannot_be_dropped_stop_no_other() {
+    let database = Database::migrated().await;
+    make_past_days(&database, 20).await;
+    for back in 4..=20 {
+        let name = day(&database, "event", back).await;
+        let sql = format!(
+            "ALTER TABLE headgate.event DETACH PARTITION headgate.{name}; CREATE VIEW v_{name} AS TABLE headgate.{name}"
+        );
+        database.execute(sql).await;
+    }
+    let store = database.store();
+    for _round in 0..3 {
+        let error = store.upkeep(Some(DAY)).await.unwrap_err();
+        assert!(store_cause(&error).contains("other objects depend on it"), "{error:?}");
+    }
+    assert_eq!(database.one::<i64>(EXPIRED).await, 17, "the days that have a view");
+}
+
+#[tokio::test]
+async fn a_detach_that_stands_before_all_others_is_told_with_the_way_to_finish_it() {
+    let database = Database::migrated().await;
+    make_past_days(&database, 4).await;
+    interrupt_a_detach(&database, &day(&database, "event", 1).await).await;
+    let error = database.store().upkeep(Some(DAY)).await.unwrap_err();
+    assert!(
+        store_cause(&error).contains("already pending detach") && store_cause(&error).contains("FINALIZE"),
+        "{error:?}"
+    );
+    assert_eq!(database.one::<i64>(EXPIRED).await, 3, "the other table goes on");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 use crate::store::StoreError;
 
@@ -83,6 +83,7 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
         ),
         Some("22") => Cause::ValueRefused,
         Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
+        _ if sqlstate == NOT_READY => Cause::Said(with_hint(error)),
         _ => Cause::Said(error.message().to_owned()),
     };
     if passes_by_itself(&sqlstate) {
@@ -133,6 +134,23 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => database.code().is_some_and(|sqlstate| sqlstate == READ_ONLY),
         sqlx::Error::AnyDriverError(cause) => matches!(cause.downcast_ref(), Some(Cause::ReadOnly)),
+        _ => false,
+    }
+}
+
+/// object_not_in_prerequisite_state: a detach that was begun stands before all others of its table. The hint says how to finish it.
+const NOT_READY: &str = "55000";
+
+fn with_hint(error: &dyn DatabaseError) -> String {
+    let hint = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::hint);
+    hint.map_or_else(|| error.message().to_owned(), |hint| format!("{}: {hint}", error.message()))
+}
+
+/// Whether something else may go through: the server refused this, or somebody kept it waiting.
+pub(super) fn is_the_fault_of_one(error: &StoreError) -> bool {
+    match error {
+        StoreError::Failed { .. } => true,
+        StoreError::Unavailable { source, .. } => matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff)),
         _ => false,
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{
     PostgresStore, clocks, column,
-    failure::store_error,
+    failure::{is_the_fault_of_one, store_error},
     gate::micros,
     session::{self, Turn},
 };
@@ -25,9 +25,16 @@ const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
 const PAGES_ASIDE: &str =
     "SELECT pg_relation_size('headgate.set_aside') / current_setting('block_size')::bigint AS pages";
 
-/// Tables dropped in one round of a replica: a clock that jumped ahead by months is to cost days and not everything, and a
-/// backlog of a year is gone within two days.
-const TABLES_PER_ROUND: i64 = 16;
+/// Days that one round of a replica takes from each table: a clock that jumped ahead by months is to cost days and not everything,
+/// and a backlog of a year is gone within two days.
+const DAYS_PER_ROUND: u32 = 8;
+
+/// What a round may still do to the days of one table.
+struct Left {
+    days: u32,
+    /// Until one fails: a day that a long reader keeps stands before the later ones of its table, and before nothing else.
+    detaches: bool,
+}
 
 /// Pages of items set aside that one statement goes through, far below the statement limit.
 const PAGES_PER_STATEMENT: i64 = 250;
@@ -104,24 +111,32 @@ impl PostgresStore {
     }
 
     async fn drop_in_turn(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
+        let dropped = self.drop_days(retention, now).await;
+        self.drop_expired_aside(retention, now).await?;
+        dropped
+    }
+
+    async fn drop_days(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
         let action = "find expired partitions";
-        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND).bind(column::Timestamp(now));
+        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(column::Timestamp(now));
         let rows = session::rows(&self.pool, action, expired).await?;
-        let (mut dropped, mut failed) = (0, HashMap::new());
+        let (mut dropped, mut first_error, mut left) = (0, None, HashMap::<String, Left>::new());
         for row in rows {
             let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
-            let parent = read("parent")?;
-            // A day that a long reader keeps stands before the later ones of its table, and before nothing else.
-            if failed.contains_key(&parent) {
-                continue;
-            }
-            match self.drop_partition(&parent, &read("name")?, &read("state")?).await {
-                Ok(()) => dropped += 1,
-                Err(error) => drop(failed.insert(parent, error)),
+            let (parent, name, state) = (read("parent")?, read("name")?, read("state")?);
+            let left = left.entry(parent.clone()).or_insert(Left { days: DAYS_PER_ROUND, detaches: true });
+            match self.drop_partition(&parent, &name, &state, left).await {
+                Ok(tables) => dropped += tables,
+                Err(error) => {
+                    let concerns_others = !is_the_fault_of_one(&error);
+                    first_error.get_or_insert(error);
+                    if concerns_others {
+                        break;
+                    }
+                }
             }
         }
-        self.drop_expired_aside(retention, now).await?;
-        failed.into_values().next().map_or(Ok(dropped), Err)
+        first_error.map_or(Ok(dropped), Err)
     }
 
     async fn drop_expired_aside(&self, retention: Duration, now: Timestamp) -> Result<(), StoreError> {
@@ -143,19 +158,28 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit ends that wait, the
-    /// partition is out of sight already and the next round finishes the detach.
-    async fn drop_partition(&self, parent: &str, name: &str, state: &str) -> Result<(), StoreError> {
+    /// How many tables it dropped. DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit
+    /// ends that wait, the partition is out of sight already and the next round finishes the detach.
+    async fn drop_partition(&self, parent: &str, name: &str, state: &str, left: &mut Left) -> Result<u64, StoreError> {
         let detach = match state {
             "attached" => Some("CONCURRENTLY"),
             "pending" => Some("FINALIZE"),
             _ => None,
         };
+        if left.days == 0 || (detach.is_some() && !left.detaches) {
+            return Ok(0);
+        }
         if let Some(how) = detach {
             let sql = format!("ALTER TABLE headgate.{parent} DETACH PARTITION headgate.{name} {how}");
-            self.change("detach an expired partition", sql).await?;
+            let detached = self.change("detach an expired partition", sql).await;
+            left.detaches = detached.is_ok();
+            detached?;
         }
-        self.change("drop an expired partition", format!("DROP TABLE IF EXISTS headgate.{name}")).await
+        // One that is detached is gone, whether or not its table can go.
+        left.days -= u32::from(detach.is_some());
+        self.change("drop an expired partition", format!("DROP TABLE IF EXISTS headgate.{name}")).await?;
+        left.days -= u32::from(detach.is_none());
+        Ok(1)
     }
 
     /// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
