@@ -77,6 +77,27 @@ async fn upkeep_does_not_wait_for_itself_whatever_isolation_the_database_is_set_
 }
 
 #[tokio::test]
+async fn items_set_aside_go_also_where_they_are_large_and_one_that_never_can_keeps_its_page_alone() {
+    let database = Database::migrated().await;
+    let store = store_with(&database, &[("statement_timeout", "400ms")]).await;
+    // Five items a page.
+    database
+        .run(
+            "INSERT INTO headgate.set_aside (stream, id, reason, item, stored_at) \
+             SELECT 'shop/orders', n::text, 'NestedTooDeep', convert_to(repeat('x', 1500), 'UTF8'), now() - interval '11 days' \
+             FROM generate_series(1, 60) AS n; \
+             CREATE FUNCTION crawl() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM pg_sleep(CASE old.id WHEN '31' THEN 9 ELSE 0.015 END); RETURN old; END $$; \
+             CREATE TRIGGER crawl BEFORE DELETE ON headgate.set_aside FOR EACH ROW EXECUTE FUNCTION crawl()",
+        )
+        .await;
+    let error = store.upkeep(Some(10 * DAY)).await.unwrap_err();
+    assert!(store_cause(&error).contains("at its time limit"), "{error:?}");
+    let left: Vec<String> = database.all("SELECT id FROM headgate.set_aside").await;
+    assert!(left.len() <= 5 && left.contains(&"31".to_owned()), "{left:?}");
+}
+
+#[tokio::test]
 async fn an_interrupted_detach_is_finished_before_an_older_day_is_detached() {
     let database = Database::migrated().await;
     make_past_days(&database, 3).await;

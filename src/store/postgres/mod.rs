@@ -10,7 +10,7 @@
 //! | `append`, `batch`, `refused` | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
 //! | `coalesce`, `lane`, `queue` | which calls share statements, each with its own answer, and when a statement goes |
 //! | `forget` | FORGET, in steps |
-//! | `partitions`, `clocks` | the days: made ahead, dropped after the retention; and what day it is |
+//! | `partitions`, `aside`, `clocks` | the days: made ahead, dropped after the retention with the items set aside; and what day it is |
 //! | `migrate`, `installation` | the schema, and whose it is |
 //! | `mutant` | statements with a rule left out, for the check of the chaos run |
 //! | `session`, `refusal` | connections, and why there is none |
@@ -18,6 +18,7 @@
 
 mod answer;
 mod append;
+mod aside;
 mod batch;
 mod clocks;
 mod coalesce;

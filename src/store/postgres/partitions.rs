@@ -20,10 +20,6 @@ use crate::store::StoreError;
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1, $2), 0)::bigint AS made";
 const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
-const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
-
-const PAGES_ASIDE: &str =
-    "SELECT pg_relation_size('headgate.set_aside') / current_setting('block_size')::bigint AS pages";
 
 /// Days that one round of a replica takes from each table: a clock that jumped ahead by months is to cost days and not everything,
 /// and a backlog of a year is gone within two days.
@@ -35,9 +31,6 @@ struct Left {
     /// Until one fails: a day that a long reader keeps stands before the later ones of its table, and before nothing else.
     detaches: bool,
 }
-
-/// Pages of items set aside that one statement goes through, far below the statement limit.
-const PAGES_PER_STATEMENT: i64 = 250;
 
 /// A weekend without any replica, and some.
 const DAYS_AHEAD: i32 = 7;
@@ -137,25 +130,6 @@ impl PostgresStore {
             }
         }
         first_error.map_or(Ok(dropped), Err)
-    }
-
-    async fn drop_expired_aside(&self, retention: Duration, now: Timestamp) -> Result<(), StoreError> {
-        let action = "drop expired items set aside";
-        let rows = session::rows(&self.pool, action, sqlx::query(PAGES_ASIDE)).await?;
-        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
-        let pages: i64 = row.try_get("pages").map_err(|error| store_error(action, error))?;
-        let mut first = 0;
-        while first < pages {
-            let after = first + PAGES_PER_STATEMENT;
-            let statement = sqlx::query(DROP_EXPIRED_ASIDE)
-                .bind(micros(retention))
-                .bind(format!("({first},0)"))
-                .bind(format!("({after},0)"))
-                .bind(column::Timestamp(now));
-            session::rows(&self.pool, action, statement).await?;
-            first = after;
-        }
-        Ok(())
     }
 
     /// How many tables it dropped. DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit
