@@ -13,7 +13,7 @@ use crate::{
 /// How often day partitions are made and expired ones dropped. They are made a week ahead, so a day of failures is none.
 const EVERY: Duration = Duration::from_hours(1);
 
-/// After a failure: a day whose readers overlap leaves few moments in which it can be detached, and a clock is set right soon.
+/// After a failure: readers that last leave few moments in which a day can be detached, and a clock is set right soon.
 const RETRY: Duration = Duration::from_mins(5);
 
 /// Makes the partitions of the next days and drops the expired ones, again and again.

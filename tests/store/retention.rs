@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use headgate::store::postgres::{PostgresStore, UpkeepError};
+use rstest::rstest;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::task::JoinHandle;
 
 use crate::{
     database::Database,
     faults::{cause, pooler_before},
+    replica::{Replica, events},
     upkeep::make_past_days,
 };
 
@@ -43,6 +46,14 @@ async fn store_with(database: &Database, settings: &[(&str, &str)]) -> PostgresS
         database.execute(format!("DO $$ BEGIN EXECUTE format('{set}', current_database()); END $$")).await;
     }
     PostgresStore::new(&pooler_before(&database.url).await, "headgate-test", 2).unwrap()
+}
+
+/// A session with a snapshot, which reads nothing of ours; and its process id.
+async fn reader_of_something_else(database: &Database) -> (sqlx::Transaction<'static, sqlx::Postgres>, i32) {
+    let mut reader = database.sql.begin().await.unwrap();
+    sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *reader).await.unwrap();
+    let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *reader).await.unwrap();
+    (reader, pid)
 }
 
 fn store_cause(error: &UpkeepError) -> String {
@@ -136,4 +147,57 @@ async fn a_detach_that_stands_before_all_others_is_told_with_the_way_to_finish_i
         "{error:?}"
     );
     assert_eq!(database.one::<i64>(EXPIRED).await, 3, "the other table goes on");
+}
+
+async fn waits_for(database: &Database, event: &str, upkeep: &JoinHandle<Result<impl Sized, UpkeepError>>) {
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = $1";
+    while sqlx::query_scalar::<_, i64>(waits).bind(event).fetch_one(&database.sql).await.unwrap() == 0 {
+        assert!(!upkeep.is_finished(), "it did not wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[rstest]
+#[case::directly(false)]
+#[case::past_a_pooler(true)]
+#[tokio::test]
+async fn an_interrupted_detach_is_finished_behind_long_queries_of_other_tables_and_stops_no_append(
+    #[case] is_pooled: bool,
+) {
+    let database = Database::migrated().await;
+    let store = if is_pooled {
+        let limits = [("statement_timeout", "4500ms"), ("lock_timeout", "2000ms")];
+        store_with(&database, &limits).await.upkeep_over(&database.url, "headgate-test").unwrap()
+    } else {
+        database.store()
+    };
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    make_past_days(&database, 2).await;
+    interrupt_a_detach(&database, &day(&database, "event", 2).await).await;
+    let (reader, _) = reader_of_something_else(&database).await;
+    let upkeep = tokio::spawn({
+        let store = store.clone();
+        async move { store.upkeep(Some(DAY)).await }
+    });
+    waits_for(&database, "virtualxid", &upkeep).await;
+    for id in 1..=3 {
+        assert_eq!(replica.poll(events([id])).await.stored, 1);
+    }
+    assert!(!upkeep.is_finished(), "all of them went past it");
+    // Longer than any other statement waits for a lock.
+    tokio::time::sleep(Duration::from_millis(2300)).await;
+    reader.rollback().await.unwrap();
+    upkeep.await.unwrap().unwrap();
+    assert_eq!(database.one::<i64>(EXPIRED).await, 0);
+}
+
+#[tokio::test]
+async fn whoever_keeps_a_detach_waiting_is_named() {
+    let database = Database::migrated().await;
+    let store = store_with(&database, &[("statement_timeout", "4500ms"), ("lock_timeout", "1500ms")]).await;
+    make_past_days(&database, 2).await;
+    interrupt_a_detach(&database, &day(&database, "event", 2).await).await;
+    let (_reader, pid) = reader_of_something_else(&database).await;
+    let error = store.upkeep(Some(DAY)).await.unwrap_err();
+    assert!(store_cause(&error).contains(&format!("[{pid}]")), "{error:?}");
 }

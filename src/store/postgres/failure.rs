@@ -30,6 +30,10 @@ pub(super) enum Cause {
     CutOff,
     #[error("another session holds a lock for too long")]
     Locked,
+    #[error(
+        "the sessions with the process ids {0:?} kept it waiting for too long (pg_stat_activity tells what they do)"
+    )]
+    KeptWaiting(Vec<i32>),
     #[error("the server takes no writes: it is a standby, or a primary that was demoted")]
     ReadOnly,
     #[error("a value was refused")]
@@ -150,8 +154,22 @@ fn with_hint(error: &dyn DatabaseError) -> String {
 pub(super) fn is_the_fault_of_one(error: &StoreError) -> bool {
     match error {
         StoreError::Failed { .. } => true,
-        StoreError::Unavailable { source, .. } => matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff)),
+        StoreError::Unavailable { source, .. } => {
+            matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff | Cause::KeptWaiting(_)))
+        }
         _ => false,
+    }
+}
+
+/// The same, with those who were waited for, where that was it and they are known.
+pub(super) fn kept_waiting(error: StoreError, by: Vec<i32>) -> StoreError {
+    match error {
+        StoreError::Unavailable { action, source }
+            if !by.is_empty() && matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff)) =>
+        {
+            StoreError::Unavailable { action, source: Box::new(Cause::KeptWaiting(by)) }
+        }
+        error => error,
     }
 }
 

@@ -57,7 +57,7 @@ use crate::{
     event::{EventId, StreamName},
     telemetry::metrics::{Metrics, VerbLabels, statement_rows},
 };
-use session::Sessions;
+use session::{PATIENT, SHORT, Sessions};
 
 /// The central store. Cheap to clone; clones share the pools.
 #[derive(Clone)]
@@ -66,6 +66,8 @@ pub struct PostgresStore {
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
     urgent: Sessions,
+    /// The turn of upkeep and the detaches in it, which wait for readers: they would take two of `pool` for minutes.
+    upkeep: Sessions,
     claimed: Claimed,
     lanes: Lanes,
     deletions: Arc<Deletions>,
@@ -76,19 +78,32 @@ pub struct PostgresStore {
 /// works on when the first hangs.
 const URGENT_CONNECTIONS: u32 = 2;
 
+/// One has the turn while the other one detaches.
+const UPKEEP_CONNECTIONS: u32 = 2;
+
 impl PostgresStore {
-    /// A store that connects when it is first asked, at most `max_connections` times and twice more for what must not
-    /// wait behind appends. TLS is as the URL says (`sslmode`, `sslrootcert`, …).
+    /// A store that connects when it is first asked, at most `max_connections` times, twice more for what must not
+    /// wait behind appends, and twice more while it drops days. TLS is as the URL says (`sslmode`, `sslrootcert`, …).
     ///
     /// # Errors
     /// When the URL cannot be read. Whether the database answers, [`Gate::ping`] tells.
     pub fn new(url: &str, application_name: &str, max_connections: u32) -> Result<Self, InvalidUrl> {
         let options = session::options(url, application_name)?;
         let claimed = Claimed::default();
-        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, &claimed);
-        let pool = session::pool(options, max_connections, &claimed);
+        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, SHORT, &claimed);
+        let upkeep = session::pool(options.clone(), UPKEEP_CONNECTIONS, PATIENT, &claimed);
+        let pool = session::pool(options, max_connections, SHORT, &claimed);
         let (lanes, deletions) = (Lanes::new(max_connections), Arc::new(Deletions::over(max_connections)));
-        Ok(Self { pool, urgent, claimed, lanes, deletions, statement_rows: statement_rows() })
+        Ok(Self { pool, urgent, upkeep, claimed, lanes, deletions, statement_rows: statement_rows() })
+    }
+
+    /// The same store, which drops days over `url`: a pooler may take neither its longer limits nor its long transaction well.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn upkeep_over(self, url: &str, application_name: &str) -> Result<Self, InvalidUrl> {
+        let options = session::options(url, application_name)?;
+        Ok(Self { upkeep: session::pool(options, UPKEEP_CONNECTIONS, PATIENT, &self.claimed), ..self })
     }
 
     /// The same store, which counts into `metrics`.
@@ -99,7 +114,7 @@ impl PostgresStore {
 
     /// Closes all connections; statements under way end first.
     pub async fn close(&self) {
-        tokio::join!(self.pool.close(), self.urgent.close());
+        tokio::join!(self.pool.close(), self.urgent.close(), self.upkeep.close());
     }
 }
 

@@ -3,27 +3,35 @@
 //! No step stops an append. Making is CREATE then ATTACH, dropping is DETACH CONCURRENTLY then DROP: both hold SHARE UPDATE
 //! EXCLUSIVE on the parent, which inserts do not notice. (`CREATE … PARTITION OF` and a plain DETACH take ACCESS EXCLUSIVE,
 //! and while they wait behind one long reader every append waits behind them.) Any replica may run it at any time.
+//!
+//! DETACH CONCURRENTLY waits for all who use the parent, and has no lock meanwhile. If that is interrupted, FINALIZE waits for all
+//! older snapshots of the database, whatever they read; meanwhile it has that lock of the parent, and ACCESS EXCLUSIVE on the
+//! day, which no plan holds any more. So both may wait for long. What does wait for FINALIZE is the making of a day.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{
     PostgresStore, clocks, column,
-    failure::{is_the_fault_of_one, store_error},
+    failure::{is_the_fault_of_one, kept_waiting, store_error},
     gate::micros,
-    session::{self, Turn},
+    session::{self, Sessions, Turn},
 };
 use crate::store::StoreError;
 
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1, $2), 0)::bigint AS made";
 const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
+const BLOCKERS: &str = include_str!("sql/blockers.sql");
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
 
 /// Days that one round of a replica takes from each table: a clock that jumped ahead by months is to cost days and not everything,
 /// and a backlog of a year is gone within two days.
 const DAYS_PER_ROUND: u32 = 8;
+
+/// How often it is noted who keeps a detach waiting. It is asked for while it waits; nobody knows it afterwards.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a round may still do to the days of one table.
 struct Left {
@@ -97,10 +105,12 @@ impl PostgresStore {
             return Err(UpkeepError::ClocksDisagree { database_ahead: clocks.ahead });
         }
         let action = "take the turn to drop partitions";
-        let Some(turn) = Turn::take(&self.pool, action, TURN).await? else { return Ok(0) };
+        let Some(turn) = Turn::take(&self.upkeep, action, TURN).await? else { return Ok(0) };
         let dropped = self.drop_in_turn(retention, clocks.here).await;
-        turn.end("end the turn to drop partitions").await?;
-        Ok(dropped?)
+        let ended = turn.end("end the turn to drop partitions").await;
+        let dropped = dropped?;
+        ended?;
+        Ok(dropped)
     }
 
     async fn drop_in_turn(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
@@ -145,23 +155,46 @@ impl PostgresStore {
         }
         if let Some(how) = detach {
             let sql = format!("ALTER TABLE headgate.{parent} DETACH PARTITION headgate.{name} {how}");
-            let detached = self.change("detach an expired partition", sql).await;
+            let detached = self.detach(sql).await;
             left.detaches = detached.is_ok();
             detached?;
         }
         // One that is detached is gone, whether or not its table can go.
         left.days -= u32::from(detach.is_some());
-        self.change("drop an expired partition", format!("DROP TABLE IF EXISTS headgate.{name}")).await?;
+        let sql = format!("DROP TABLE IF EXISTS headgate.{name}");
+        change(&self.pool, "drop an expired partition", sql).await?;
         left.days -= u32::from(detach.is_none());
         Ok(1)
     }
 
-    /// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
-    /// are called `event_` or `commits_` and eight digits.
-    async fn change(&self, action: &'static str, sql: String) -> Result<(), StoreError> {
-        session::on_connection(&self.pool, action, async move |connection| {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
-        })
-        .await
+    /// Waits for readers, and tells in the end who they are.
+    async fn detach(&self, sql: String) -> Result<(), StoreError> {
+        let mut blockers = Vec::new();
+        let detached = tokio::select! {
+            detached = change(&self.upkeep, "detach an expired partition", sql.clone()) => detached,
+            never = self.note_blockers(&sql, &mut blockers) => match never {},
+        };
+        detached.map_err(|error| kept_waiting(error, blockers))
     }
+
+    async fn note_blockers(&self, sql: &str, blockers: &mut Vec<i32>) -> Infallible {
+        loop {
+            tokio::time::sleep(NOTE_EVERY).await;
+            let action = "find who keeps a detach waiting";
+            let rows = session::rows(&self.pool, action, sqlx::query(BLOCKERS).bind(sql)).await.unwrap_or_default();
+            let found: Vec<i32> = rows.iter().filter_map(|row| row.try_get("pid").ok()).collect();
+            if !found.is_empty() {
+                *blockers = found;
+            }
+        }
+    }
+}
+
+/// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
+/// are called `event_` or `commits_` and eight digits.
+async fn change(pool: &Sessions, action: &'static str, sql: String) -> Result<(), StoreError> {
+    session::on_connection(pool, action, async move |connection| {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+    })
+    .await
 }
