@@ -33,6 +33,25 @@ pub(super) async fn keep_up(store: Arc<ClaimedStore<PostgresStore>>, retention_d
                 warn!(error = &error as &dyn std::error::Error, "cannot keep the partitions up");
             }
         }
+        warn_of_hidden(store, retention).await;
         tokio::time::sleep(next).await;
+    }
+}
+
+/// A retention that was raised while a day was on its way out does not bring it back.
+async fn warn_of_hidden(store: &PostgresStore, retention: Option<Duration>) {
+    match store.hidden_days(retention).await {
+        Ok(days) => {
+            for day in days {
+                warn!(
+                    table = day.table,
+                    bring_back = day.bring_back,
+                    "a day that has not expired is hidden from readers"
+                );
+            }
+        }
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "cannot look for days that are hidden from readers");
+        }
     }
 }

@@ -201,3 +201,32 @@ async fn whoever_keeps_a_detach_waiting_is_named() {
     let error = store.upkeep(Some(DAY)).await.unwrap_err();
     assert!(store_cause(&error).contains(&format!("[{pid}]")), "{error:?}");
 }
+
+#[rstest]
+#[case::on_its_way(None)]
+#[case::detached(Some("FINALIZE"))]
+#[tokio::test]
+async fn a_day_that_is_hidden_and_to_be_kept_is_told_with_what_brings_it_back(#[case] further: Option<&str>) {
+    let database = Database::migrated().await;
+    let store = database.store();
+    let mut replica = Replica::adopting(&store, "a", "orders").await;
+    replica.poll(events([1])).await;
+    make_past_days(&database, 5).await;
+    database.run("UPDATE headgate.event SET stored_at = stored_at - interval '3 days'").await;
+    assert_eq!(store.hidden_days(None).await.unwrap(), []);
+    let name = day(&database, "event", 3).await;
+    interrupt_a_detach(&database, &name).await;
+    if let Some(how) = further {
+        database.execute(format!("ALTER TABLE headgate.event DETACH PARTITION headgate.{name} {how}")).await;
+    }
+    let seen = "SELECT count(*) FROM headgate.events";
+    assert_eq!(database.one::<i64>(seen).await, 0);
+
+    assert_eq!(store.hidden_days(Some(DAY)).await.unwrap(), [], "this one is to go");
+    let hidden = store.hidden_days(Some(10 * DAY)).await.unwrap();
+    assert_eq!(store.hidden_days(None).await.unwrap(), hidden);
+    assert_eq!(hidden.iter().map(|day| &*day.table).collect::<Vec<_>>(), [name]);
+    database.execute(hidden[0].bring_back.clone()).await;
+    assert_eq!(database.one::<i64>(seen).await, 1);
+    assert_eq!(store.hidden_days(None).await.unwrap(), []);
+}

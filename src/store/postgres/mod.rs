@@ -11,6 +11,7 @@
 //! | `coalesce`, `lane`, `queue` | which calls share statements, each with its own answer, and when a statement goes |
 //! | `forget` | FORGET, in steps |
 //! | `partitions`, `aside`, `clocks` | the days: made ahead, dropped after the retention with the items set aside; and what day it is |
+//! | `hidden` | the days that are to be kept and that no reader sees |
 //! | `migrate`, `installation` | the schema, and whose it is |
 //! | `mutant` | statements with a rule left out, for the check of the chaos run |
 //! | `session`, `refusal` | connections, and why there is none |
@@ -26,6 +27,7 @@ mod column;
 mod failure;
 mod forget;
 mod gate;
+mod hidden;
 mod installation;
 mod lane;
 mod migrate;
@@ -43,6 +45,7 @@ use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
 pub use self::{
     answer::Answers,
+    hidden::HiddenDay,
     installation::{Bound, InstallationError},
     migrate::{MigrateError, check_url, migrate},
     partitions::{Upkeep, UpkeepError},
