@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{clock::Moment, store::StoreError};
 
-/// Every statement ends within this on our side, but for those of a patient pool. Past it the connection is dropped and the answer counts as lost.
+/// Every statement ends within this on our side, but for those of a patient pool. Past it the connection is dropped and the
+/// answer counts as lost.
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a process that ends waits for the server to take leave of it.
