@@ -114,6 +114,7 @@ impl Proof {
             ("kills", NemesisKind::Killed),
             ("pauses", NemesisKind::Paused),
             ("losses of the sources", NemesisKind::LostSources),
+            ("of the way to them", NemesisKind::UnheardBySources),
             ("of the API server", NemesisKind::LostApiServer),
             ("of the database", NemesisKind::LostDatabase),
             ("jumps of the clock", NemesisKind::WrongClock),

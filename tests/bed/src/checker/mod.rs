@@ -50,8 +50,10 @@ pub enum NemesisKind {
     Killed,
     /// SIGSTOP, then SIGCONT.
     Paused,
-    /// Its line to the sources was cut, or swallowed: what they sent may not have come.
+    /// Its line to the sources was cut, or swallowed what they sent, which may not have come.
     LostSources,
+    /// Its line to the sources swallowed what it sent, the end of its connections included. What they sent came.
+    UnheardBySources,
     /// Its line to the API server was cut, swallowed or slow: others may have taken its sources over.
     LostApiServer,
     /// Its line to the database, or the database, was: its commits may not have come.
@@ -68,7 +70,9 @@ impl Nemesis {
     fn hides_a_peer(&self) -> bool {
         match self.kind {
             NemesisKind::Killed => true,
-            NemesisKind::Paused | NemesisKind::LostSources => self.until - self.from >= SHORTEST_TELLING_PAUSE_US,
+            NemesisKind::Paused | NemesisKind::LostSources | NemesisKind::UnheardBySources => {
+                self.until - self.from >= SHORTEST_TELLING_PAUSE_US
+            }
             // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
             NemesisKind::LostApiServer | NemesisKind::LostDatabase | NemesisKind::WrongClock => false,
         }
