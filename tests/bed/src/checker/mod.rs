@@ -12,6 +12,7 @@
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
+mod excuse;
 mod holder;
 mod once;
 mod order;
@@ -62,22 +63,7 @@ pub enum NemesisKind {
     WrongClock,
 }
 
-/// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
-const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
-
 impl Nemesis {
-    /// Whether it can have made a peer whose request was under way look dead to the source: R3.
-    fn hides_a_peer(&self) -> bool {
-        match self.kind {
-            NemesisKind::Killed => true,
-            NemesisKind::Paused | NemesisKind::LostSources | NemesisKind::UnheardBySources => {
-                self.until - self.from >= SHORTEST_TELLING_PAUSE_US
-            }
-            // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
-            NemesisKind::LostApiServer | NemesisKind::LostDatabase | NemesisKind::WrongClock => false,
-        }
-    }
-
     /// Whether it struck this replica at some time between the two moments.
     fn struck(&self, replica: &str, from: u64, until: u64) -> bool {
         let named =

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Nemesis, NemesisKind, Rule, SourceFindings, StoredStream, Violation};
+use super::{Nemesis, Rule, SourceFindings, StoredStream, Violation, excuse};
 use crate::{
     access_log::{Access, Delivered},
     source::FaultKind,
@@ -62,7 +62,7 @@ impl Repeats {
 
 /// What explains a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
     Kill,
     Pause,
     CutOff,
@@ -107,9 +107,6 @@ pub(super) fn check(
     violations
 }
 
-/// A request is on its way to the source for this long at most: lines are made slower by no more (docs/guarantees.md).
-const LONGEST_WAY_US: u64 = 800_000;
-
 /// All that is known of one source.
 struct Log<'a> {
     /// In the order of their starts.
@@ -139,33 +136,7 @@ impl Log<'_> {
 
     /// Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
     fn struck_before_the_commit(&self, place: usize) -> Option<Cause> {
-        let (first, next) = (self.accesses[place], self.accesses[place + 1]);
-        let struck_by = |kind| {
-            let mut of_kind = self.nemeses.iter().filter(move |nemesis| nemesis.kind == kind);
-            of_kind.any(|nemesis| nemesis.struck(&first.replica, first.started, next.started))
-        };
-        let frozen = |nemesis: &Nemesis| {
-            nemesis.kind == NemesisKind::Paused
-                && nemesis.hides_a_peer()
-                && nemesis.struck(&first.replica, first.started, next.started)
-        };
-        // What was written before the kill may be served after it.
-        let sent = first.started.saturating_sub(LONGEST_WAY_US);
-        let killed = |nemesis: &Nemesis| {
-            nemesis.kind == NemesisKind::Killed && nemesis.struck(&first.replica, sent, next.started)
-        };
-        if self.nemeses.iter().any(killed) {
-            Some(Cause::Kill)
-        } else if self.nemeses.iter().any(frozen) {
-            Some(Cause::Pause)
-        } else if struck_by(NemesisKind::LostSources) {
-            Some(Cause::Way)
-        } else if struck_by(NemesisKind::LostDatabase) && struck_by(NemesisKind::LostApiServer) {
-            // Neither alone: a holder without a database keeps its batch, one without an API server commits under the fence.
-            Some(Cause::CutOff)
-        } else {
-            None
-        }
+        excuse::uncommitted(self.nemeses, self.accesses[place], self.accesses[place + 1].started)
     }
 
     /// Whether the fault of this answer made this event of it useless.

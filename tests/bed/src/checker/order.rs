@@ -1,6 +1,6 @@
 //! I1, I2, I4, I8: what can be seen on neighbours in the order of their starts.
 
-use super::{Evidence, GAP_US, Rule, SourceFindings, Violation};
+use super::{Evidence, GAP_US, Rule, SourceFindings, Violation, excuse};
 use crate::access_log::Access;
 
 pub(super) fn check(
@@ -46,10 +46,7 @@ pub(super) fn check(
         }
         // Not only the neighbour: a request that is never answered may outlast many.
         for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
-            let explained = evidence.nemeses.iter().any(|nemesis| {
-                nemesis.hides_a_peer() && nemesis.struck(&earlier.replica, earlier.started, access.started)
-            });
-            if explained {
+            if excuse::overlap(&evidence.nemeses, earlier, access) {
                 found.explained_overlaps += 1;
             } else {
                 broken(Rule::I2, "a request started before an earlier one had ended".to_owned(), &[earlier, access]);
@@ -95,8 +92,8 @@ mod tests {
 
     use super::{
         super::{
-            Findings, NemesisKind, check as check_all,
-            testing::{access, broken, check_log, lost, paused},
+            Findings, Nemesis, NemesisKind, check as check_all,
+            testing::{access, broken, check_log, killed, lost, paused},
         },
         *,
     };
@@ -160,6 +157,7 @@ mod tests {
     fn i2_only_a_lost_line_to_the_sources_explains_an_overlap() {
         for (kind, expected) in [
             (NemesisKind::LostSources, vec![]),
+            (NemesisKind::UnheardBySources, vec![]),
             (NemesisKind::LostDatabase, vec![Rule::I2]),
             (NemesisKind::LostApiServer, vec![Rule::I2]),
         ] {
@@ -174,6 +172,47 @@ mod tests {
                 "{kind:?}"
             );
         }
+    }
+
+    /// a asks at 0 and is served for 9 s; b asks at this many milliseconds.
+    fn beside(at_ms: u64, nemeses: &[Nemesis]) -> Vec<Rule> {
+        let accesses = vec![
+            access("orders").by("a_1").at_ms(0).lasting_ms(9_000).build(),
+            access("orders").by("b_1").at_ms(at_ms).build(),
+        ];
+        broken(&check_all(&Evidence { accesses, nemeses: nemeses.to_vec(), ..Evidence::default() }))
+    }
+
+    #[test]
+    fn i2_nothing_explains_a_start_before_the_row_can_have_opened() {
+        use NemesisKind::{LostSources, UnheardBySources};
+        let always = [killed("a", 0), paused("a", 0, 9_500)];
+        for nemesis in always.into_iter().chain([LostSources, UnheardBySources].map(|line| lost(line, "a", 0, 9_500))) {
+            let nemeses = [nemesis, lost(NemesisKind::LostDatabase, "a", 0, 9_500)];
+            assert_eq!(beside(2_199, &nemeses), [Rule::I2], "{nemeses:?}");
+            assert_eq!(beside(2_200, &nemeses), [], "{nemeses:?}");
+        }
+    }
+
+    #[test]
+    fn i2_a_strike_explains_an_overlap_when_the_last_extension_before_it_is_over() {
+        for (from_ms, expected) in [(3_500, vec![]), (3_501, vec![Rule::I2])] {
+            for nemesis in [killed("a", from_ms), paused("a", from_ms, 9_500)] {
+                assert_eq!(beside(5_000, std::slice::from_ref(&nemesis)), expected, "{nemesis:?}");
+                let without_extensions = lost(NemesisKind::LostDatabase, "a", 1_000, 4_000);
+                assert_eq!(beside(5_000, &[nemesis, without_extensions]), []);
+            }
+        }
+    }
+
+    #[test]
+    fn i2_a_freeze_or_a_lost_line_that_was_over_long_before_explains_nothing() {
+        for (until_ms, expected) in [(2_999, vec![Rule::I2]), (3_000, vec![])] {
+            for nemesis in [paused("a", 0, until_ms), lost(NemesisKind::LostSources, "a", 0, until_ms)] {
+                assert_eq!(beside(5_000, std::slice::from_ref(&nemesis)), expected, "{nemesis:?}");
+            }
+        }
+        assert_eq!(beside(8_900, &[paused("a", 0, 2_000)]), [Rule::I2]);
     }
 
     #[test]

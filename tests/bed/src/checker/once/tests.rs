@@ -1,5 +1,5 @@
 use super::super::{
-    Evidence, NemesisKind, Rule, SourceFindings, StoredStream, check,
+    Evidence, Nemesis, NemesisKind, Rule, SourceFindings, StoredStream, check,
     testing::{access, broken, check_log, killed, lost, paused, stored},
 };
 use crate::{access_log::Access, source::FaultKind};
@@ -74,6 +74,86 @@ fn only_the_database_and_the_api_server_lost_together_explain_a_repeat() {
     assert_eq!(loaded_again_after_losing(&[NemesisKind::LostDatabase]), [Rule::I3]);
     assert_eq!(loaded_again_after_losing(&[NemesisKind::LostApiServer]), [Rule::I3]);
     assert_eq!(loaded_again_after_losing(&[NemesisKind::LostApiServer, NemesisKind::LostDatabase]), []);
+}
+
+#[test]
+fn a_line_that_swallows_what_a_replica_sends_loses_no_answer() {
+    assert_eq!(loaded_again_after_losing(&[NemesisKind::UnheardBySources]), [Rule::I3]);
+}
+
+/// a is answered at 0, within 3 ms, and the same events are asked for again at this many milliseconds.
+fn loaded_again_at(at_ms: u64, nemeses: &[Nemesis]) -> Vec<Rule> {
+    let accesses = vec![
+        access("orders").by("a_7f").at_ms(0).after(0).delivering(1, 10).build(),
+        access("orders").by("b_91").at_ms(at_ms).after(0).delivering(1, 10).build(),
+    ];
+    broken(&check(&Evidence { accesses, nemeses: nemeses.to_vec(), ..Evidence::default() }))
+}
+
+/// Each strike that may cost a commit, from this many milliseconds on.
+fn struck_from(from_ms: u64) -> [Nemesis; 3] {
+    [killed("a", from_ms), paused("a", from_ms, 6_000), lost(NemesisKind::LostSources, "a", from_ms, from_ms + 50)]
+}
+
+#[test]
+fn a_strike_after_the_answer_was_to_be_committed_explains_nothing() {
+    for (from_ms, expected) in [(1_003, vec![]), (1_004, vec![Rule::I3])] {
+        for nemesis in struck_from(from_ms) {
+            assert_eq!(loaded_again_at(7_000, std::slice::from_ref(&nemesis)), expected, "{nemesis:?}");
+        }
+    }
+}
+
+#[test]
+fn what_the_database_or_a_freeze_holds_up_may_be_lost_later() {
+    let database = |from_ms, until_ms| lost(NemesisKind::LostDatabase, "a", from_ms, until_ms);
+    for (held_up, from_ms, expected) in [
+        (database(500, 2_000), 8_000, vec![]),
+        (database(500, 2_000), 8_001, vec![Rule::I3]),
+        (database(1_004, 2_000), 2_000, vec![Rule::I3]),
+        (paused("a", 500, 1_500), 2_500, vec![]),
+        (paused("a", 500, 1_500), 2_501, vec![Rule::I3]),
+    ] {
+        let nemeses = [held_up, killed("a", from_ms)];
+        assert_eq!(loaded_again_at(12_000, &nemeses), expected, "{nemeses:?}");
+    }
+    let one_after_the_other = [database(500, 2_000), database(8_000, 9_000), killed("a", 15_000)];
+    assert_eq!(loaded_again_at(20_000, &one_after_the_other), []);
+}
+
+#[test]
+fn no_strike_explains_a_repeat_that_was_asked_for_before_the_row_can_have_opened() {
+    for nemesis in struck_from(2) {
+        let nemesis = std::slice::from_ref(&nemesis);
+        assert_eq!(loaded_again_at(2_199, nemesis), [Rule::I3], "{nemesis:?}");
+        assert_eq!(loaded_again_at(2_200, nemesis), [], "{nemesis:?}");
+    }
+}
+
+#[test]
+fn two_losses_that_are_short_or_do_not_meet_cut_nobody_off() {
+    for (api_server, database, expected) in [
+        ((0, 6_000), (1, 7_000), vec![]),
+        ((0, 1_999), (1, 7_000), vec![Rule::I3]),
+        ((0, 6_000), (1, 1_000), vec![Rule::I3]),
+        // It is in flight for 5 s, and what has failed is tried again for 6 s, while others have what they took over.
+        ((-2_000, 900), (5_900, 8_000), vec![]),
+        ((-2_000, 899), (5_900, 8_000), vec![Rule::I3]),
+        ((13_000, 15_000), (5_000, 7_000), vec![]),
+        ((13_001, 15_001), (5_000, 7_000), vec![Rule::I3]),
+    ] {
+        let of = |kind, (from_ms, until_ms): (i64, i64)| {
+            let ms = |at: i64| u64::try_from(at + 10_000).unwrap();
+            lost(kind, "a", ms(from_ms), ms(until_ms))
+        };
+        let nemeses = vec![of(NemesisKind::LostApiServer, api_server), of(NemesisKind::LostDatabase, database)];
+        let accesses = vec![
+            access("orders").by("a_7f").at_ms(10_000).lasting_ms(4_999).after(0).delivering(1, 10).build(),
+            access("orders").by("b_91").at_ms(30_000).after(0).delivering(1, 10).build(),
+        ];
+        let found = broken(&check(&Evidence { accesses, nemeses, ..Evidence::default() }));
+        assert_eq!(found, expected, "{api_server:?} {database:?}");
+    }
 }
 
 #[test]
