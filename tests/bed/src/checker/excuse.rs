@@ -1,13 +1,14 @@
 //! What a strike excuses: that two requests overlap (R3), and that what was delivered was not committed (P3 a).
 //!
-//! Whatever is done to a replica, the row stays shut for D after the slot of its request, and after each EXTEND. So no strike
-//! excuses a request that starts sooner, nor one that starts long after the replica was well again. Times are microseconds.
+//! Whatever is done to a replica, the row stays shut for D after the slot of its request, and after each EXTEND. So no
+//! strike excuses a request that starts sooner, nor one that starts long after the replica was well again. Times are
+//! microseconds.
 
 use super::{Nemesis, NemesisKind, once::Cause};
 use crate::access_log::Access;
 
-/// D: RESERVE shuts the row until this long after the last moment at which the request may be written, EXTEND and COMMIT
-/// until this long from now.
+/// D: RESERVE shuts the row until this long after the last moment at which the request may be written, EXTEND and
+/// COMMIT until this long from now.
 const IN_FLIGHT: u64 = 3_000_000;
 /// A request is on its way to the source for this long at most: lines are made slower by no more (docs/guarantees.md).
 const LONGEST_WAY: u64 = 800_000;
@@ -17,8 +18,8 @@ const SHUT_FOR: u64 = IN_FLIGHT - LONGEST_WAY;
 const LAST_EXTEND: u64 = 1_500_000;
 /// So the row is shut for so much longer after a strike has begun, if the database was there until then.
 const SHUT_AFTER_STRIKE: u64 = IN_FLIGHT - LAST_EXTEND;
-/// When a strike is over, what was given up meanwhile is closed, which a source notices within 1.5 s; or its row is extended
-/// at once. Half a second is for a busy machine.
+/// When a strike is over, what was given up meanwhile is closed, which a source notices within 1.5 s; or its row is
+/// extended at once. Half a second is for a busy machine.
 const OVER_FOR: u64 = 2_000_000;
 /// What was delivered is committed within this: answers are made slower by at most 500 ms, a prefix is committed after
 /// 50 ms, and the rest is for a busy machine.
@@ -29,7 +30,8 @@ const RETRIED_WITHIN: u64 = 5_000_000 + COMMITTED_WITHIN;
 const LONGEST_REQUEST: u64 = 5_000_000;
 /// A pause, or the loss of a line, that is shorter lets no row lapse, which was extended a second ago or less.
 const SHORTEST_TELLING: u64 = IN_FLIGHT - 1_000_000;
-/// Nor does one of the database of less than half of that: each wait before another try is twice as long as the one before.
+/// Nor does one of the database of less than half of that: each wait before another try is twice as long as the one
+/// before.
 const SHORTEST_OUTAGE: u64 = SHORTEST_TELLING / 2;
 
 impl Nemesis {
@@ -43,8 +45,8 @@ impl Nemesis {
     }
 }
 
-/// Whether the sender of `earlier`, which has not ended at the source when `access` starts, was dead, frozen, or could not
-/// tell the source that it is gone.
+/// Whether the sender of `earlier`, which has not ended at the source when `access` starts, was dead, frozen, or could
+/// not tell the source that it is gone.
 pub(super) fn overlap(nemeses: &[Nemesis], earlier: &Access, access: &Access) -> bool {
     if access.started < earlier.started + SHUT_FOR {
         return false;
@@ -66,8 +68,8 @@ pub(super) fn overlap(nemeses: &[Nemesis], earlier: &Access, access: &Access) ->
     })
 }
 
-/// What can have cost the commit of something that `first` delivered, if the next request to the source started at `next`:
-/// whoever asks next has the row, and found it shut for as long as the attempt was open.
+/// What can have cost the commit of something that `first` delivered, if the next request to the source started at
+/// `next`: whoever asks next has the row, and found it shut for as long as the attempt was open.
 pub(super) fn uncommitted(nemeses: &[Nemesis], first: &Access, next: u64) -> Option<Cause> {
     if next < first.started + SHUT_FOR {
         return None;
@@ -102,8 +104,8 @@ pub(super) fn uncommitted(nemeses: &[Nemesis], first: &Access, next: u64) -> Opt
     }
 }
 
-/// When what a request delivered is committed at the latest, unless its replica was struck before. A commit that the database
-/// does not take is tried again, and a frozen replica commits when it wakes.
+/// When what a request delivered is committed at the latest, unless its replica was struck before. A commit that the
+/// database does not take is tried again, and a frozen replica commits when it wakes.
 fn committed_by(nemeses: &[Nemesis], first: &Access) -> u64 {
     let sent = first.started.saturating_sub(LONGEST_WAY);
     let mut hold_ups: Vec<(u64, u64)> = nemeses

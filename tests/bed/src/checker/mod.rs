@@ -7,6 +7,7 @@
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
 //! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
+//! | I5 | P4 | what was delivered and never again is stored, but for what I3 excuses |
 //! | I7 | P1 | the Lease names the requester, or did until it could not know better |
 //! | I8 | P7 | no source waits longer than the bound for its next request, the end of the run included |
 //!
@@ -116,6 +117,12 @@ pub struct Evidence {
     pub asked_until: BTreeMap<String, u64>,
 }
 
+impl Evidence {
+    fn stored_of(&self, source: &str) -> Option<&StoredStream> {
+        self.stored.iter().find(|stored| stored.source == source)
+    }
+}
+
 /// The rules, as they are named in the design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
@@ -205,10 +212,9 @@ pub fn check(evidence: &Evidence) -> Findings {
         accesses.sort_by_key(|access| access.started);
         let mut found = SourceFindings { requests: accesses.len(), ..SourceFindings::default() };
         let lives = lives(source, &accesses, &evidence.resets);
-        let stored = evidence.stored.iter().find(|stored| stored.source == source);
         findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
         findings.violations.extend(order::waits(source, &accesses, evidence, &mut found));
-        findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
+        findings.violations.extend(once::check(source, &accesses, &lives, evidence, &mut found));
         findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);
     }

@@ -1,12 +1,14 @@
-//! I3: every event is delivered once, or the repeat is explained by a fault that cost exactly this event.
+//! I3: every event is delivered once, or the repeat is explained by a fault that cost exactly this event. I5: what was
+//! delivered last is stored, or such a fault cost it.
 //!
 //! What a fault explains is only what it can have cost. Whoever asks next has the row, so an event that the store has
 //! from an attempt was committed before the next request left: no fault excuses asking for it again. Of an answer that
-//! went wrong the log knows the events whose last byte was taken, and those before the first unusable item count as used.
+//! went wrong the log knows the events whose last byte was taken, and those before the first unusable item count as
+//! used.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Nemesis, Rule, SourceFindings, StoredStream, Violation, excuse};
+use super::{Evidence, Nemesis, Rule, SourceFindings, StoredStream, Violation, excuse};
 use crate::{
     access_log::{Access, Delivered},
     source::FaultKind,
@@ -76,11 +78,12 @@ pub(super) fn check(
     source: &str,
     accesses: &[&Access],
     lives: &[usize],
-    nemeses: &[Nemesis],
-    stored: Option<&StoredStream>,
+    evidence: &Evidence,
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
-    let log = Log { accesses, lives, nemeses, stored_by: stored.map(StoredStream::attempts).unwrap_or_default() };
+    let stored = evidence.stored_of(source);
+    let stored_by = stored.map(StoredStream::attempts).unwrap_or_default();
+    let log = Log { accesses, lives, nemeses: &evidence.nemeses, stored_by };
     let mut violations = Vec::new();
     // For each event, the place of the request that delivered it last.
     let mut deliveries: HashMap<u64, usize> = HashMap::new();
@@ -103,6 +106,10 @@ pub(super) fn check(
             what: format!("events {first} to {last} were delivered twice"),
             lines: vec![accesses[earlier].clone(), access.clone()],
         }));
+    }
+    if let Some(stored) = stored {
+        let resets = evidence.resets.iter().filter(|reset| reset.source == source).count();
+        violations.extend(log.lost(source, &deliveries, &stored.indexes(), resets));
     }
     violations
 }
@@ -131,12 +138,43 @@ impl Log<'_> {
         if self.stored_by.get(&index) == Some(&first.attempt.as_str()) {
             return None;
         }
-        self.struck_before_the_commit(earlier).or_else(|| self.is_unusable(index, earlier).then_some(Cause::Unusable))
+        self.not_committed(index, earlier)
+    }
+
+    /// What can have cost the commit of an event that the request at `place` delivered.
+    fn not_committed(&self, index: u64, place: usize) -> Option<Cause> {
+        self.struck_before_the_commit(place).or_else(|| self.is_unusable(index, place).then_some(Cause::Unusable))
+    }
+
+    /// The events whose last delivery is in no row though nothing explains it, by the request that delivered them. What
+    /// a reset has taken back, also one after which nobody has asked yet, may be gone.
+    fn lost(
+        &self,
+        source: &str,
+        deliveries: &HashMap<u64, usize>,
+        stored: &HashSet<u64>,
+        resets: usize,
+    ) -> Vec<Violation> {
+        let mut lost: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        for (&index, &place) in deliveries.iter().filter(|(index, _)| !stored.contains(index)) {
+            if self.lives[place] == resets && self.not_committed(index, place).is_none() {
+                let range = lost.entry(place).or_insert((index, index));
+                *range = (range.0.min(index), range.1.max(index));
+            }
+        }
+        let violation = |(place, (first, last)): (usize, (u64, u64))| Violation {
+            rule: Rule::I5,
+            source: source.to_owned(),
+            what: format!("of events {first} to {last} what this request delivered is not stored"),
+            lines: vec![self.accesses[place].clone()],
+        };
+        lost.into_iter().map(violation).collect()
     }
 
     /// Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
     fn struck_before_the_commit(&self, place: usize) -> Option<Cause> {
-        excuse::uncommitted(self.nemeses, self.accesses[place], self.accesses[place + 1].started)
+        let next = self.accesses.get(place + 1).map_or(u64::MAX, |next| next.started);
+        excuse::uncommitted(self.nemeses, self.accesses[place], next)
     }
 
     /// Whether the fault of this answer made this event of it useless.

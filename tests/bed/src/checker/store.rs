@@ -31,6 +31,11 @@ pub struct StoredEvent {
 }
 
 impl StoredStream {
+    /// The events that are stored.
+    pub(super) fn indexes(&self) -> HashSet<u64> {
+        self.events.iter().filter_map(|event| self.feed.index(&event.id)).collect()
+    }
+
     /// For each event, the attempt that brought it.
     pub(super) fn attempts(&self) -> HashMap<u64, &str> {
         self.events.iter().filter_map(|event| Some((self.feed.index(&event.id)?, event.attempt.as_deref()?))).collect()

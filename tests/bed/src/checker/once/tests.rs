@@ -1,6 +1,6 @@
 use super::super::{
-    Evidence, Nemesis, NemesisKind, Rule, SourceFindings, StoredStream, check,
-    testing::{access, broken, check_log, killed, lost, paused, stored},
+    Evidence, Nemesis, NemesisKind, Reset, Rule, SourceFindings, StoredStream, check,
+    testing::{access, broken, check_log, killed, lost, paused, stored, stored_under},
 };
 use crate::{access_log::Access, source::FaultKind};
 
@@ -14,15 +14,6 @@ fn of_orders(accesses: Vec<Access>) -> SourceFindings {
     let mut findings = check_log(accesses);
     assert!(findings.clean(), "{:?}", findings.violations);
     findings.sources.remove("orders").unwrap()
-}
-
-/// `orders` with its first `count` events, all stored by this attempt.
-fn stored_under(attempt: &str, count: u64) -> StoredStream {
-    let mut stream = stored(count);
-    for event in &mut stream.events {
-        event.attempt = Some(attempt.to_owned());
-    }
-    stream
 }
 
 #[test]
@@ -166,8 +157,10 @@ fn a_kill_or_a_freeze_explains_no_repeat_of_what_was_committed() {
             ]
         };
         let findings = |again: u64| {
-            let stored = vec![stored_under("01", 4)];
-            check(&Evidence { accesses: log(again), nemeses: vec![nemesis.clone()], stored, ..Evidence::default() })
+            let mut stream = stored_under("02", 20);
+            stream.events[..4].clone_from_slice(&stored_under("01", 4).events);
+            let (nemeses, stored) = (vec![nemesis.clone()], vec![stream]);
+            check(&Evidence { accesses: log(again), nemeses, stored, ..Evidence::default() })
         };
         assert!(findings(4).clean(), "the uncommitted tail");
         let violations = findings(3).violations;
@@ -272,4 +265,54 @@ fn what_a_source_sends_unasked_is_its_own_repeat() {
 fn an_answer_that_the_client_gave_up_without_a_fault_is_not_explained() {
     let given_up = access("orders").by("a").at_ms(0).after(0).delivering(1, 7).incomplete().build();
     assert_eq!(broken(&check_log(asked_again_after(5, given_up))), [Rule::I3]);
+}
+
+/// What the rules say of 10 events that were delivered at 0, of which the first `count` are stored.
+fn stored_of_ten(count: u64, first: Access, nemeses: Vec<Nemesis>) -> Vec<String> {
+    let mut stream = stored_under("01", count);
+    stream.cursor = stream.events.last().map(|event| event.id.clone());
+    let asked_again = access("orders").by("a_1").at_ms(9_000).after(count).fault(FaultKind::Status).build();
+    let accesses = vec![first, asked_again];
+    let findings = check(&Evidence { accesses, nemeses, stored: vec![stream], ..Evidence::default() });
+    assert!(findings.violations.iter().all(|violation| violation.rule == Rule::I5));
+    findings.violations.into_iter().map(|violation| violation.what).collect()
+}
+
+fn ten_delivered() -> Access {
+    access("orders").by("a_1").under("01").at_ms(0).after(0).delivering(1, 10).build()
+}
+
+#[test]
+fn i5_what_was_delivered_last_and_is_not_stored_is_found() {
+    assert_eq!(stored_of_ten(10, ten_delivered(), vec![]), [] as [&str; 0]);
+    let lost = |first: u64| [format!("of events {first} to 10 what this request delivered is not stored")];
+    assert_eq!(stored_of_ten(5, ten_delivered(), vec![]), lost(6));
+    assert_eq!(stored_of_ten(0, ten_delivered(), vec![]), lost(1));
+    assert_eq!(stored_of_ten(5, ten_delivered(), vec![killed("a", 1_500)]), lost(6));
+}
+
+#[test]
+fn i5_what_explains_a_repeat_explains_that_an_event_is_not_stored() {
+    assert_eq!(stored_of_ten(5, ten_delivered(), vec![killed("a", 10)]), [] as [&str; 0]);
+    let answer = || access("orders").by("a_1").under("01").at_ms(0).after(0).fault(FaultKind::BadItem);
+    let unusable = answer().delivering(1, 5).delivering(7, 11).build();
+    assert_eq!(stored_of_ten(5, unusable, vec![]), [] as [&str; 0]);
+}
+
+#[test]
+fn i5_what_a_request_delivered_after_which_nobody_asked_is_stored_or_explained() {
+    for (nemeses, expected) in [(vec![killed("a", 10)], vec![]), (vec![], vec![Rule::I5])] {
+        let stream = StoredStream { cursor: None, ..stored(0) };
+        let stored = vec![stream];
+        let evidence = Evidence { accesses: vec![ten_delivered()], nemeses, stored, ..Evidence::default() };
+        assert_eq!(broken(&check(&evidence)), expected);
+    }
+}
+
+#[test]
+fn i5_what_was_delivered_before_a_reset_may_be_gone() {
+    let reset = Reset { source: "orders".to_owned(), to: 0, at: 5_000 };
+    let stored = vec![StoredStream { cursor: None, ..stored(0) }];
+    let evidence = Evidence { accesses: vec![ten_delivered()], resets: vec![reset], stored, ..Evidence::default() };
+    assert_eq!(broken(&check(&evidence)), []);
 }
