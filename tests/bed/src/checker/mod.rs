@@ -2,11 +2,11 @@
 //!
 //! | rule | promise | what must hold |
 //! |---|---|---|
-//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms |
+//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms, and under two attempts |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
-//! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
+//! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte, each from the attempt that delivered it |
 //! | I5 | P4 | what was delivered and never again is stored, but for what I3 excuses |
 //! | I7 | P1 | the Lease names the requester, or did until it could not know better |
 //! | I8 | P7 | no source waits longer than the bound for its next request, the end of the run included |
@@ -222,6 +222,7 @@ pub fn check(evidence: &Evidence) -> Findings {
         let found = findings.sources.entry(stored.source.clone()).or_default();
         found.stored_events = Some(stored.events.len() as u64);
         findings.violations.extend(store::check(stored));
+        findings.violations.extend(store::origins(stored, &evidence.accesses));
     }
     findings
 }
@@ -229,7 +230,7 @@ pub fn check(evidence: &Evidence) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::{
-        testing::{access, broken, check_log},
+        testing::{access, broken, check_log, killed, stored, stored_under},
         *,
     };
 
@@ -272,6 +273,21 @@ mod tests {
     fn i3_i4_a_reset_of_another_source_or_after_the_step_back_explains_nothing() {
         let findings = loaded_again(vec![reset("bills", 200), reset("orders", 700)]);
         assert_eq!(broken(&findings), [Rule::I4, Rule::I3, Rule::I3]);
+    }
+
+    #[test]
+    fn i3_i5_what_no_commit_is_known_for_does_not_pass_for_uncommitted() {
+        let accesses = || {
+            let first = access("orders").by("a").under("01").at_ms(0).after(0).delivering(1, 10).build();
+            vec![first, access("orders").by("b").under("02").at_ms(6_000).after(0).delivering(1, 20).build()]
+        };
+        let found = |stream: StoredStream| {
+            let (nemeses, stored) = (vec![killed("a", 10)], vec![stream]);
+            broken(&check(&Evidence { accesses: accesses(), nemeses, stored, ..Evidence::default() }))
+        };
+        assert_eq!(found(stored_under("02", 20)), []);
+        assert_eq!(found(stored(20)), [Rule::I5]);
+        assert_eq!(found(stored_under("99", 20)), [Rule::I5]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! I1, I2, I4, I8: what can be seen on neighbours in the order of their starts.
 
+use std::collections::HashMap;
+
 use super::{Evidence, GAP_US, Rule, SourceFindings, Violation, excuse};
 use crate::access_log::Access;
 
@@ -16,7 +18,7 @@ pub(super) fn check(
         violations.push(Violation { rule, source: source.to_owned(), what, lines });
     };
     let min_interval = evidence.min_intervals.get(source).map_or(GAP_US, |interval| GAP_US.max(*interval));
-    let mut delivered = 0;
+    let (mut delivered, mut attempts) = (0, HashMap::new());
     for (place, &access) in accesses.iter().enumerate() {
         let begins_again = place > 0 && lives[place] > lives[place - 1];
         if begins_again {
@@ -30,6 +32,13 @@ pub(super) fn check(
             );
         }
         delivered = delivered.max(access.after).max(access.delivered.iter().map(|run| run.last).max().unwrap_or(0));
+        if let Some(first) = attempts.insert(&access.attempt, access) {
+            broken(
+                Rule::I1,
+                "two requests under one attempt, which the row grants for one".to_owned(),
+                &[first, access],
+            );
+        }
         let Some(&before) = place.checked_sub(1).and_then(|place| accesses.get(place)) else { continue };
 
         let gap = access.started - before.started;
@@ -121,6 +130,13 @@ mod tests {
         let min_intervals = BTreeMap::from([("orders".to_owned(), 100_000)]);
         let findings = check_all(&Evidence { accesses, min_intervals, ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I1]);
+    }
+
+    #[test]
+    fn i1_two_requests_under_one_attempt_are_found() {
+        let of = |attempt: &str, at_ms| access("orders").under(attempt).at_ms(at_ms).build();
+        assert_eq!(broken(&check_log(vec![of("01", 0), of("02", 300), of("01", 600)])), [Rule::I1]);
+        assert!(check_log(vec![of("01", 0), of("02", 300)]).clean());
     }
 
     #[test]
