@@ -49,11 +49,13 @@ pub struct DatabaseArgs {
     /// PostgreSQL, as `postgres://user:password@host:port/database?sslmode=…`.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// The same database, not through a pooler in transaction mode: for migrations, whose lock belongs to a session.
+    /// The same database, not through a pooler in transaction mode: for migrations, whose lock belongs to a session,
+    /// and for dropping old days.
     /// [default: --database-url]
     #[arg(long, env = "MIGRATE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub migrate_database_url: Option<SecretString>,
-    /// Most database connections that one replica opens, not counting two that only extend or abort requests and ping.
+    /// Most database connections that one replica opens, not counting two that only extend or abort requests
+    /// and ping, and two that drop old days.
     #[arg(long, env = "HEADGATE_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(2..=200))]
     pub database_connections: u32,

@@ -122,7 +122,8 @@ pub(super) fn check(args: &DatabaseArgs) -> Result<(), OperatorError> {
     check_url(url).map_err(|source| OperatorError::DatabaseUrl { flag, source })
 }
 
-fn direct_url(args: &DatabaseArgs) -> (&'static str, &str) {
+/// Past any pooler, and the flag that it comes from.
+pub(super) fn direct_url(args: &DatabaseArgs) -> (&'static str, &str) {
     match &args.migrate_database_url {
         Some(url) => ("--migrate-database-url", url.expose_secret()),
         None => ("--database-url", args.database_url.expose_secret()),

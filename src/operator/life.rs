@@ -113,8 +113,11 @@ async fn work(admission: Admission<'_>, load: Load<'_>, drain: &CancellationToke
 
 fn connect_lazily(args: &RunArgs, pod: &str) -> Result<PostgresStore, OperatorError> {
     let (url, connections) = (args.database.database_url.expose_secret(), args.database.database_connections);
-    PostgresStore::new(url, &format!("headgate {pod}"), connections)
-        .map_err(|source| OperatorError::DatabaseUrl { flag: "--database-url", source })
+    let application = format!("headgate {pod}");
+    let store = PostgresStore::new(url, &application, connections)
+        .map_err(|source| OperatorError::DatabaseUrl { flag: "--database-url", source })?;
+    let (flag, url) = admission::direct_url(&args.database);
+    store.upkeep_over(url, &application).map_err(|source| OperatorError::DatabaseUrl { flag, source })
 }
 
 /// The name of this machine, for a replica that was not given one.

@@ -165,6 +165,24 @@ async fn every_grant_is_durable_before_it_is_acknowledged_whatever_the_database_
 }
 
 #[tokio::test]
+async fn statements_are_read_committed_whatever_the_database_is_set_to() {
+    let database = Database::migrated().await;
+    database
+        .run(
+            "CREATE TABLE seen (setting text); \
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END $$; \
+             CREATE TRIGGER see AFTER INSERT OR UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see(); \
+             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', \
+             current_database()); END $$",
+        )
+        .await;
+    let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
+    replica.poll(events([1])).await;
+    assert_eq!(database.all::<String>("SELECT DISTINCT setting FROM seen").await, ["read committed"]);
+}
+
+#[tokio::test]
 async fn a_server_that_takes_no_writes_is_waited_for_and_the_next_connection_finds_the_one_that_does() {
     let database = Database::migrated().await;
     let writes = database.store();
@@ -304,7 +322,7 @@ async fn told_while_an_append_has_the_only_connection(database: &Database, mut r
 }
 
 /// A pooler that lets no `options` pass.
-async fn pooler_before(url: &str) -> String {
+pub(crate) async fn pooler_before(url: &str) -> String {
     let mut url = url::Url::parse(url).unwrap();
     let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -15,4 +15,5 @@ mod plans;
 mod races;
 mod replica;
 mod reread;
+mod retention;
 mod upkeep;

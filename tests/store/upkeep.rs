@@ -105,7 +105,7 @@ async fn what_was_set_aside_goes_after_its_time_a_part_at_a_time() {
 #[tokio::test]
 async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
     let database = Database::migrated().await;
-    let store = database.store();
+    let store = PostgresStore::new(&database.url, "headgate-test", 1).unwrap();
     let mut replica = Replica::adopting(&store, "a", "orders").await;
     replica.poll(events([1])).await;
     make_past_days(&database, 2).await;
@@ -117,6 +117,7 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
         async move { store.upkeep(Some(DAY)).await }
     });
     while database.one::<i64>("SELECT count(*) FROM headgate.partition WHERE state = 'pending'").await == 0 {
+        assert!(!upkeep.is_finished(), "{:?}", upkeep.await);
         tokio::task::yield_now().await;
     }
     // The detach waits for the reader; appends wait for nobody.
@@ -124,6 +125,12 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
         assert_eq!(replica.poll(events([id])).await.stored, 1);
     }
     assert!(!upkeep.is_finished(), "all of them went past it");
+    let given_up = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND query LIKE 'ALTER TABLE % DETACH %' AND state = 'active'";
+    while !upkeep.is_finished() {
+        database.one::<i64>(given_up).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     upkeep.await.unwrap().unwrap_err();
     reader.rollback().await.unwrap();
     // The next round finishes what was interrupted.
@@ -134,6 +141,7 @@ async fn upkeep_stops_no_append_while_a_long_reader_is_at_work() {
 #[tokio::test]
 async fn upkeep_that_is_given_up_while_it_takes_its_turn_leaves_the_pool_usable() {
     let database = Database::migrated().await;
+    make_past_days(&database, 2).await;
     // To take the turn takes longer than a caller waits for a connection.
     database
         .run(
@@ -148,14 +156,17 @@ async fn upkeep_that_is_given_up_while_it_takes_its_turn_leaves_the_pool_usable(
         let store = store.clone();
         async move { store.upkeep(Some(DAY)).await }
     });
-    // The pool has one connection, and it is in the middle of that.
+    // One of its two connections is in the middle of that.
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
     while database.one::<i64>(waits).await == 0 {
         assert!(!upkeep.is_finished(), "{:?}", upkeep.await);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     upkeep.abort();
-    Replica::adopting(&store, "a", "orders").await;
+    database
+        .run("CREATE OR REPLACE FUNCTION slow.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE sql VOLATILE AS 'SELECT true'")
+        .await;
+    assert_eq!(store.upkeep(Some(DAY)).await.unwrap().partitions_dropped, 2);
 }
 
 /// The oldest event and the oldest commit, in minutes before the true time.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 use crate::store::StoreError;
 
@@ -30,6 +30,10 @@ pub(super) enum Cause {
     CutOff,
     #[error("another session holds a lock for too long")]
     Locked,
+    #[error(
+        "the sessions with the process ids {0:?} kept it waiting for too long (pg_stat_activity tells what they do)"
+    )]
+    KeptWaiting(Vec<i32>),
     #[error("the server takes no writes: it is a standby, or a primary that was demoted")]
     ReadOnly,
     #[error("a value was refused")]
@@ -83,6 +87,7 @@ fn database_error(action: &'static str, error: &dyn DatabaseError) -> StoreError
         ),
         Some("22") => Cause::ValueRefused,
         Some("23") => Cause::Constraint(error.constraint().or(error.table()).unwrap_or("of a table").to_owned()),
+        _ if sqlstate == NOT_READY => Cause::Said(with_hint(error)),
         _ => Cause::Said(error.message().to_owned()),
     };
     if passes_by_itself(&sqlstate) {
@@ -134,6 +139,37 @@ pub(super) fn takes_no_writes(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(database) => database.code().is_some_and(|sqlstate| sqlstate == READ_ONLY),
         sqlx::Error::AnyDriverError(cause) => matches!(cause.downcast_ref(), Some(Cause::ReadOnly)),
         _ => false,
+    }
+}
+
+/// object_not_in_prerequisite_state: a detach that was begun stands before all others of its table. The hint says how to finish it.
+const NOT_READY: &str = "55000";
+
+fn with_hint(error: &dyn DatabaseError) -> String {
+    let hint = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::hint);
+    hint.map_or_else(|| error.message().to_owned(), |hint| format!("{}: {hint}", error.message()))
+}
+
+/// Whether something else may go through: the server refused this, or somebody kept it waiting.
+pub(super) fn is_the_fault_of_one(error: &StoreError) -> bool {
+    match error {
+        StoreError::Failed { .. } => true,
+        StoreError::Unavailable { source, .. } => {
+            matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff | Cause::KeptWaiting(_)))
+        }
+        _ => false,
+    }
+}
+
+/// The same, with those who were waited for, where that was it and they are known.
+pub(super) fn kept_waiting(error: StoreError, by: Vec<i32>) -> StoreError {
+    match error {
+        StoreError::Unavailable { action, source }
+            if !by.is_empty() && matches!(source.downcast_ref(), Some(Cause::Locked | Cause::CutOff)) =>
+        {
+            StoreError::Unavailable { action, source: Box::new(Cause::KeptWaiting(by)) }
+        }
+        error => error,
     }
 }
 

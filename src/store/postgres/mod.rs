@@ -10,7 +10,8 @@
 //! | `append`, `batch`, `refused` | COMMIT: the statement, what goes into it, and what PostgreSQL refuses |
 //! | `coalesce`, `lane`, `queue` | which calls share statements, each with its own answer, and when a statement goes |
 //! | `forget` | FORGET, in steps |
-//! | `partitions`, `clocks` | the days: made ahead, dropped after the retention; and what day it is |
+//! | `partitions`, `aside`, `clocks` | the days: made ahead, dropped after the retention with the items set aside; and what day it is |
+//! | `hidden` | the days that are to be kept and that no reader sees |
 //! | `migrate`, `installation` | the schema, and whose it is |
 //! | `mutant` | statements with a rule left out, for the check of the chaos run |
 //! | `session`, `refusal` | connections, and why there is none |
@@ -18,6 +19,7 @@
 
 mod answer;
 mod append;
+mod aside;
 mod batch;
 mod clocks;
 mod coalesce;
@@ -25,6 +27,7 @@ mod column;
 mod failure;
 mod forget;
 mod gate;
+mod hidden;
 mod installation;
 mod lane;
 mod migrate;
@@ -42,6 +45,7 @@ use prometheus_client::metrics::{family::Family, histogram::Histogram};
 
 pub use self::{
     answer::Answers,
+    hidden::HiddenDay,
     installation::{Bound, InstallationError},
     migrate::{MigrateError, check_url, migrate},
     partitions::{Upkeep, UpkeepError},
@@ -56,7 +60,7 @@ use crate::{
     event::{EventId, StreamName},
     telemetry::metrics::{Metrics, VerbLabels, statement_rows},
 };
-use session::Sessions;
+use session::{PATIENT, SHORT, Sessions};
 
 /// The central store. Cheap to clone; clones share the pools.
 #[derive(Clone)]
@@ -65,6 +69,8 @@ pub struct PostgresStore {
     /// EXTEND, ABORT and ping: appends of large batches may keep all of `pool` busy for seconds, and a request in flight
     /// whose extension waits behind them would lose its row.
     urgent: Sessions,
+    /// The turn of upkeep and the detaches in it, which wait for readers: they would take two of `pool` for minutes.
+    upkeep: Sessions,
     claimed: Claimed,
     lanes: Lanes,
     deletions: Arc<Deletions>,
@@ -75,19 +81,32 @@ pub struct PostgresStore {
 /// works on when the first hangs.
 const URGENT_CONNECTIONS: u32 = 2;
 
+/// One has the turn while the other one detaches.
+const UPKEEP_CONNECTIONS: u32 = 2;
+
 impl PostgresStore {
-    /// A store that connects when it is first asked, at most `max_connections` times and twice more for what must not
-    /// wait behind appends. TLS is as the URL says (`sslmode`, `sslrootcert`, …).
+    /// A store that connects when it is first asked, at most `max_connections` times, twice more for what must not
+    /// wait behind appends, and twice more while it drops days. TLS is as the URL says (`sslmode`, `sslrootcert`, …).
     ///
     /// # Errors
     /// When the URL cannot be read. Whether the database answers, [`Gate::ping`] tells.
     pub fn new(url: &str, application_name: &str, max_connections: u32) -> Result<Self, InvalidUrl> {
         let options = session::options(url, application_name)?;
         let claimed = Claimed::default();
-        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, &claimed);
-        let pool = session::pool(options, max_connections, &claimed);
+        let urgent = session::pool(options.clone(), URGENT_CONNECTIONS, SHORT, &claimed);
+        let upkeep = session::pool(options.clone(), UPKEEP_CONNECTIONS, PATIENT, &claimed);
+        let pool = session::pool(options, max_connections, SHORT, &claimed);
         let (lanes, deletions) = (Lanes::new(max_connections), Arc::new(Deletions::over(max_connections)));
-        Ok(Self { pool, urgent, claimed, lanes, deletions, statement_rows: statement_rows() })
+        Ok(Self { pool, urgent, upkeep, claimed, lanes, deletions, statement_rows: statement_rows() })
+    }
+
+    /// The same store, which drops days over `url`: a pooler may take neither its longer limits nor its long transaction well.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn upkeep_over(self, url: &str, application_name: &str) -> Result<Self, InvalidUrl> {
+        let options = session::options(url, application_name)?;
+        Ok(Self { upkeep: session::pool(options, UPKEEP_CONNECTIONS, PATIENT, &self.claimed), ..self })
     }
 
     /// The same store, which counts into `metrics`.
@@ -98,7 +117,7 @@ impl PostgresStore {
 
     /// Closes all connections; statements under way end first.
     pub async fn close(&self) {
-        tokio::join!(self.pool.close(), self.urgent.close());
+        tokio::join!(self.pool.close(), self.urgent.close(), self.upkeep.close());
     }
 }
 

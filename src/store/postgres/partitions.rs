@@ -3,34 +3,42 @@
 //! No step stops an append. Making is CREATE then ATTACH, dropping is DETACH CONCURRENTLY then DROP: both hold SHARE UPDATE
 //! EXCLUSIVE on the parent, which inserts do not notice. (`CREATE … PARTITION OF` and a plain DETACH take ACCESS EXCLUSIVE,
 //! and while they wait behind one long reader every append waits behind them.) Any replica may run it at any time.
+//!
+//! DETACH CONCURRENTLY waits for all who use the parent, and has no lock meanwhile. If that is interrupted, FINALIZE waits for all
+//! older snapshots of the database, whatever they read; meanwhile it has that lock of the parent, and ACCESS EXCLUSIVE on the
+//! day, which no plan holds any more. So both may wait for long. What does wait for FINALIZE is the making of a day.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{
     PostgresStore, clocks, column,
-    failure::store_error,
+    failure::{is_the_fault_of_one, kept_waiting, store_error},
     gate::micros,
-    session::{self, Turn},
+    session::{self, Sessions, Turn},
 };
 use crate::store::StoreError;
 
 const MAKE: &str = "SELECT coalesce(headgate.make_partitions($1, $2), 0)::bigint AS made";
 const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('headgate.drop_partitions', 0))";
+const BLOCKERS: &str = include_str!("sql/blockers.sql");
 const EXPIRED: &str = include_str!("sql/expired_partitions.sql");
-const DROP_EXPIRED_ASIDE: &str = include_str!("sql/drop_expired_aside.sql");
 
-const PAGES_ASIDE: &str =
-    "SELECT pg_relation_size('headgate.set_aside') / current_setting('block_size')::bigint AS pages";
+/// Days that one round of a replica takes from each table: a clock that jumped ahead by months is to cost days and not everything,
+/// and a backlog of a year is gone within two days.
+const DAYS_PER_ROUND: u32 = 8;
 
-/// Tables dropped in one round of a replica: a clock that jumped ahead by months is to cost days and not everything, and a
-/// backlog of a year is gone within two days.
-const TABLES_PER_ROUND: i64 = 16;
+/// How often it is noted who keeps a detach waiting. It is asked for while it waits; nobody knows it afterwards.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
-/// Pages of items set aside that one statement goes through, far below the statement limit.
-const PAGES_PER_STATEMENT: i64 = 250;
+/// What a round may still do to the days of one table.
+struct Left {
+    days: u32,
+    /// Until one fails: a day that a long reader keeps stands before the later ones of its table, and before nothing else.
+    detaches: bool,
+}
 
 /// A weekend without any replica, and some.
 const DAYS_AHEAD: i32 = 7;
@@ -69,14 +77,16 @@ impl PostgresStore {
     /// dropped is fetched again.
     ///
     /// # Errors
-    /// [`UpkeepError::ClocksDisagree`] when days were made and none was dropped.
+    /// The first one. Whatever it was, days were made and dropped as far as they could be; none is dropped with
+    /// [`UpkeepError::ClocksDisagree`].
     pub async fn upkeep(&self, retention: Option<Duration>) -> Result<Upkeep, UpkeepError> {
-        let partitions_made = self.make_partitions().await?;
-        let partitions_dropped = match retention {
-            Some(retention) => self.drop_expired(retention).await?,
-            None => 0,
+        let made = self.make_partitions().await;
+        // Also where none can be made: on a disk that is full, what is dropped makes the room for it.
+        let dropped = match retention {
+            Some(retention) => self.drop_expired(retention).await,
+            None => Ok(0),
         };
-        Ok(Upkeep { partitions_made, partitions_dropped })
+        Ok(Upkeep { partitions_made: made?, partitions_dropped: dropped? })
     }
 
     pub(super) async fn make_partitions(&self) -> Result<u64, StoreError> {
@@ -95,73 +105,96 @@ impl PostgresStore {
             return Err(UpkeepError::ClocksDisagree { database_ahead: clocks.ahead });
         }
         let action = "take the turn to drop partitions";
-        let Some(turn) = Turn::take(&self.pool, action, TURN).await? else { return Ok(0) };
+        let Some(turn) = Turn::take(&self.upkeep, action, TURN).await? else { return Ok(0) };
         let dropped = self.drop_in_turn(retention, clocks.here).await;
-        turn.end("end the turn to drop partitions").await?;
-        Ok(dropped?)
+        let ended = turn.end("end the turn to drop partitions").await;
+        let dropped = dropped?;
+        ended?;
+        Ok(dropped)
     }
 
     async fn drop_in_turn(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
+        let dropped = self.drop_days(retention, now).await;
+        self.drop_expired_aside(retention, now).await?;
+        dropped
+    }
+
+    async fn drop_days(&self, retention: Duration, now: Timestamp) -> Result<u64, StoreError> {
         let action = "find expired partitions";
-        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(TABLES_PER_ROUND).bind(column::Timestamp(now));
+        let expired = sqlx::query(EXPIRED).bind(micros(retention)).bind(column::Timestamp(now));
         let rows = session::rows(&self.pool, action, expired).await?;
-        let (mut dropped, mut failed) = (0, HashMap::new());
+        let (mut dropped, mut first_error, mut left) = (0, None, HashMap::<String, Left>::new());
         for row in rows {
             let read = |column| row.try_get::<String, _>(column).map_err(|error| store_error(action, error));
-            let parent = read("parent")?;
-            // A day that a long reader keeps stands before the later ones of its table, and before nothing else.
-            if failed.contains_key(&parent) {
-                continue;
-            }
-            match self.drop_partition(&parent, &read("name")?, &read("state")?).await {
-                Ok(()) => dropped += 1,
-                Err(error) => drop(failed.insert(parent, error)),
+            let (parent, name, state) = (read("parent")?, read("name")?, read("state")?);
+            let left = left.entry(parent.clone()).or_insert(Left { days: DAYS_PER_ROUND, detaches: true });
+            match self.drop_partition(&parent, &name, &state, left).await {
+                Ok(tables) => dropped += tables,
+                Err(error) => {
+                    let concerns_others = !is_the_fault_of_one(&error);
+                    first_error.get_or_insert(error);
+                    if concerns_others {
+                        break;
+                    }
+                }
             }
         }
-        self.drop_expired_aside(retention, now).await?;
-        failed.into_values().next().map_or(Ok(dropped), Err)
+        first_error.map_or(Ok(dropped), Err)
     }
 
-    async fn drop_expired_aside(&self, retention: Duration, now: Timestamp) -> Result<(), StoreError> {
-        let action = "drop expired items set aside";
-        let rows = session::rows(&self.pool, action, sqlx::query(PAGES_ASIDE)).await?;
-        let row = rows.first().ok_or_else(|| store_error(action, sqlx::Error::RowNotFound))?;
-        let pages: i64 = row.try_get("pages").map_err(|error| store_error(action, error))?;
-        let mut first = 0;
-        while first < pages {
-            let after = first + PAGES_PER_STATEMENT;
-            let statement = sqlx::query(DROP_EXPIRED_ASIDE)
-                .bind(micros(retention))
-                .bind(format!("({first},0)"))
-                .bind(format!("({after},0)"))
-                .bind(column::Timestamp(now));
-            session::rows(&self.pool, action, statement).await?;
-            first = after;
-        }
-        Ok(())
-    }
-
-    /// DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit ends that wait, the
-    /// partition is out of sight already and the next round finishes the detach.
-    async fn drop_partition(&self, parent: &str, name: &str, state: &str) -> Result<(), StoreError> {
+    /// How many tables it dropped. DETACH CONCURRENTLY waits for the statements that read the table now; when the statement limit
+    /// ends that wait, the partition is out of sight already and the next round finishes the detach.
+    async fn drop_partition(&self, parent: &str, name: &str, state: &str, left: &mut Left) -> Result<u64, StoreError> {
         let detach = match state {
             "attached" => Some("CONCURRENTLY"),
             "pending" => Some("FINALIZE"),
             _ => None,
         };
+        if left.days == 0 || (detach.is_some() && !left.detaches) {
+            return Ok(0);
+        }
         if let Some(how) = detach {
             let sql = format!("ALTER TABLE headgate.{parent} DETACH PARTITION headgate.{name} {how}");
-            self.change("detach an expired partition", sql).await?;
+            let detached = self.detach(sql).await;
+            left.detaches = detached.is_ok();
+            detached?;
         }
-        self.change("drop an expired partition", format!("DROP TABLE IF EXISTS headgate.{name}")).await
+        // One that is detached is gone, whether or not its table can go.
+        left.days -= u32::from(detach.is_some());
+        let sql = format!("DROP TABLE IF EXISTS headgate.{name}");
+        change(&self.pool, "drop an expired partition", sql).await?;
+        left.days -= u32::from(detach.is_none());
+        Ok(1)
     }
 
-    /// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
-    /// are called `event_` or `commits_` and eight digits.
-    async fn change(&self, action: &'static str, sql: String) -> Result<(), StoreError> {
-        session::on_connection(&self.pool, action, async move |connection| {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
-        })
-        .await
+    /// Waits for readers, and tells in the end who they are.
+    async fn detach(&self, sql: String) -> Result<(), StoreError> {
+        let mut blockers = Vec::new();
+        let detached = tokio::select! {
+            detached = change(&self.upkeep, "detach an expired partition", sql.clone()) => detached,
+            never = self.note_blockers(&sql, &mut blockers) => match never {},
+        };
+        detached.map_err(|error| kept_waiting(error, blockers))
     }
+
+    async fn note_blockers(&self, sql: &str, blockers: &mut Vec<i32>) -> Infallible {
+        loop {
+            tokio::time::sleep(NOTE_EVERY).await;
+            let action = "find who keeps a detach waiting";
+            let rows = session::rows(&self.pool, action, sqlx::query(BLOCKERS).bind(sql)).await.unwrap_or_default();
+            let found: Vec<i32> = rows.iter().filter_map(|row| row.try_get("pid").ok()).collect();
+            if !found.is_empty() {
+                *blockers = found;
+            }
+        }
+    }
+}
+
+/// Runs DDL that may not be inside a transaction. The names come from headgate.partition, which lists only tables that
+/// are called `event_` or `commits_` and eight digits.
+async fn change(pool: &Sessions, action: &'static str, sql: String) -> Result<(), StoreError> {
+    session::on_connection(pool, action, async move |connection| {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+    })
+    .await
 }

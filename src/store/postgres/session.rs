@@ -24,18 +24,29 @@ use super::{
 };
 use crate::{clock::Moment, store::StoreError};
 
-/// Every statement ends within this on our side. Past it the connection is dropped and the answer counts as lost.
+/// Every statement ends within this on our side, but for those of a patient pool. Past it the connection is dropped and the
+/// answer counts as lost.
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a process that ends waits for the server to take leave of it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the server is told: a little less, so that a slow statement normally ends with the server's own word, and no
-/// abandoned one works on behind our back.
-const SERVER_STATEMENT_LIMIT: &str = "4500";
+/// How long the statements of a pool may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    ours: Duration,
+    /// What the server is told: a little less, so that a slow statement normally ends with the server's own word, and no
+    /// abandoned one works on behind our back.
+    server: &'static str,
+    /// For each lock.
+    lock: &'static str,
+}
 
 /// Only ADOPT, FORGET and upkeep ever wait for a lock; all others skip what is locked.
-const SERVER_LOCK_LIMIT: &str = "2000";
+pub(super) const SHORT: Limits = Limits { ours: STATEMENT_LIMIT, server: "4500", lock: "2000" };
+
+/// For what waits until others are done, while nobody waits for it.
+pub(super) const PATIENT: Limits = Limits { ours: Duration::from_secs(66), server: "65000", lock: "60000" };
 
 /// How long to wait for a connection: a server that restarts is back within it, and a probe does not hang.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -61,6 +72,7 @@ pub(super) fn options(url: &str, application_name: &str) -> Result<PgConnectOpti
 #[derive(Debug, Clone)]
 pub(super) struct Sessions {
     pool: PgPool,
+    limits: Limits,
     /// How many of them run a statement.
     busy: Arc<AtomicU32>,
     /// How many are taken by a ping or a turn, which are no work that shows that the database answers.
@@ -98,17 +110,19 @@ struct Unfit {
 /// A pool that connects when it is first used. What the sessions need is sent with the start-up packet; no session
 /// state is set later, so that a pooler in transaction mode can stand between. One that does not let `options` pass
 /// leaves it to the role to have what must not be missing.
-pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Claimed) -> Sessions {
+pub(super) fn pool(options: PgConnectOptions, max_connections: u32, limits: Limits, claimed: &Claimed) -> Sessions {
     let unfit = Arc::new(Mutex::new(None));
     let noted = Arc::clone(&unfit);
     let broke = Broke::default();
     let suspected = broke.clone();
     let claimed = Arc::clone(claimed);
     let options = options.options([
-        ("statement_timeout", SERVER_STATEMENT_LIMIT),
-        ("lock_timeout", SERVER_LOCK_LIMIT),
+        ("statement_timeout", limits.server),
+        ("lock_timeout", limits.lock),
         // Without it a crash of the server silently loses acknowledged grants and cursors.
         ("synchronous_commit", "on"),
+        // The statements lock rows and then judge what is in them; what repeatable read locks, it refuses if it is newer.
+        ("default_transaction_isolation", "read committed"),
         // Short statements; compiling them takes longer than running them.
         ("jit", "off"),
         // Planning takes longer than running them too, and PostgreSQL would plan RESERVE again for every poll (0.45 ms beside
@@ -133,7 +147,7 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
         .after_connect(move |connection, _| {
             let (noted, claimed) = (Arc::clone(&noted), Arc::clone(&claimed));
             Box::pin(async move {
-                let lacking = match lacks(&claimed, connection).await {
+                let lacking = match lacks(limits, &claimed, connection).await {
                     Err(error) if loses_statements(&error) => Some(LOSES_STATEMENTS),
                     looked => looked?,
                 };
@@ -144,16 +158,20 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, claimed: &Cl
             })
         })
         .connect_lazy_with(options);
-    Sessions { pool, busy: Arc::default(), aside: Arc::default(), unfit, broke, refusal: Refusal::default() }
+    Sessions { pool, limits, busy: Arc::default(), aside: Arc::default(), unfit, broke, refusal: Refusal::default() }
 }
 
 const SETTINGS: &str = "SELECT NOT pg_is_in_recovery(), current_setting('synchronous_commit') <> 'off', \
                         extract(epoch FROM current_setting('statement_timeout')::interval) * 1000 BETWEEN 1 AND $1::text::numeric";
 
 /// A pooler may have swallowed our settings, and a role may have its own: look at what the session really has.
-async fn lacks(claimed: &Claimed, connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+async fn lacks(
+    limits: Limits,
+    claimed: &Claimed,
+    connection: &mut PgConnection,
+) -> Result<Option<&'static str>, sqlx::Error> {
     let (primary, durable, limited): (bool, bool, bool) =
-        sqlx::query_as(SETTINGS).bind(SERVER_STATEMENT_LIMIT).fetch_one(&mut *connection).await?;
+        sqlx::query_as(SETTINGS).bind(limits.server).fetch_one(&mut *connection).await?;
     Ok(match (durable, limited) {
         // It would refuse writes by itself, but tell what it has not seen yet: that an id is not stored.
         _ if !primary => Some("the server is a standby; let the URL lead to the primary"),
@@ -234,6 +252,9 @@ impl Drop for Busy {
     }
 }
 
+/// Between its statements it has no snapshot, whatever the database's default is: FINALIZE waits for all that are older.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// A lock of an otherwise empty transaction, held while statements run on other connections. Only upkeep has one. Dropped in any
 /// way but by [`Turn::end`], its connection is closed: the pool never gets one back whose transaction is open or unknown.
 pub(super) struct Turn(Busy);
@@ -248,7 +269,7 @@ impl Turn {
         let mut turn = Self(pool.acquire(action, &pool.aside).await?);
         let connection = turn.0.connection();
         let mine: bool = within_limit(action, async {
-            sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+            sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
             sqlx::query_scalar(lock).fetch_one(connection).await
         })
         .await?;
@@ -298,7 +319,7 @@ pub(super) async fn ping(pool: &Sessions) -> Result<(), StoreError> {
     .await
 }
 
-/// Runs `work` on a connection of the pool, within the statement limit.
+/// Runs `work` on a connection of the pool, within its limit.
 pub(super) async fn on_connection<T>(
     pool: &Sessions,
     action: &'static str,
@@ -314,7 +335,7 @@ async fn on_counted_connection<T>(
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, StoreError> {
     let mut busy = pool.acquire(action, busy).await?;
-    match tokio::time::timeout(STATEMENT_LIMIT, work(busy.connection())).await {
+    match tokio::time::timeout(pool.limits.ours, work(busy.connection())).await {
         Ok(Err(error)) if takes_no_writes(&error) => {
             // After a failover the host's name leads elsewhere: this connection is closed, and the next one looks it up.
             drop(busy);
@@ -329,7 +350,7 @@ async fn on_counted_connection<T>(
         }
         Err(_elapsed) => {
             pool.broke.note();
-            Err(silent(action, STATEMENT_LIMIT))
+            Err(silent(action, pool.limits.ours))
         }
     }
 }

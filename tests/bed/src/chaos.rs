@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::checker::{NemesisKind, Violation};
 use crate::clock;
-use crate::forwarder::Road;
+use crate::forwarder::{Road, Way};
 use crate::lines::Lines;
 use crate::narrate::say;
 use crate::nemesis::{Peer, Planned, Strike};
@@ -251,10 +251,8 @@ impl<'a> Chaos<'a> {
                 self.all_have_the_database();
                 Ok(())
             }
-            Strike::EndSession { .. } | Strike::KillSession { .. } => {
-                self.all_have_the_database();
-                Ok(())
-            }
+            // Noted when it was done.
+            Strike::EndSession { .. } | Strike::KillSession { .. } => Ok(()),
             Strike::Storm { on, .. } => {
                 for name in on {
                     source.weather(name, None);
@@ -272,15 +270,21 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    /// One session of a replica, if there is one.
+    /// One session of a replica, if there is one. Nobody has lost anything when there was none.
     async fn strike_session(&mut self, nth: u32, kill: bool) -> Result<()> {
-        self.all_lose_the_database();
         let postgres = &self.stage.parts.postgres;
         // A server that has stopped, or recovers for long, has no session, and one that begins to recover ends ours.
         let ended = tokio::time::timeout(RECOVERED_WITHIN, end_session(postgres, nth, kill)).await;
         if !matches!(ended, Ok(Ok(()))) {
             say("          there was no session to end");
+            return Ok(());
         }
+        self.all_lose_the_database();
+        if kill {
+            // All sessions end, and none begins before the server has recovered. Another strike may stop it meanwhile.
+            let _ = tokio::time::timeout(RECOVERED_WITHIN, self.stage.parts.postgres.ready()).await;
+        }
+        self.all_have_the_database();
         Ok(())
     }
 
@@ -305,12 +309,15 @@ fn is_back(away: &mut [(u64, u64)]) {
 }
 
 /// What a replica loses when lines to these peers are like this. Request bytes and answers that are only late cost
-/// nothing; a slow way to the API server or the database may be too slow for a deadline.
+/// nothing; a slow way to the API server or the database may be too slow for a deadline. Sources that hear nothing of a
+/// replica lose no answer.
 fn losses(to: &[Peer], road: Road) -> impl Iterator<Item = NemesisKind> {
-    to.iter().filter_map(move |peer| match peer {
-        Peer::ApiServer => Some(NemesisKind::LostApiServer),
-        Peer::Database => Some(NemesisKind::LostDatabase),
-        Peer::Sources => (!matches!(road, Road::Slow { .. } | Road::Open)).then_some(NemesisKind::LostSources),
+    to.iter().filter_map(move |peer| match (peer, road) {
+        (Peer::ApiServer, _) => Some(NemesisKind::LostApiServer),
+        (Peer::Database, _) => Some(NemesisKind::LostDatabase),
+        (Peer::Sources, Road::Cut | Road::Swallows(Way::Down)) => Some(NemesisKind::LostSources),
+        (Peer::Sources, Road::Swallows(Way::Up)) => Some(NemesisKind::UnheardBySources),
+        (Peer::Sources, Road::Slow { .. } | Road::Open) => None,
     })
 }
 
@@ -331,4 +338,19 @@ async fn end_session(postgres: &Postgres, nth: u32, kill: bool) -> Result<()> {
     }
     sqlx::query("SELECT pg_terminate_backend($1)").bind(chosen).execute(&mut session).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_that_hear_nothing_of_a_replica_lose_no_answer() {
+        let of = |road| losses(&[Peer::Sources], road).collect::<Vec<_>>();
+        assert_eq!(of(Road::Cut), [NemesisKind::LostSources]);
+        assert_eq!(of(Road::Swallows(Way::Down)), [NemesisKind::LostSources]);
+        assert_eq!(of(Road::Swallows(Way::Up)), [NemesisKind::UnheardBySources]);
+        let slow = Road::Slow { up: Duration::from_millis(800), down: Duration::from_millis(500) };
+        assert_eq!(of(slow), []);
+    }
 }

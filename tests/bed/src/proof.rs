@@ -138,15 +138,22 @@ impl Proof {
 
     /// A strike on a server is a loss of every replica.
     fn struck(&self) -> String {
-        let count = |kind: &NemesisKind| self.nemeses.iter().filter(|nemesis| nemesis.kind == *kind).count();
-        let [kills, pauses, jumps] =
-            [NemesisKind::Killed, NemesisKind::Paused, NemesisKind::WrongClock].map(|kind| count(&kind));
-        let [sources, api_server, database] =
-            [NemesisKind::LostSources, NemesisKind::LostApiServer, NemesisKind::LostDatabase].map(|kind| count(&kind));
-        format!(
-            "{kills} kills, {pauses} pauses, {jumps} jumps of the clock; summed over the replicas, {sources} losses of the \
-             sources, {api_server} of the line to the API server, {database} of the database or the line to it"
-        )
+        let of = |kinds: &[(&str, NemesisKind)]| {
+            let count = |kind| self.nemeses.iter().filter(|nemesis| nemesis.kind == kind).count();
+            kinds.iter().map(|(name, kind)| format!("{} {name}", count(*kind))).collect::<Vec<_>>().join(", ")
+        };
+        let of_one = of(&[
+            ("kills", NemesisKind::Killed),
+            ("pauses", NemesisKind::Paused),
+            ("jumps of the clock", NemesisKind::WrongClock),
+        ]);
+        let of_lines = of(&[
+            ("losses of the sources", NemesisKind::LostSources),
+            ("of the way to them", NemesisKind::UnheardBySources),
+            ("of the line to the API server", NemesisKind::LostApiServer),
+            ("of the database or the line to it", NemesisKind::LostDatabase),
+        ]);
+        format!("{of_one}; summed over the replicas, {of_lines}")
     }
 
     fn after_kills(&self) -> String {

@@ -2,17 +2,19 @@
 //!
 //! | rule | promise | what must hold |
 //! |---|---|---|
-//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms |
+//! | I1 | P2 | starts of two requests to one source are at least its minInterval apart, never less than 200 ms, and under two attempts |
 //! | I2 | P1 | a request starts after the one before has ended; an overlap is explained only by a frozen or dead peer (R3) |
 //! | I3 | P3 | no event is delivered twice, but for what was not committed when its replica was struck, and the part of a response nobody could use |
 //! | I4 | P4 | the cursor that is sent goes back only when a user set it back, and never runs ahead of what was delivered |
-//! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte |
+//! | I5 | P4 | the store holds exactly the events 1 to cursor, byte for byte, each from the attempt that delivered it |
+//! | I5 | P4 | what was delivered and never again is stored, but for what I3 excuses |
 //! | I7 | P1 | the Lease names the requester, or did until it could not know better |
 //! | I8 | P7 | no source waits longer than the bound for its next request without a cause, the end of the run included |
 //! | I9 | P2 | nobody asks sooner than the source asked for (`Retry-After`), but whoever could not know |
 //!
 //! Everything here is pure: it takes the log, the faults that were done, and the rows that were found.
 
+mod excuse;
 mod holder;
 mod once;
 mod order;
@@ -55,8 +57,10 @@ pub enum NemesisKind {
     Killed,
     /// SIGSTOP, then SIGCONT.
     Paused,
-    /// Its line to the sources was cut, or swallowed: what they sent may not have come.
+    /// Its line to the sources was cut, or swallowed what they sent, which may not have come.
     LostSources,
+    /// Its line to the sources swallowed what it sent, the end of its connections included. What they sent came.
+    UnheardBySources,
     /// Its line to the API server was cut, swallowed or slow: others may have taken its sources over.
     LostApiServer,
     /// Its line to the database, or the database, was: its commits may not have come.
@@ -65,20 +69,7 @@ pub enum NemesisKind {
     WrongClock,
 }
 
-/// A pause shorter than the in-flight deadline (D is at least 2 s) takes no row from its holder, so it explains nothing.
-const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
-
 impl Nemesis {
-    /// Whether it can have made a peer whose request was under way look dead to the source: R3.
-    fn hides_a_peer(&self) -> bool {
-        match self.kind {
-            NemesisKind::Killed => true,
-            NemesisKind::Paused | NemesisKind::LostSources => self.until - self.from >= SHORTEST_TELLING_PAUSE_US,
-            // It goes on reading, and closes what it can keep neither by its row nor by its member Lease.
-            NemesisKind::LostApiServer | NemesisKind::LostDatabase | NemesisKind::WrongClock => false,
-        }
-    }
-
     /// Whether it struck this replica at some time between the two moments.
     fn struck(&self, replica: &str, from: u64, until: u64) -> bool {
         let named =
@@ -133,6 +124,12 @@ pub struct Evidence {
     pub api_away: Vec<(u64, u64)>,
     /// I8: when which replica was there. Where none is given, somebody always was.
     pub presences: Vec<Presence>,
+}
+
+impl Evidence {
+    fn stored_of(&self, source: &str) -> Option<&StoredStream> {
+        self.stored.iter().find(|stored| stored.source == source)
+    }
 }
 
 /// The rules, as they are named in the design.
@@ -229,10 +226,9 @@ pub fn check(evidence: &Evidence) -> Findings {
         accesses.sort_by_key(|access| access.started);
         let mut found = SourceFindings { requests: accesses.len(), ..SourceFindings::default() };
         let lives = lives(source, &accesses, &evidence.resets);
-        let stored = evidence.stored.iter().find(|stored| stored.source == source);
         findings.violations.extend(order::check(source, &accesses, &lives, evidence, &mut found));
         findings.violations.extend(still::check(source, &accesses, evidence, &mut found));
-        findings.violations.extend(once::check(source, &accesses, &lives, &evidence.nemeses, stored, &mut found));
+        findings.violations.extend(once::check(source, &accesses, &lives, evidence, &mut found));
         findings.violations.extend(holder::check(source, &accesses, evidence, &mut found));
         findings.violations.extend(retry_after::check(source, &accesses, evidence, &mut found));
         findings.sources.insert(source.to_owned(), found);
@@ -241,6 +237,7 @@ pub fn check(evidence: &Evidence) -> Findings {
         let found = findings.sources.entry(stored.source.clone()).or_default();
         found.stored_events = Some(stored.events.len() as u64);
         findings.violations.extend(store::check(stored));
+        findings.violations.extend(store::origins(stored, &evidence.accesses));
     }
     findings
 }
@@ -248,7 +245,7 @@ pub fn check(evidence: &Evidence) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::{
-        testing::{access, broken, check_log},
+        testing::{access, broken, check_log, killed, stored, stored_under},
         *,
     };
 
@@ -291,6 +288,21 @@ mod tests {
     fn i3_i4_a_reset_of_another_source_or_after_the_step_back_explains_nothing() {
         let findings = loaded_again(vec![reset("bills", 200), reset("orders", 700)]);
         assert_eq!(broken(&findings), [Rule::I4, Rule::I3, Rule::I3]);
+    }
+
+    #[test]
+    fn i3_i5_what_no_commit_is_known_for_does_not_pass_for_uncommitted() {
+        let accesses = || {
+            let first = access("orders").by("a").under("01").at_ms(0).after(0).delivering(1, 10).build();
+            vec![first, access("orders").by("b").under("02").at_ms(6_000).after(0).delivering(1, 20).build()]
+        };
+        let found = |stream: StoredStream| {
+            let (nemeses, stored) = (vec![killed("a", 10)], vec![stream]);
+            broken(&check(&Evidence { accesses: accesses(), nemeses, stored, ..Evidence::default() }))
+        };
+        assert_eq!(found(stored_under("02", 20)), []);
+        assert_eq!(found(stored(20)), [Rule::I5]);
+        assert_eq!(found(stored_under("99", 20)), [Rule::I5]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! I3: every event is delivered once, or the repeat is explained by a fault that cost exactly this event.
+//! I3: every event is delivered once, or the repeat is explained by a fault that cost exactly this event. I5: what was
+//! delivered last is stored, or such a fault cost it.
 //!
 //! What a fault explains is only what it can have cost. Whoever asks next has the row, so an event that the store has
 //! from an attempt was committed before the next request left: no fault excuses asking for it again. Of an answer that
-//! went wrong the log knows the events whose last byte was taken, and those before the first unusable item count as used.
+//! went wrong the log knows the events whose last byte was taken, and those before the first unusable item count as
+//! used.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Nemesis, NemesisKind, Rule, SourceFindings, StoredStream, Violation};
+use super::{Evidence, Nemesis, Rule, SourceFindings, StoredStream, Violation, excuse};
 use crate::{
     access_log::{Access, Delivered},
     source::FaultKind,
@@ -62,7 +64,7 @@ impl Repeats {
 
 /// What explains a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
     Kill,
     Pause,
     CutOff,
@@ -76,11 +78,12 @@ pub(super) fn check(
     source: &str,
     accesses: &[&Access],
     lives: &[usize],
-    nemeses: &[Nemesis],
-    stored: Option<&StoredStream>,
+    evidence: &Evidence,
     found: &mut SourceFindings,
 ) -> Vec<Violation> {
-    let log = Log { accesses, lives, nemeses, stored_by: stored.map(StoredStream::attempts).unwrap_or_default() };
+    let stored = evidence.stored_of(source);
+    let stored_by = stored.map(StoredStream::attempts).unwrap_or_default();
+    let log = Log { accesses, lives, nemeses: &evidence.nemeses, stored_by };
     let mut violations = Vec::new();
     // For each event, the place of the request that delivered it last.
     let mut deliveries: HashMap<u64, usize> = HashMap::new();
@@ -104,11 +107,12 @@ pub(super) fn check(
             lines: vec![accesses[earlier].clone(), access.clone()],
         }));
     }
+    if let Some(stored) = stored {
+        let resets = evidence.resets.iter().filter(|reset| reset.source == source).count();
+        violations.extend(log.lost(source, &deliveries, &stored.indexes(), resets));
+    }
     violations
 }
-
-/// A request is on its way to the source for this long at most: lines are made slower by no more (docs/guarantees.md).
-const LONGEST_WAY_US: u64 = 800_000;
 
 /// All that is known of one source.
 struct Log<'a> {
@@ -134,38 +138,43 @@ impl Log<'_> {
         if self.stored_by.get(&index) == Some(&first.attempt.as_str()) {
             return None;
         }
-        self.struck_before_the_commit(earlier).or_else(|| self.is_unusable(index, earlier).then_some(Cause::Unusable))
+        self.not_committed(index, earlier)
+    }
+
+    /// What can have cost the commit of an event that the request at `place` delivered.
+    fn not_committed(&self, index: u64, place: usize) -> Option<Cause> {
+        self.struck_before_the_commit(place).or_else(|| self.is_unusable(index, place).then_some(Cause::Unusable))
+    }
+
+    /// The events whose last delivery is in no row though nothing explains it, by the request that delivered them. What
+    /// a reset has taken back, also one after which nobody has asked yet, may be gone.
+    fn lost(
+        &self,
+        source: &str,
+        deliveries: &HashMap<u64, usize>,
+        stored: &HashSet<u64>,
+        resets: usize,
+    ) -> Vec<Violation> {
+        let mut lost: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        for (&index, &place) in deliveries.iter().filter(|(index, _)| !stored.contains(index)) {
+            if self.lives[place] == resets && self.not_committed(index, place).is_none() {
+                let range = lost.entry(place).or_insert((index, index));
+                *range = (range.0.min(index), range.1.max(index));
+            }
+        }
+        let violation = |(place, (first, last)): (usize, (u64, u64))| Violation {
+            rule: Rule::I5,
+            source: source.to_owned(),
+            what: format!("of events {first} to {last} what this request delivered is not stored"),
+            lines: vec![self.accesses[place].clone()],
+        };
+        lost.into_iter().map(violation).collect()
     }
 
     /// Only a fault before the next request to the source can have cost the commit: whoever asks next has the row.
     fn struck_before_the_commit(&self, place: usize) -> Option<Cause> {
-        let (first, next) = (self.accesses[place], self.accesses[place + 1]);
-        let struck_by = |kind| {
-            let mut of_kind = self.nemeses.iter().filter(move |nemesis| nemesis.kind == kind);
-            of_kind.any(|nemesis| nemesis.struck(&first.replica, first.started, next.started))
-        };
-        let frozen = |nemesis: &Nemesis| {
-            nemesis.kind == NemesisKind::Paused
-                && nemesis.hides_a_peer()
-                && nemesis.struck(&first.replica, first.started, next.started)
-        };
-        // What was written before the kill may be served after it.
-        let sent = first.started.saturating_sub(LONGEST_WAY_US);
-        let killed = |nemesis: &Nemesis| {
-            nemesis.kind == NemesisKind::Killed && nemesis.struck(&first.replica, sent, next.started)
-        };
-        if self.nemeses.iter().any(killed) {
-            Some(Cause::Kill)
-        } else if self.nemeses.iter().any(frozen) {
-            Some(Cause::Pause)
-        } else if struck_by(NemesisKind::LostSources) {
-            Some(Cause::Way)
-        } else if struck_by(NemesisKind::LostDatabase) && struck_by(NemesisKind::LostApiServer) {
-            // Neither alone: a holder without a database keeps its batch, one without an API server commits under the fence.
-            Some(Cause::CutOff)
-        } else {
-            None
-        }
+        let next = self.accesses.get(place + 1).map_or(u64::MAX, |next| next.started);
+        excuse::uncommitted(self.nemeses, self.accesses[place], next)
     }
 
     /// Whether the fault of this answer made this event of it useless.

@@ -1,6 +1,8 @@
 //! I1, I2, I4: what can be seen on neighbours in the order of their starts.
 
-use super::{Evidence, GAP_US, Rule, SourceFindings, Violation};
+use std::collections::HashMap;
+
+use super::{Evidence, GAP_US, Rule, SourceFindings, Violation, excuse};
 use crate::access_log::Access;
 
 pub(super) fn check(
@@ -16,7 +18,7 @@ pub(super) fn check(
         violations.push(Violation { rule, source: source.to_owned(), what, lines });
     };
     let min_interval = evidence.min_intervals.get(source).map_or(GAP_US, |interval| GAP_US.max(*interval));
-    let mut delivered = 0;
+    let (mut delivered, mut attempts) = (0, HashMap::new());
     for (place, &access) in accesses.iter().enumerate() {
         let begins_again = place > 0 && lives[place] > lives[place - 1];
         if begins_again {
@@ -30,6 +32,13 @@ pub(super) fn check(
             );
         }
         delivered = delivered.max(access.after).max(access.delivered.iter().map(|run| run.last).max().unwrap_or(0));
+        if let Some(first) = attempts.insert(&access.attempt, access) {
+            broken(
+                Rule::I1,
+                "two requests under one attempt, which the row grants for one".to_owned(),
+                &[first, access],
+            );
+        }
         let Some(&before) = place.checked_sub(1).and_then(|place| accesses.get(place)) else { continue };
 
         let gap = access.started - before.started;
@@ -46,10 +55,7 @@ pub(super) fn check(
         }
         // Not only the neighbour: a request that is never answered may outlast many.
         for &earlier in accesses[..place].iter().filter(|earlier| earlier.ended > access.started) {
-            let explained = evidence.nemeses.iter().any(|nemesis| {
-                nemesis.hides_a_peer() && nemesis.struck(&earlier.replica, earlier.started, access.started)
-            });
-            if explained {
+            if excuse::overlap(&evidence.nemeses, earlier, access) {
                 found.explained_overlaps += 1;
             } else {
                 broken(Rule::I2, "a request started before an earlier one had ended".to_owned(), &[earlier, access]);
@@ -65,8 +71,8 @@ mod tests {
 
     use super::{
         super::{
-            NemesisKind, check as check_all,
-            testing::{access, broken, check_log, lost, paused},
+            Nemesis, NemesisKind, check as check_all,
+            testing::{access, broken, check_log, killed, lost, paused},
         },
         *,
     };
@@ -94,6 +100,13 @@ mod tests {
         let min_intervals = BTreeMap::from([("orders".to_owned(), 100_000)]);
         let findings = check_all(&Evidence { accesses, min_intervals, ..Evidence::default() });
         assert_eq!(broken(&findings), [Rule::I1]);
+    }
+
+    #[test]
+    fn i1_two_requests_under_one_attempt_are_found() {
+        let of = |attempt: &str, at_ms| access("orders").under(attempt).at_ms(at_ms).build();
+        assert_eq!(broken(&check_log(vec![of("01", 0), of("02", 300), of("01", 600)])), [Rule::I1]);
+        assert!(check_log(vec![of("01", 0), of("02", 300)]).clean());
     }
 
     #[test]
@@ -130,6 +143,7 @@ mod tests {
     fn i2_only_a_lost_line_to_the_sources_explains_an_overlap() {
         for (kind, expected) in [
             (NemesisKind::LostSources, vec![]),
+            (NemesisKind::UnheardBySources, vec![]),
             (NemesisKind::LostDatabase, vec![Rule::I2]),
             (NemesisKind::LostApiServer, vec![Rule::I2]),
         ] {
@@ -144,6 +158,47 @@ mod tests {
                 "{kind:?}"
             );
         }
+    }
+
+    /// a asks at 0 and is served for 9 s; b asks at this many milliseconds.
+    fn beside(at_ms: u64, nemeses: &[Nemesis]) -> Vec<Rule> {
+        let accesses = vec![
+            access("orders").by("a_1").at_ms(0).lasting_ms(9_000).build(),
+            access("orders").by("b_1").at_ms(at_ms).build(),
+        ];
+        broken(&check_all(&Evidence { accesses, nemeses: nemeses.to_vec(), ..Evidence::default() }))
+    }
+
+    #[test]
+    fn i2_nothing_explains_a_start_before_the_row_can_have_opened() {
+        use NemesisKind::{LostSources, UnheardBySources};
+        let always = [killed("a", 0), paused("a", 0, 9_500)];
+        for nemesis in always.into_iter().chain([LostSources, UnheardBySources].map(|line| lost(line, "a", 0, 9_500))) {
+            let nemeses = [nemesis, lost(NemesisKind::LostDatabase, "a", 0, 9_500)];
+            assert_eq!(beside(2_199, &nemeses), [Rule::I2], "{nemeses:?}");
+            assert_eq!(beside(2_200, &nemeses), [], "{nemeses:?}");
+        }
+    }
+
+    #[test]
+    fn i2_a_strike_explains_an_overlap_when_the_last_extension_before_it_is_over() {
+        for (from_ms, expected) in [(3_500, vec![]), (3_501, vec![Rule::I2])] {
+            for nemesis in [killed("a", from_ms), paused("a", from_ms, 9_500)] {
+                assert_eq!(beside(5_000, std::slice::from_ref(&nemesis)), expected, "{nemesis:?}");
+                let without_extensions = lost(NemesisKind::LostDatabase, "a", 1_000, 4_000);
+                assert_eq!(beside(5_000, &[nemesis, without_extensions]), []);
+            }
+        }
+    }
+
+    #[test]
+    fn i2_a_freeze_or_a_lost_line_that_was_over_long_before_explains_nothing() {
+        for (until_ms, expected) in [(2_999, vec![Rule::I2]), (3_000, vec![])] {
+            for nemesis in [paused("a", 0, until_ms), lost(NemesisKind::LostSources, "a", 0, until_ms)] {
+                assert_eq!(beside(5_000, std::slice::from_ref(&nemesis)), expected, "{nemesis:?}");
+            }
+        }
+        assert_eq!(beside(8_900, &[paused("a", 0, 2_000)]), [Rule::I2]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! I5: the store holds exactly the events up to the cursor, in order, byte for byte.
+//! I5: the store holds exactly the events up to the cursor, in order, byte for byte, each from the request that
+//! delivered it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Rule, Violation};
-use crate::source::Feed;
+use crate::{access_log::Access, source::Feed};
 
 /// What was found in the database about one stream.
 #[derive(Debug, Clone)]
@@ -31,6 +32,11 @@ pub struct StoredEvent {
 }
 
 impl StoredStream {
+    /// The events that are stored.
+    pub(super) fn indexes(&self) -> HashSet<u64> {
+        self.events.iter().filter_map(|event| self.feed.index(&event.id)).collect()
+    }
+
     /// For each event, the attempt that brought it.
     pub(super) fn attempts(&self) -> HashMap<u64, &str> {
         self.events.iter().filter_map(|event| Some((self.feed.index(&event.id)?, event.attempt.as_deref()?))).collect()
@@ -73,9 +79,46 @@ pub(super) fn check(stored: &StoredStream) -> Vec<Violation> {
     violations
 }
 
+/// Each stored event has a commit, whose attempt delivered it. Without that nothing tells what was committed before it
+/// came again.
+pub(super) fn origins(stored: &StoredStream, accesses: &[Access]) -> Vec<Violation> {
+    let mut requests: HashMap<&str, Vec<&Access>> = HashMap::new();
+    for access in accesses.iter().filter(|access| access.source == stored.source) {
+        requests.entry(&access.attempt).or_default().push(access);
+    }
+    let delivered = |attempt: &str, index: u64| {
+        let mut runs = requests.get(attempt).into_iter().flatten().flat_map(|access| &access.delivered);
+        runs.any(|run| (run.first..=run.last).contains(&index))
+    };
+    // One violation for each attempt, not for each event.
+    let mut strange: BTreeMap<Option<&str>, (u64, u64)> = BTreeMap::new();
+    for event in &stored.events {
+        // What is not one of the source's is found anyway.
+        let Some(index) = stored.feed.index(&event.id) else { continue };
+        let attempt = event.attempt.as_deref();
+        if !attempt.is_some_and(|attempt| delivered(attempt, index)) {
+            let range = strange.entry(attempt).or_insert((index, index));
+            *range = (range.0.min(index), range.1.max(index));
+        }
+    }
+    let violation = |(attempt, (first, last)): (Option<&str>, (u64, u64))| {
+        let what = match attempt {
+            None => format!("no commit is known for what is stored of events {first} to {last}"),
+            Some(attempt) => {
+                format!("attempt {attempt} stored of events {first} to {last} what it did not deliver")
+            }
+        };
+        Violation { rule: Rule::I5, source: stored.source.clone(), what, lines: Vec::new() }
+    };
+    strange.into_iter().map(violation).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::testing::stored, *};
+    use super::{
+        super::testing::{access, stored, stored_under},
+        *,
+    };
 
     fn whats(stored: &StoredStream) -> Vec<String> {
         check(stored).into_iter().map(|violation| violation.what).collect()
@@ -122,6 +165,34 @@ mod tests {
         stream.events[0].id = "not-a-number".into();
         stream.cursor = None;
         assert_eq!(whats(&stream)[0], "id not-a-number is not one of the source's");
+    }
+
+    /// What is said of the origins of `stored` when attempt 01 delivered 1 to 10.
+    fn origins_of(stored: &StoredStream) -> Vec<String> {
+        let accesses = [
+            access("orders").under("01").delivering(1, 4).delivering(5, 10).build(),
+            access("bills").under("02").delivering(1, 10).build(),
+        ];
+        origins(stored, &accesses).into_iter().map(|violation| violation.what).collect()
+    }
+
+    #[test]
+    fn an_event_from_the_request_that_delivered_it_is_clean() {
+        assert_eq!(origins_of(&stored_under("01", 10)), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn an_event_without_a_commit_is_found() {
+        let expected = "no commit is known for what is stored of events 1 to 10";
+        assert_eq!(origins_of(&stored(10)), [expected]);
+    }
+
+    #[test]
+    fn an_event_under_an_attempt_that_did_not_deliver_it_is_found() {
+        let of_another_source = "attempt 02 stored of events 1 to 10 what it did not deliver";
+        assert_eq!(origins_of(&stored_under("02", 10)), [of_another_source]);
+        let further_than_it_went = "attempt 01 stored of events 11 to 12 what it did not deliver";
+        assert_eq!(origins_of(&stored_under("01", 12)), [further_than_it_went]);
     }
 
     fn fingerprint_of_nothing() -> String {

@@ -1,18 +1,21 @@
 //! Builders of log lines and faults that read as sentences.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{Evidence, Findings, Nemesis, NemesisKind, Rule, StoredEvent, StoredStream, check};
 use crate::{
     access_log::{Access, Delivered, RetryAfter},
     source::{FaultKind, SourceConfig},
 };
 
-/// A request to this source that went well: it took 3 ms and delivered nothing.
+/// A request to this source that went well, under an attempt of its own: it took 3 ms and delivered nothing.
 pub(crate) fn access(source: &str) -> Builder {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
     Builder(Access {
         source: source.to_owned(),
         path: format!("/{source}/events"),
         replica: "a".to_owned(),
-        attempt: "00".to_owned(),
+        attempt: format!("{:032x}", ATTEMPTS.fetch_add(1, Ordering::Relaxed)),
         connection: 1,
         after: 0,
         limit: 1000,
@@ -120,6 +123,15 @@ pub(crate) fn stored(count: u64) -> StoredStream {
         })
         .collect();
     StoredStream { source: "orders".into(), cursor: Some(feed.id(count)), feed, events, begins_after: 0 }
+}
+
+/// The stream `orders` as it should be after `count` events, all stored by this attempt.
+pub(crate) fn stored_under(attempt: &str, count: u64) -> StoredStream {
+    let mut stream = stored(count);
+    for event in &mut stream.events {
+        event.attempt = Some(attempt.to_owned());
+    }
+    stream
 }
 
 /// SIGKILL at this many milliseconds.
