@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -218,6 +218,24 @@ async fn a_deleted_member_lease_ends_the_incarnation() {
         })
         .collect();
     assert_eq!(lost.len(), 5, "every source was lost with its incarnation");
+}
+
+#[tokio::test]
+async fn a_lease_that_lost_one_of_its_labels_is_claimed_anew() {
+    let cluster = Cluster::with_sources(3).await;
+    let (a, b) = (cluster.start("a"), cluster.start("b"));
+    cluster.until("all held", async |_| a.held() + b.held() == 3).await;
+    for (nth, label) in ["headgate.dev/kind", "headgate.dev/namespace", "headgate.dev/name"].iter().enumerate() {
+        let name = format!("shop.source-{nth}");
+        let without = serde_json::json!({"metadata": {"labels": {*label: null}}});
+        let edited = cluster.leases.patch(&name, &PatchParams::default(), &Patch::Merge(without)).await.unwrap();
+        let anew = async |cluster: &Cluster| {
+            let lease = cluster.leases.get(&name).await.unwrap();
+            SourceLease::read(&lease).is_some() && lease.metadata.resource_version != edited.metadata.resource_version
+        };
+        cluster.until("labelled anew", anew).await;
+        cluster.until("all held", async |_| a.held() + b.held() == 3).await;
+    }
 }
 
 #[tokio::test]

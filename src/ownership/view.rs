@@ -84,8 +84,21 @@ impl View {
         match lease::read(lease) {
             Seen::Source(source) => self.apply_source(source),
             Seen::Member(member) => self.apply_member(member),
-            Seen::Other => None,
+            Seen::Other => self.lose_source(lease),
         }
+    }
+
+    /// A Lease that is no more what it was known as ends as one that was deleted does: a source's Lease is found by its labels,
+    /// and whoever lacks one claims it anew. That of a member its holder writes anew, with the next renewal.
+    fn lose_source(&mut self, unlabelled: &Lease) -> Option<Change> {
+        let name = unlabelled.metadata.name.as_deref()?;
+        // By hand only, so it may take a while.
+        let known = self.sources.values().find(|known| SourceLease::name_of(&known.stream) == name)?;
+        if Version::of(unlabelled).is_older_than(&known.version) {
+            return None;
+        }
+        let stream = known.stream.clone();
+        self.remove_source(&stream)
     }
 
     /// A Lease was deleted; `lease` is its last state.

@@ -207,19 +207,25 @@ impl Replica {
                 self.holdings.deleted(stream, version);
                 self.align(stream);
             }
-            // An edit that came between is deleted too.
             Deletion::Changed(current) => {
                 self.learn(&current);
-                if self.names_me(stream) {
-                    self.delete_lease(stream);
+                let edited = self.view.source(stream).is_some_and(|lease| lease.version != version);
+                match self.names_me(stream) {
+                    // An edit that came between is deleted too.
+                    true if edited => self.delete_lease(stream),
+                    // What I know of it is not what the API server says; the watch will tell.
+                    true => self.keep_for_now(stream),
+                    false => {}
                 }
             }
-            // It is one that names me without an object now, and tried again as such; a new object is run under it.
-            Deletion::Denied => {
-                self.holdings.keep(stream);
-                self.align(stream);
-            }
+            Deletion::Denied => self.keep_for_now(stream),
         }
+    }
+
+    /// It is one that names me without an object now, and tried again as such; a new object is run under it.
+    fn keep_for_now(&mut self, stream: &StreamName) {
+        self.holdings.keep(stream);
+        self.align(stream);
     }
 
     fn on_taken(&mut self, stream: &StreamName, from: Option<&Holder>, written: Written) {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Stage, fake::Entry};
 use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
 
+mod by_hand;
 mod cluster;
 mod database;
 mod gate;
@@ -202,50 +203,6 @@ async fn leases_whose_deletion_is_never_answered_keep_no_other_from_going() {
     sleep(SECOND).await;
     cluster.remove_source(&orders);
     cluster.until(20 * SECOND, "gone", |cluster| cluster.lease(&orders).is_none()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lease_deleted_or_stripped_of_its_labels_by_hand_is_claimed_anew() {
-    let mut cluster = cluster_of(&["a", "b"], 10, 1).await;
-    let orders = cluster.add_source("orders");
-    cluster.settled().await;
-    let name = SourceLease::name_of(&orders);
-    cluster.api.remove(&name);
-    cluster.until(3 * SECOND, "claimed anew", |cluster| cluster.lease(&orders).is_some() && cluster.is_settled()).await;
-    cluster.api.edit(&name, |lease| lease.metadata.labels = None);
-    cluster
-        .until(5 * SECOND, "labelled anew", |cluster| cluster.lease(&orders).is_some() && cluster.is_settled())
-        .await;
-    let before = cluster.lease(&orders).unwrap().holder;
-    cluster.api.edit(&name, |lease| {
-        lease.metadata.annotations.get_or_insert_default().insert("note".to_owned(), "by hand".to_owned());
-    });
-    sleep(5 * SECOND).await;
-    assert_eq!(cluster.lease(&orders).unwrap().holder, before, "an edit that keeps the holder changes nothing");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_only_member_claims_its_own_lease_anew_when_it_was_stripped_of_its_labels() {
-    let mut cluster = cluster_of(&["a"], 10, 1).await;
-    let orders = cluster.add_source("orders");
-    cluster.settled().await;
-    cluster.api.edit(&SourceLease::name_of(&orders), |lease| lease.metadata.labels = None);
-    sleep(SECOND).await;
-    cluster
-        .until(5 * SECOND, "labelled anew", |cluster| cluster.lease(&orders).is_some() && cluster.is_settled())
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_member_that_somebody_made_up_is_declared_dead() {
-    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
-    let lease = cluster.member_of("b").unwrap().name;
-    cluster.api.edit(&lease, |lease| lease.spec.as_mut().unwrap().holder_identity = Some("bob".to_owned()));
-    cluster.until(60 * SECOND, "settled and even", |cluster| cluster.is_settled() && cluster.is_even()).await;
-    sleep(60 * SECOND).await;
-    assert!(cluster.is_settled() && cluster.is_even(), "{:?}", cluster.running());
-    cluster.add_source("orders");
-    cluster.settled().await;
 }
 
 #[tokio::test(start_paused = true)]
