@@ -2,12 +2,15 @@
 //! Leases there are.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
 use k8s_openapi::api::coordination::v1::Lease;
 
+mod progress;
+
+use self::progress::{Key, Progress};
 use super::{
     Peers,
     lease::{self, MemberLease, Seen, SourceLease, Standing, Version},
@@ -21,17 +24,8 @@ pub struct View {
     /// The holder of each member Lease that names one.
     live: HashMap<Holder, Arc<str>>,
     sources: HashMap<StreamName, SourceLease>,
-    /// What a list that is being read has shown so far, and what was written meanwhile.
-    listed: Option<Listed>,
+    progress: Progress,
     synced: bool,
-    /// The newest resourceVersion that the watch has shown.
-    shown: u64,
-}
-
-#[derive(Debug, Default)]
-struct Listed {
-    members: HashSet<Arc<str>>,
-    sources: HashSet<StreamName>,
 }
 
 /// What an event changed.
@@ -63,74 +57,61 @@ pub enum End {
 }
 
 impl View {
-    /// A Lease that the watch shows. An older version than the one that is known changes nothing.
-    pub fn apply(&mut self, lease: &Lease) -> Option<Change> {
-        self.note_shown(lease);
-        self.take(lease)
+    /// A Lease that the watch shows. An older version than an answer has told of already changes nothing.
+    pub fn apply(&mut self, lease: &Lease) -> Vec<Change> {
+        let change = self.identify(lease).and_then(|(key, seen)| self.take(&key, seen, &Version::of(lease)));
+        self.watched(lease, change)
+    }
+
+    /// The watch shows that a Lease was deleted; `lease` is its last state.
+    pub fn delete(&mut self, lease: &Lease) -> Vec<Change> {
+        let created_anew = |known: &Version| Version::of(lease).is_older_than(known);
+        let gone = self.identify(lease).filter(|(key, _)| !self.version(key).is_some_and(created_anew));
+        let change = gone.and_then(|(key, _)| self.remove(&key));
+        self.watched(lease, change)
     }
 
     /// A Lease of an answer to me. A watch shows all Leases in the order of their versions, so an answer that it has
     /// overtaken says nothing new; it must not bring back a Lease that was shown deleted meanwhile.
     pub fn apply_answer(&mut self, lease: &Lease) -> Option<Change> {
-        let overtaken = Version::of(lease).number().is_some_and(|version| version <= self.shown);
-        if overtaken { None } else { self.take(lease) }
+        let version = Version::of(lease);
+        let (key, seen) = self.identify(lease).filter(|_| !self.progress.has_shown(&version))?;
+        let change = self.take(&key, seen, &version)?;
+        self.progress.answered(key, &version);
+        Some(change)
     }
 
-    fn note_shown(&mut self, lease: &Lease) {
-        self.shown = std::cmp::max(self.shown, Version::of(lease).number().unwrap_or_default());
-    }
-
-    fn take(&mut self, lease: &Lease) -> Option<Change> {
-        match lease::read(lease) {
-            Seen::Source(source) => self.apply_source(source),
-            Seen::Member(member) => self.apply_member(member),
-            Seen::Other => self.lose_source(lease),
-        }
-    }
-
-    /// A Lease that is no more what it was known as ends as one that was deleted does: a source's Lease is found by its labels,
-    /// and whoever lacks one claims it anew. That of a member its holder writes anew, with the next renewal.
-    fn lose_source(&mut self, unlabelled: &Lease) -> Option<Change> {
-        let name = unlabelled.metadata.name.as_deref()?;
-        // By hand only, so it may take a while.
-        let known = self.sources.values().find(|known| SourceLease::name_of(&known.stream) == name)?;
-        if Version::of(unlabelled).is_older_than(&known.version) {
-            return None;
-        }
-        let stream = known.stream.clone();
-        self.remove_source(&stream)
-    }
-
-    /// A Lease was deleted; `lease` is its last state.
-    pub fn delete(&mut self, lease: &Lease) -> Option<Change> {
-        self.note_shown(lease);
-        match lease::read(lease) {
-            Seen::Source(gone) => {
-                let known = self.sources.get(&gone.stream)?;
-                // Created anew since.
-                if gone.version.is_older_than(&known.version) {
-                    return None;
-                }
-                self.remove_source(&gone.stream)
-            }
-            Seen::Member(gone) => self.remove_member(&gone.name),
-            Seen::Other => None,
-        }
-    }
-
-    /// A list begins: what it does not show is gone when it ends.
+    /// A list begins, and is asked for then: it tells of all that was written before, and what it does not show is gone when it
+    /// ends.
     pub fn begin_list(&mut self) {
-        self.listed = Some(Listed::default());
+        self.progress.begin_list();
+    }
+
+    /// A Lease that the list shows. It is as it was when the list was taken, so only what an answer has told since the list began
+    /// may be newer. That its version is older than what was known before says that the API server was restored from a backup.
+    pub fn apply_listed(&mut self, lease: &Lease) -> Option<Change> {
+        let (version, identified) = (Version::of(lease), self.identify(lease));
+        let readable = identified.as_ref().filter(|(_, seen)| *seen != Seen::Other);
+        self.progress.listed(readable.map(|(key, _)| key.clone()), &version);
+        let (key, seen) = identified?;
+        let known = self.version(&key);
+        if known.is_some_and(|known| self.progress.is_ahead(&key, known)) {
+            return self.take(&key, seen, &version);
+        }
+        if known.is_some_and(|known| version.is_older_than(known)) {
+            self.progress.went_back();
+        }
+        self.put(&key, seen)
     }
 
     /// The list has ended.
     pub fn end_list(&mut self) -> Vec<Change> {
         self.synced = true;
-        let Some(listed) = self.listed.take() else { return Vec::new() };
-        let members: Vec<_> = self.members.keys().filter(|name| !listed.members.contains(*name)).cloned().collect();
-        let sources: Vec<_> = self.sources.keys().filter(|stream| !listed.sources.contains(*stream)).cloned().collect();
-        let members: Vec<Change> = members.iter().filter_map(|name| self.remove_member(name)).collect();
-        members.into_iter().chain(sources.iter().filter_map(|stream| self.remove_source(stream))).collect()
+        let Some(there) = self.progress.end_list() else { return Vec::new() };
+        let members = self.members.keys().cloned().map(Key::Member);
+        let gone: Vec<Key> =
+            members.chain(self.sources.keys().cloned().map(Key::Source)).filter(|key| !there.contains(key)).collect();
+        gone.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Whether a list was read to its end at least once. Until then, absence says nothing.
@@ -191,12 +172,67 @@ impl View {
         }
     }
 
-    fn apply_source(&mut self, lease: SourceLease) -> Option<Change> {
-        if let Some(listed) = &mut self.listed {
-            listed.sources.insert(lease.stream.clone());
+    /// Which Lease it is, and what stands in it. A source's Lease is known by its labels, and by its name too once it is known:
+    /// without one of its labels it ends as one that was deleted does, and is claimed anew. That of a member its holder writes anew,
+    /// with the next renewal.
+    fn identify(&self, lease: &Lease) -> Option<(Key, Seen)> {
+        let seen = lease::read(lease);
+        let key = match &seen {
+            Seen::Member(member) => Key::Member(member.name.clone()),
+            Seen::Source(source) => Key::Source(source.stream.clone()),
+            Seen::Other => {
+                // By hand only, so it may take a while.
+                let name = lease.metadata.name.as_deref()?;
+                let known = self.sources.keys().find(|stream| SourceLease::name_of(stream) == name)?;
+                Key::Source(known.clone())
+            }
+        };
+        Some((key, seen))
+    }
+
+    /// The version in which a Lease is known.
+    fn version(&self, key: &Key) -> Option<&Version> {
+        match key {
+            Key::Member(name) => self.members.get(name).map(|known| &known.version),
+            Key::Source(stream) => self.sources.get(stream).map(|known| &known.version),
         }
+    }
+
+    /// What is said of a version of a Lease, unless it is known in a newer one.
+    fn take(&mut self, key: &Key, seen: Seen, version: &Version) -> Option<Change> {
+        let is_old = |known: &Version| version == known || version.is_older_than(known);
+        if self.version(key).is_some_and(is_old) { None } else { self.put(key, seen) }
+    }
+
+    fn put(&mut self, key: &Key, seen: Seen) -> Option<Change> {
+        match seen {
+            Seen::Member(member) => self.put_member(member),
+            Seen::Source(source) => self.put_source(source),
+            Seen::Other => self.remove(key),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Change> {
+        match key {
+            Key::Member(name) => self.remove_member(name),
+            Key::Source(stream) => self.remove_source(stream),
+        }
+    }
+
+    /// What an event of the watch has changed, and what follows from that it has come so far.
+    fn watched(&mut self, lease: &Lease, change: Option<Change>) -> Vec<Change> {
+        let mut changes = Vec::from_iter(change);
+        for (version, key) in self.progress.watched(&Version::of(lease)) {
+            if self.version(&key).and_then(Version::number) == Some(version) {
+                changes.extend(self.remove(&key));
+            }
+        }
+        changes
+    }
+
+    fn put_source(&mut self, lease: SourceLease) -> Option<Change> {
         let known = self.sources.get(&lease.stream);
-        if known.is_some_and(|known| lease.version == known.version || lease.version.is_older_than(&known.version)) {
+        if known == Some(&lease) {
             return None;
         }
         let from = known.and_then(|known| known.holder.clone());
@@ -210,12 +246,8 @@ impl View {
         Some(Change::Source { stream: gone.stream, from: gone.holder, to: None })
     }
 
-    fn apply_member(&mut self, lease: MemberLease) -> Option<Change> {
-        if let Some(listed) = &mut self.listed {
-            listed.members.insert(lease.name.clone());
-        }
-        let known = self.members.get(&lease.name);
-        if known.is_some_and(|known| lease.version == known.version || lease.version.is_older_than(&known.version)) {
+    fn put_member(&mut self, lease: MemberLease) -> Option<Change> {
+        if self.members.get(&lease.name) == Some(&lease) {
             return None;
         }
         let known = self.members.insert(lease.name.clone(), lease.clone());

@@ -164,6 +164,8 @@ pub(super) struct Faults {
     full: AtomicBool,
     /// No Lease of a source may be deleted.
     kept: AtomicBool,
+    /// Each page of a list takes so long.
+    page_ms: AtomicU32,
     /// The watch shows nothing any more, without an error.
     deaf: AtomicBool,
     watches_dropped: watch::Sender<u64>,
@@ -201,6 +203,10 @@ impl Faults {
 
     pub(super) fn deny_deletions(&self, denied: bool) {
         self.kept.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn slow_lists_down(&self, each_page: Duration) {
+        self.page_ms.store(u32::try_from(each_page.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     pub(super) fn leave_deletions_unanswered_of(&self, part: &str) {

@@ -230,13 +230,17 @@ impl Replica {
         self.last_event = Instant::now();
         match event {
             Event::Init => self.view.begin_list(),
-            Event::InitApply(lease) | Event::Apply(lease) => {
-                let change = self.view.apply(&lease);
+            Event::InitApply(lease) => {
+                let change = self.view.apply_listed(&lease);
                 self.on_changes(change);
             }
+            Event::Apply(lease) => {
+                let changes = self.view.apply(&lease);
+                self.on_changes(changes);
+            }
             Event::Delete(lease) => {
-                let change = self.view.delete(&lease);
-                self.on_changes(change);
+                let changes = self.view.delete(&lease);
+                self.on_changes(changes);
             }
             Event::InitDone => {
                 let changes = self.view.end_list();

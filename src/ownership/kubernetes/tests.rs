@@ -16,6 +16,7 @@ mod database;
 mod gate;
 mod joining;
 mod leaving;
+mod lists;
 mod outages;
 mod renewals;
 mod supervisor;

@@ -13,20 +13,32 @@ use tokio::sync::watch;
 use super::{Entry, FakeApi, Faults, unanswered};
 use crate::ownership::kubernetes::client::LeaseError;
 
+/// So many Leases are on one page of a list.
+const PAGE: usize = 50;
+
 /// One watch, over one replica's connection.
 pub(super) struct Watch {
     api: Arc<FakeApi>,
     faults: Arc<Faults>,
     dropped: watch::Receiver<u64>,
-    /// How much of the log was shown; `None` before the list.
-    at: Option<usize>,
+    at: At,
     ready: VecDeque<Event<Lease>>,
+}
+
+/// How far a watch has come. As kube's watcher, it says that a list begins before it asks for it.
+enum At {
+    Start,
+    Begun,
+    /// What is left of the list, and how much of the log it shows.
+    List(VecDeque<Lease>, usize),
+    /// How much of the log was shown.
+    Log(usize),
 }
 
 impl Watch {
     pub(super) fn open(api: Arc<FakeApi>, faults: Arc<Faults>) -> Self {
         let dropped = faults.watches_dropped.subscribe();
-        Self { api, faults, dropped, at: None, ready: VecDeque::new() }
+        Self { api, faults, dropped, at: At::Start, ready: VecDeque::new() }
     }
 
     pub(super) async fn next(&mut self) -> Result<Event<Lease>, LeaseError> {
@@ -39,36 +51,52 @@ impl Watch {
             if self.dropped.has_changed().unwrap_or(false) {
                 self.dropped.mark_unchanged();
                 self.ready.clear();
-                self.at = None;
+                self.at = At::Start;
                 return Err(unanswered());
             }
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let Some(at) = self.at else {
-                self.list();
-                continue;
-            };
-            let mut length = self.api.length.subscribe();
-            tokio::select! {
-                _ = length.wait_for(|length| *length > at) => {}
-                _ = self.dropped.changed() => {
-                    self.dropped.mark_changed();
-                    continue;
-                }
-            }
-            let log = self.api.lock();
-            self.ready.extend(log.log[at..].iter().enumerate().filter_map(|(nth, entry)| show(entry, at + nth + 1)));
-            self.at = Some(log.log.len());
+            self.go_on().await;
         }
     }
 
-    fn list(&mut self) {
-        let state = self.api.lock();
-        self.at = Some(state.log.len());
-        self.ready.push_back(Event::Init);
-        self.ready.extend(state.leases.values().filter(|lease| is_watched(lease)).cloned().map(Event::InitApply));
-        self.ready.push_back(Event::InitDone);
+    async fn go_on(&mut self) {
+        match &mut self.at {
+            At::Start => {
+                self.ready.push_back(Event::Init);
+                self.at = At::Begun;
+            }
+            At::Begun => {
+                let state = self.api.lock();
+                let all = state.leases.values().filter(|lease| is_watched(lease)).cloned().collect();
+                self.at = At::List(all, state.log.len());
+            }
+            At::List(rest, at) => {
+                let each = self.faults.page_ms.load(Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(each.into())).await;
+                let page = rest.drain(..PAGE.min(rest.len()));
+                self.ready.extend(page.map(Event::InitApply));
+                if rest.is_empty() {
+                    self.ready.push_back(Event::InitDone);
+                    self.at = At::Log(*at);
+                }
+            }
+            At::Log(at) => {
+                let mut length = self.api.length.subscribe();
+                tokio::select! {
+                    _ = length.wait_for(|length| *length > *at) => {}
+                    _ = self.dropped.changed() => {
+                        self.dropped.mark_changed();
+                        return;
+                    }
+                }
+                let log = self.api.lock();
+                let news = log.log[*at..].iter().enumerate();
+                self.ready.extend(news.filter_map(|(nth, entry)| show(entry, *at + nth + 1)));
+                *at = log.log.len();
+            }
+        }
     }
 }
 
