@@ -6,6 +6,7 @@
 //! | `write` | one compare-and-set, carried through until its outcome is known |
 //! | `member` | the member Lease: incarnations and renewals |
 //! | `replica` | one loop that hears the watch, the answers and the supervisor |
+//! | `watchdog` | whether the watch has gone silent |
 //! | `life` | joining, being declared dead, draining and leaving |
 //! | `claims` | taking orphans, handing over, deleting: what is written, and what its answer means |
 //! | `balance` | who takes what, now |
@@ -42,6 +43,7 @@ mod life;
 mod member;
 mod published;
 mod replica;
+mod watchdog;
 mod write;
 
 pub use client::{KubernetesLeases, LeaseError};

@@ -23,6 +23,7 @@ use super::{
     database::DatabaseClock,
     deaths::{Duty, EARLY_FOR},
     member::{Part, Sign, Wish},
+    watchdog::Watchdog,
 };
 use crate::{
     desired::Desired,
@@ -121,7 +122,7 @@ pub(super) struct Replica {
     pub(super) dirty: bool,
     /// When all was counted last.
     pub(super) counted: Instant,
-    last_event: Instant,
+    watchdog: Watchdog,
     next_sweep: Instant,
 }
 
@@ -140,6 +141,7 @@ impl Replica {
         Self {
             membership: Membership::new(config.late_after(), now),
             database: DatabaseWatch::new(now),
+            watchdog: Watchdog::new(config.lease_duration, now),
             config,
             api,
             gate,
@@ -175,7 +177,6 @@ impl Replica {
             joined_before: false,
             dirty: true,
             counted: now,
-            last_event: now,
             next_sweep: now + SWEEP_EVERY,
         }
     }
@@ -207,7 +208,7 @@ impl Replica {
                     if self.watch_is_stale() {
                         tracing::warn!("the watch of Leases shows nothing, not even my renewals; watching anew");
                         watch = self.api.watch();
-                        self.last_event = Instant::now();
+                        self.watchdog.made_anew(Instant::now());
                     }
                 }
             }
@@ -227,7 +228,7 @@ impl Replica {
                 return;
             }
         };
-        self.last_event = Instant::now();
+        self.watchdog.heard(&event, Instant::now());
         match event {
             Event::Init => self.view.begin_list(),
             Event::InitApply(lease) => {
@@ -346,7 +347,7 @@ impl Replica {
     /// My own renewals are watched too: when they succeed and the watch shows none of them, the watch is dead.
     fn watch_is_stale(&self) -> bool {
         let now = Instant::now();
-        self.me.is_some() && self.membership.is_well(now) && now - self.last_event > self.config.lease_duration
+        self.me.is_some() && self.membership.is_well(now) && self.watchdog.is_stale(now)
     }
 
     /// Brings a source in line with its Lease.

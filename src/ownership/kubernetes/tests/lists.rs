@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{SECOND, cluster_of};
 
@@ -27,4 +27,19 @@ async fn what_was_handed_over_without_an_answer_does_not_run_here_again_while_th
     }
     cluster.until(5 * SECOND, "b runs all", |cluster| cluster.running()["b"] == 240).await;
     cluster.assert_no_living_holder_was_robbed();
+}
+
+#[rstest]
+#[case::by_little(6)]
+#[case::for_as_long_as_a_connection_may_be_silent(39)]
+#[tokio::test(start_paused = true)]
+async fn a_list_that_takes_longer_than_a_lease_lasts_ends(#[case] seconds: u32) {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    let b = &cluster.pods["b"].faults;
+    b.slow_lists_down(seconds * SECOND);
+    b.drop_watches();
+    let start = Instant::now();
+    cluster.drain("a").await;
+    cluster.until(3 * seconds * SECOND + 10 * SECOND, "told of all", |cluster| cluster.running()["b"] == 20).await;
+    assert!(start.elapsed() > seconds * SECOND, "it was not told by a list");
 }
