@@ -188,6 +188,10 @@ impl Replica {
     pub(super) fn place(&mut self, stream: &StreamName, intended: Option<Holder>) {
         let Some(me) = self.me.clone() else { return };
         let now = Instant::now();
+        // It was denied a moment ago, and stays stopped.
+        if self.draining_since.is_some() && !self.may_write(stream, now) {
+            return;
+        }
         let may_take =
             |holder: &Holder| *holder != me && self.takes_handoffs(holder, now) && !self.has_declined(stream, holder);
         let may: Vec<bool> = self.roster.holders.iter().map(may_take).collect();

@@ -8,6 +8,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::Instant;
 
 use super::{
+    client::LeaseError,
+    member::Part,
     replica::Replica,
     write::{self, Deletion, OnDenial, Written},
 };
@@ -24,15 +26,15 @@ const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 /// A Lease without our labels gets them this often at most.
 const LABEL_EVERY: Duration = Duration::from_secs(10);
 
-/// A claim that came to nothing.
+/// A claim, or a handoff, that came to nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
-    /// Not to be claimed before.
+    /// Its Lease is not to be written before.
     until: Instant,
     cause: Cause,
 }
 
-/// Why a claim came to nothing.
+/// Why it came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// Somebody else was first, the answer did not come, or the Lease has lost its labels: the watch shows who holds it now.
@@ -112,11 +114,15 @@ impl Replica {
             let holder = previous.as_ref().and_then(|lease| lease.holder.as_ref());
             let is_orphan = holder.is_none_or(|holder| !self.view.is_live(holder));
             let is_wanted = self.desired.get(&stream).is_some();
-            let may = self.refused.get(&stream).is_none_or(|refusal| refusal.until <= now);
-            if is_orphan && is_wanted && may && !self.holdings.has(&stream) {
+            if is_orphan && is_wanted && self.may_write(&stream, now) && !self.holdings.has(&stream) {
                 self.take(&stream, previous.as_ref());
             }
         }
+    }
+
+    /// Whether the last write of a Lease did not just come to nothing.
+    pub(super) fn may_write(&self, stream: &StreamName, now: Instant) -> bool {
+        self.refused.get(stream).is_none_or(|refusal| refusal.until <= now)
     }
 
     /// Writes the Lease to name me.
@@ -138,12 +144,17 @@ impl Replica {
         let lease = SourceLease::give(stream, Some(previous), &to, &pod, Timestamp::now());
         self.holdings.hand(stream, &to);
         let (api, stream) = (self.api.clone(), stream.clone());
-        // Who drains has nothing to go back to. Whose database is lost does: it may be back before the API server is.
-        let patience = if self.draining_since.is_some() { Duration::MAX } else { HANDOFF_PATIENCE };
+        let drains = self.draining_since.is_some();
         let handoff = async move {
-            let written = match write::write_within(patience, api.clone(), lease).await {
-                Written::Unanswered => write::write_within(TAKE_BACK_PATIENCE, api, mine).await,
-                answered => answered,
+            // Who drains has nothing to go back to, and stays for no write that it may not make. Whose database is lost has: it may be
+            // back before the API server is.
+            let written = if drains {
+                write::write(api, lease, OnDenial::End).await
+            } else {
+                match write::write_within(HANDOFF_PATIENCE, api.clone(), lease).await {
+                    Written::Unanswered => write::write_within(TAKE_BACK_PATIENCE, api, mine).await,
+                    answered => answered,
+                }
             };
             Claimed::HandedOver { stream, to, written }
         };
@@ -156,12 +167,22 @@ impl Replica {
         Some(SourceLease::give(&previous.stream, Some(previous), me, &self.config.pod, Timestamp::now()))
     }
 
-    /// An unanswered handoff leaves it open who holds the source. It runs on, in doubt, until that is known.
+    /// An unanswered handoff leaves it open who holds the source. It runs on, in doubt, until that is known, or until this replica
+    /// drains and may not know.
     fn take_back(&mut self, stream: &StreamName) {
         let Some(mine) = self.view.source(stream).and_then(|previous| self.mine(previous)) else { return };
         self.holdings.doubt(stream);
         let (api, stream) = (self.api.clone(), stream.clone());
-        let take = async move { Claimed::TakenBack { stream, written: write::write(api, mine).await } };
+        let mut wish = self.outlets.wish.subscribe();
+        let take = async move {
+            let written = tokio::select! {
+                written = write::write(api.clone(), mine.clone(), OnDenial::Repeat) => written,
+                () = async { drop(wish.wait_for(|wish| wish.part >= Part::Draining).await) } => {
+                    write::write(api, mine, OnDenial::End).await
+                }
+            };
+            Claimed::TakenBack { stream, written }
+        };
         self.writes.push(take.boxed());
     }
 
@@ -245,14 +266,7 @@ impl Replica {
                 self.learn(&lease);
             }
             Written::Unanswered => self.refuse(stream, Cause::Unclear),
-            Written::Denied(error) => {
-                let in_a_row = self.refused.get(stream).map_or(0, Refusal::denials_in_a_row) + 1;
-                if in_a_row == 1 {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(stream = %stream, error, "may not claim it; trying again, ever more seldom");
-                }
-                self.refuse(stream, Cause::Denied { in_a_row });
-            }
+            Written::Denied(error) => self.deny(stream, &error),
             Written::Refused(current) => {
                 self.refuse(stream, Cause::Unclear);
                 if let Some(current) = current {
@@ -274,6 +288,15 @@ impl Replica {
         }
     }
 
+    fn deny(&mut self, stream: &StreamName, error: &LeaseError) {
+        let in_a_row = self.refused.get(stream).map_or(0, Refusal::denials_in_a_row) + 1;
+        if in_a_row == 1 {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(stream = %stream, error, "may not write its Lease; trying again, ever more seldom");
+        }
+        self.refuse(stream, Cause::Denied { in_a_row });
+    }
+
     fn refuse(&mut self, stream: &StreamName, cause: Cause) {
         let wait = match cause {
             Cause::Unclear => RETRY.after(0),
@@ -283,6 +306,11 @@ impl Replica {
     }
 
     fn on_handed_over(&mut self, stream: &StreamName, to: &Holder, written: Written) {
+        if let Written::Denied(error) = &written {
+            // A call before may have landed, so it is not run here again: it goes to another, now or when I have left.
+            self.deny(stream, error);
+            self.holdings.stay_stopped(stream);
+        }
         self.holdings.write_answered(stream);
         match written {
             // Mine or the other's: what was taken back in vain was handed over.
@@ -306,10 +334,12 @@ impl Replica {
     }
 
     fn on_taken_back(&mut self, stream: &StreamName, written: Written) {
+        // What was denied tells nothing of what it should have undone. The source is let go as others are, in doubt until then.
+        let is_known = !matches!(written, Written::Denied(_));
         if let Written::Done(lease) | Written::Refused(Some(lease)) = written {
             self.learn(&lease);
         }
-        let names_me = self.names_me(stream);
+        let names_me = is_known && self.names_me(stream);
         if let Some(directive) = self.holdings.end_doubt(stream, names_me) {
             self.direct(directive);
         }

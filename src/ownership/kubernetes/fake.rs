@@ -164,6 +164,8 @@ pub(super) struct Faults {
     full: AtomicBool,
     /// No Lease of a source may be deleted.
     kept: AtomicBool,
+    /// No Lease of a source may be written that is there already.
+    fixed: AtomicBool,
     /// Each page of a list takes so long.
     page_ms: AtomicU32,
     /// The watch shows nothing any more, without an error.
@@ -203,6 +205,10 @@ impl Faults {
 
     pub(super) fn deny_deletions(&self, denied: bool) {
         self.kept.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn deny_source_writes(&self, denied: bool) {
+        self.fixed.store(denied, Ordering::Relaxed);
     }
 
     pub(super) fn slow_lists_down(&self, each_page: Duration) {
@@ -321,11 +327,14 @@ impl LeaseApi for FakeLeases {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        if MemberLease::read(lease).is_some_and(|lease| lease.holder().is_some()) {
+        let (member, source) = (MemberLease::read(lease), SourceLease::read(lease).is_some());
+        if member.is_some_and(|member| member.holder().is_some()) {
             swallow(&self.faults.lost_renewals).await;
         }
-        let answer = self.call(|| self.api.replace(&self.writer, lease)).await;
-        if SourceLease::read(lease).is_some() {
+        let denied = source && self.faults.fixed.load(Ordering::Relaxed);
+        let replace = || if denied { Err(forbidden()) } else { self.api.replace(&self.writer, lease) };
+        let answer = self.call(replace).await;
+        if source {
             swallow(&self.faults.swallowed).await;
         }
         answer

@@ -13,6 +13,7 @@ use crate::{event::StreamName, ownership::lease::SourceLease, store::Holder};
 mod by_hand;
 mod cluster;
 mod database;
+mod denials;
 mod gate;
 mod joining;
 mod leaving;

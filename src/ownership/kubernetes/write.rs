@@ -23,7 +23,7 @@ pub(super) enum Written {
     Refused(Option<Lease>),
     /// No answer in the time that was given: it may have landed, and the watch will show it.
     Unanswered,
-    /// The API server takes no such Lease. Nothing was written.
+    /// The API server does not allow it. Unless a call before that went without an answer, nothing was written.
     Denied(LeaseError),
 }
 
@@ -37,17 +37,7 @@ pub(super) enum OnDenial {
 /// Creates the Lease, or replaces the version it carries. A write without an answer may have landed, and the same
 /// compare-and-set is safe to repeat; so it is repeated until there is an answer, and a refusal is looked into, because
 /// the one who was first may have been me.
-pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
-    carry_through(api, lease, OnDenial::Repeat).await
-}
-
-/// As [`write()`], for a Lease that nobody runs on yet: it gives up when it is denied, and after a while, so that what cannot be
-/// claimed takes no place from what can.
-pub(super) async fn claim(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
-    tokio::time::timeout(CLAIM_TIMEOUT, carry_through(api, lease, OnDenial::End)).await.unwrap_or(Written::Unanswered)
-}
-
-async fn carry_through(api: Arc<dyn LeaseApi>, lease: Lease, on_denial: OnDenial) -> Written {
+pub(super) async fn write(api: Arc<dyn LeaseApi>, lease: Lease, on_denial: OnDenial) -> Written {
     let wanted = holder_identity(&lease);
     let put = || async {
         if lease.metadata.resource_version.is_some() { api.replace(&lease).await } else { api.create(&lease).await }
@@ -58,16 +48,23 @@ async fn carry_through(api: Arc<dyn LeaseApi>, lease: Lease, on_denial: OnDenial
         Err(_) => {}
     }
     let name = lease.metadata.name.as_deref().unwrap_or_default();
-    match until_answered(|| api.get(name), OnDenial::Repeat).await {
+    match until_answered(|| api.get(name), on_denial).await {
         Ok(current) if holder_identity(&current) == wanted => Written::Done(current),
         Ok(current) => Written::Refused(Some(current)),
+        Err(error @ LeaseError::Denied { .. }) => Written::Denied(error),
         Err(_) => Written::Refused(None),
     }
 }
 
+/// As [`write()`], for a Lease that nobody runs on yet: it gives up when it is denied, and after a while, so that what cannot be
+/// claimed takes no place from what can.
+pub(super) async fn claim(api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
+    tokio::time::timeout(CLAIM_TIMEOUT, write(api, lease, OnDenial::End)).await.unwrap_or(Written::Unanswered)
+}
+
 /// As [`write()`], but without an answer after `patience` it gives up.
 pub(super) async fn write_within(patience: Duration, api: Arc<dyn LeaseApi>, lease: Lease) -> Written {
-    tokio::time::timeout(patience, write(api, lease)).await.unwrap_or(Written::Unanswered)
+    tokio::time::timeout(patience, write(api, lease, OnDenial::Repeat)).await.unwrap_or(Written::Unanswered)
 }
 
 /// What became of a deletion.

@@ -351,6 +351,10 @@ impl Pod {
         }
     }
 
+    pub(super) fn polls_for(&self, stream: &StreamName, time: Duration) {
+        self.running.polls.lock().unwrap().insert(stream.clone(), time);
+    }
+
     pub(super) fn is_settled_with(&self, held: usize) -> bool {
         self.ownership.view().held == held
     }

@@ -30,6 +30,8 @@ pub(super) struct Running {
     /// When each source stopped or began to run here last.
     pub(super) stopped: Mutex<HashMap<StreamName, Instant>>,
     pub(super) began: Mutex<HashMap<StreamName, Instant>>,
+    /// How long the poll of a source takes that is to stop; of others it is a moment.
+    pub(super) polls: Mutex<HashMap<StreamName, Duration>>,
 }
 
 pub(super) struct Task {
@@ -100,6 +102,7 @@ pub(super) async fn supervise(
                 };
                 let id = running.tasks.lock().unwrap().get(&stream).map_or(u64::MAX, |task| task.id);
                 let poll = Duration::from_millis(rng.random_range(0..300));
+                let poll = running.polls.lock().unwrap().get(&stream).copied().unwrap_or(poll);
                 polls.push(Box::pin(async move {
                     tokio::time::sleep(poll).await;
                     (stream, id, yields)
