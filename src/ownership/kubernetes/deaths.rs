@@ -14,7 +14,7 @@ use super::{
     write::{self, Deletion, OnDenial},
 };
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, Waits},
     event::StreamName,
     ownership::{
         lease::{MemberLease, Version},
@@ -25,6 +25,8 @@ use crate::{
 
 /// One attempt to declare a member dead. It is not repeated by itself: the suspicion has to hold.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(2);
+/// One that failed is followed by another after this, if the suspicion holds.
+const DECLARE_RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
 /// One attempt to fence rows off.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 const FENCE_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -53,6 +55,14 @@ pub(super) enum Duty {
     Swept(StreamName),
 }
 
+/// The attempts to declare one member dead, as far as they failed.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    waits: Waits,
+    /// When the next one may be made; none while one is under way.
+    next: Option<Instant>,
+}
+
 /// A certificate of death as it was seen. Only this version of the Lease may go: a newer one may be that of a member that lives.
 #[derive(Debug)]
 pub(super) struct Certificate {
@@ -66,8 +76,11 @@ impl Replica {
         if self.me.is_none() {
             return;
         }
-        for (lease, version) in self.membership.suspects(now) {
-            self.declare(&lease, &version);
+        let suspects = self.membership.suspects(now);
+        let is_suspect = |lease: &Arc<str>| suspects.iter().any(|(suspect, _)| suspect == lease);
+        self.declaring.retain(|lease, attempts| attempts.next.is_none() || is_suspect(lease));
+        for (lease, version) in suspects {
+            self.declare(&lease, &version, now);
         }
     }
 
@@ -100,7 +113,7 @@ impl Replica {
 
     /// Incarnations of this very pod that were there before my first: their container has ended, so their silence need not
     /// be waited for. This rests on a pod's name being given once at a time ([`Config::pod`](super::Config)).
-    pub(super) fn declare_predecessors(&mut self) {
+    pub(super) fn declare_predecessors(&mut self, now: Instant) {
         let predecessors: Vec<_> = self
             .view
             .members()
@@ -109,19 +122,22 @@ impl Replica {
             .map(|lease| (lease.name.clone(), lease.version.clone()))
             .collect();
         for (lease, version) in predecessors {
-            self.declare(&lease, &version);
+            self.declare(&lease, &version, now);
         }
     }
 
     /// One compare-and-set with the version whose silence was measured, never with a newer one.
-    fn declare(&mut self, lease: &Arc<str>, version: &Version) {
+    fn declare(&mut self, lease: &Arc<str>, version: &Version, now: Instant) {
         let known =
             self.view.member(lease).filter(|member| member.version == *version && member.holder() != self.me.as_ref());
         let Some(member) = known else { return };
         let Some(certificate) = self.me.as_ref().and_then(|me| member.declared_dead(me)) else { return };
-        if !self.declaring.insert(lease.clone()) {
+        let first = || Attempts { waits: DECLARE_RETRY.waits(), next: Some(now) };
+        let attempts = self.declaring.entry(lease.clone()).or_insert_with(first);
+        if attempts.next.is_none_or(|next| now < next) {
             return;
         }
+        attempts.next = None;
         let (api, lease) = (self.api.clone(), lease.clone());
         let declare = async move {
             let written = certificate.write(Timestamp::now());
@@ -149,20 +165,7 @@ impl Replica {
 
     pub(super) fn on_duty(&mut self, duty: Duty) {
         match duty {
-            Duty::Declared { lease, answer } => {
-                self.declaring.remove(&lease);
-                match answer {
-                    Ok(certificate) => {
-                        tracing::warn!(lease = %lease, "declared a silent member dead");
-                        self.learn(&certificate);
-                    }
-                    // It gave a sign of life, or another was first; the watch will show which.
-                    Err(LeaseError::Conflict | LeaseError::NotFound) => self.membership.excuse(&lease, Instant::now()),
-                    Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to declare a member dead");
-                    }
-                }
-            }
+            Duty::Declared { lease, answer } => self.on_declared(&lease, answer, Instant::now()),
             Duty::Fenced { dead, certificate } => {
                 tracing::info!(holder = %dead, "fenced off the rows of a dead holder");
                 if let Some(certificate) = certificate {
@@ -176,6 +179,25 @@ impl Replica {
                 }
             }
             Duty::Swept(stream) => drop(self.sweeping.remove(&stream)),
+        }
+    }
+
+    fn on_declared(&mut self, lease: &Arc<str>, answer: Result<Box<Lease>, LeaseError>, now: Instant) {
+        let attempts = self.declaring.remove(lease);
+        match answer {
+            Ok(certificate) => {
+                tracing::warn!(lease = %lease, "declared a silent member dead");
+                self.learn(&certificate);
+            }
+            // It gave a sign of life, or another was first; the watch will show which.
+            Err(LeaseError::Conflict | LeaseError::NotFound) => self.membership.excuse(lease, now),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "failed to declare a member dead");
+                if let Some(Attempts { mut waits, .. }) = attempts {
+                    let next = Some(now + waits.failed());
+                    self.declaring.insert(lease.clone(), Attempts { waits, next });
+                }
+            }
         }
     }
 

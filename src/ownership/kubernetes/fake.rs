@@ -166,6 +166,9 @@ pub(super) struct Faults {
     kept: AtomicBool,
     /// No Lease of a source may be written that is there already.
     fixed: AtomicBool,
+    /// No other member may be declared dead, which was tried so often.
+    immortal: AtomicBool,
+    declarations: AtomicUsize,
     /// Each page of a list takes so long.
     page_ms: AtomicU32,
     /// The watch shows nothing any more, without an error.
@@ -209,6 +212,14 @@ impl Faults {
 
     pub(super) fn deny_source_writes(&self, denied: bool) {
         self.fixed.store(denied, Ordering::Relaxed);
+    }
+
+    pub(super) fn deny_declarations(&self) {
+        self.immortal.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn declarations(&self) -> usize {
+        self.declarations.load(Ordering::Relaxed)
     }
 
     pub(super) fn slow_lists_down(&self, each_page: Duration) {
@@ -328,10 +339,13 @@ impl LeaseApi for FakeLeases {
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
         let (member, source) = (MemberLease::read(lease), SourceLease::read(lease).is_some());
-        if member.is_some_and(|member| member.holder().is_some()) {
+        if member.as_ref().is_some_and(|member| member.holder().is_some()) {
             swallow(&self.faults.lost_renewals).await;
         }
-        let denied = source && self.faults.fixed.load(Ordering::Relaxed);
+        let declares = member.is_some_and(|member| member.death().is_some());
+        self.faults.declarations.fetch_add(declares.into(), Ordering::Relaxed);
+        let denied = declares && self.faults.immortal.load(Ordering::Relaxed)
+            || source && self.faults.fixed.load(Ordering::Relaxed);
         let replace = || if denied { Err(forbidden()) } else { self.api.replace(&self.writer, lease) };
         let answer = self.call(replace).await;
         if source {

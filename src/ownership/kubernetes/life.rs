@@ -24,7 +24,7 @@ impl Replica {
                 self.learn(&lease);
                 self.run_what_was_given_already();
                 if !std::mem::replace(&mut self.joined_before, true) {
-                    self.declare_predecessors();
+                    self.declare_predecessors(now);
                 }
             }
             Sign::Renewed { lease, issued } => {

@@ -21,7 +21,7 @@ use super::{
     claims::{Claimed, Refusal},
     client::{LeaseApi, LeaseError},
     database::DatabaseClock,
-    deaths::{Duty, EARLY_FOR},
+    deaths::{Attempts, Duty, EARLY_FOR},
     member::{Part, Sign, Wish},
     watchdog::Watchdog,
 };
@@ -113,7 +113,7 @@ pub(super) struct Replica {
     /// What has to be done whatever becomes of this incarnation.
     pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
     /// Member Leases that are being declared dead.
-    pub(super) declaring: HashSet<Arc<str>>,
+    pub(super) declaring: HashMap<Arc<str>, Attempts>,
     /// The Leases whose certificates of death are being handled.
     pub(super) certificates: HashSet<Arc<str>>,
     /// When each member that ended was last heard of.
@@ -171,7 +171,7 @@ impl Replica {
             deletions: FuturesUnordered::new(),
             deletion_turns,
             duties: FuturesUnordered::new(),
-            declaring: HashSet::new(),
+            declaring: HashMap::new(),
             certificates: HashSet::new(),
             last_signs: HashMap::new(),
             joined_before: false,

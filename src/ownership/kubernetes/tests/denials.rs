@@ -102,3 +102,13 @@ async fn a_handoff_that_landed_without_an_answer_and_is_denied_when_it_is_repeat
     }
     assert!(cluster.member_of("a").is_none(), "it has left");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_death_that_may_not_be_declared_is_not_tried_ten_times_a_second() {
+    let mut cluster = cluster_of(&["a", "b"], 4, 1).await;
+    cluster.pods["a"].faults.deny_declarations();
+    cluster.kill("b");
+    sleep(70 * SECOND).await;
+    let tried = cluster.pods["a"].faults.declarations();
+    assert!((10..30).contains(&tried), "{tried} in a minute");
+}
