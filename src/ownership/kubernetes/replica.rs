@@ -11,7 +11,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::watcher::Event;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use super::{
     deaths::{Attempts, Duty, EARLY_FOR},
     member::{Part, Sign, Wish},
     watchdog::Watchdog,
+    write::DeletionTurns,
 };
 use crate::{
     desired::Desired,
@@ -109,7 +110,7 @@ pub(super) struct Replica {
     pub(super) writes: FuturesUnordered<BoxFuture<'static, Claimed>>,
     /// Deletions of this incarnation, which keep no claim waiting; and how many may be under way at once, these and others.
     pub(super) deletions: FuturesUnordered<BoxFuture<'static, Claimed>>,
-    pub(super) deletion_turns: Arc<Semaphore>,
+    pub(super) deletion_turns: DeletionTurns,
     /// What has to be done whatever becomes of this incarnation.
     pub(super) duties: FuturesUnordered<BoxFuture<'static, Duty>>,
     /// Member Leases that are being declared dead.
@@ -137,7 +138,7 @@ impl Replica {
         outlets: Outlets,
     ) -> Self {
         let now = Instant::now();
-        let deletion_turns = Arc::new(Semaphore::new(config.writes_in_flight));
+        let deletion_turns = DeletionTurns::new(config.writes_in_flight);
         Self {
             membership: Membership::new(config.late_after(), now),
             database: DatabaseWatch::new(now),

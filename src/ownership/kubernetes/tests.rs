@@ -234,6 +234,25 @@ async fn a_member_that_does_not_claim_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn deletions_that_are_refused_by_the_thousand_make_few_calls_and_are_done_soon_when_they_are_not() {
+    let mut cluster = cluster_of(&["a"], 4, 1).await;
+    let names: Vec<_> = (0..3_000).map(|nth| cluster.add_source(&format!("preview-{nth}"))).collect();
+    cluster.settled().await;
+    let faults = cluster.pods["a"].faults.clone();
+    faults.leave_unanswered(1_000);
+    for name in &names {
+        cluster.remove_source(name);
+    }
+    sleep(30 * SECOND).await;
+    let before = faults.deletions();
+    sleep(30 * SECOND).await;
+    let calls = faults.deletions() - before;
+    assert!(calls < 1_500, "{calls} in 30 s");
+    faults.leave_unanswered(0);
+    cluster.until(30 * SECOND, "gone", |cluster| names.iter().all(|name| cluster.lease(name).is_none())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_handed_to_a_member_that_does_not_know_it_goes_on_elsewhere() {
     let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
     let orders = cluster.add_source("orders");

@@ -12,6 +12,8 @@ use crate::{backoff::Backoff, ownership::lease::Version};
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// A claim is given up after this, and made again: a call that fails at once is repeated a few times, one that hangs is not.
 const CLAIM_TIMEOUT: Duration = CALL_TIMEOUT;
+/// So many deletions that were not answered are repeated at once.
+const REPEATED_AT_ONCE: usize = 8;
 const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
 
 /// What became of a write.
@@ -78,21 +80,43 @@ pub(super) enum Deletion {
     Denied,
 }
 
-/// Deletes this version of the Lease. Each call waits for its turn: it has a connection of its own, and a namespace may go with
-/// thousands of objects. Between two calls others have theirs: some may be refused for as long as a policy is down.
+/// The turns of deletions. Each call waits for one: it has a connection of its own, and a namespace may go with thousands of objects.
+#[derive(Debug, Clone)]
+pub(super) struct DeletionTurns {
+    first: Arc<Semaphore>,
+    again: Arc<Semaphore>,
+}
+
+impl DeletionTurns {
+    pub(super) fn new(at_once: usize) -> Self {
+        Self { first: Arc::new(Semaphore::new(at_once)), again: Arc::new(Semaphore::new(REPEATED_AT_ONCE)) }
+    }
+}
+
+/// Deletes this version of the Lease. A call that is repeated waits for one of few turns, and keeps it for a pause if it fails again:
+/// so an API server that refuses thousands is called no more often than for a few, and one that does not any more at once.
+/// Between two calls others have theirs: some may be refused for as long as a policy is down.
 pub(super) async fn delete(
     api: Arc<dyn LeaseApi>,
-    turns: Arc<Semaphore>,
+    turns: DeletionTurns,
     name: String,
     version: Version,
     on_denial: OnDenial,
 ) -> Deletion {
-    let call = async || {
-        // It is never closed.
-        let _turn = turns.acquire().await;
-        api.delete(&name, &version).await
-    };
-    match until_answered(call, on_denial).await {
+    let call = || within(CALL_TIMEOUT, "wait for the API server", api.delete(&name, &version));
+    // They are never closed.
+    let turn = turns.first.acquire().await;
+    let mut answer = call().await;
+    drop(turn);
+    let mut retry = RETRY.waits();
+    while is_to_be_repeated(&answer, on_denial) {
+        let _turn = turns.again.acquire().await;
+        answer = call().await;
+        if is_to_be_repeated(&answer, on_denial) {
+            tokio::time::sleep(retry.failed()).await;
+        }
+    }
+    match answer {
         Err(LeaseError::Conflict) => until_answered(|| api.get(&name), OnDenial::Repeat)
             .await
             .map_or(Deletion::Done, |lease| Deletion::Changed(Box::new(lease))),
@@ -108,15 +132,19 @@ where
 {
     let mut retry = RETRY.waits();
     loop {
-        match within(CALL_TIMEOUT, "wait for the API server", call()).await {
-            Err(error @ LeaseError::Denied { .. }) if on_denial == OnDenial::End => return Err(error),
-            Err(error @ (LeaseError::Unanswered { .. } | LeaseError::Denied { .. })) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a Lease call is repeated");
-            }
-            answer => return answer,
+        let answer = within(CALL_TIMEOUT, "wait for the API server", call()).await;
+        if !is_to_be_repeated(&answer, on_denial) {
+            return answer;
         }
         tokio::time::sleep(retry.failed()).await;
     }
+}
+
+/// Whether an answer says nothing of the Lease.
+fn is_to_be_repeated<T>(answer: &Result<T, LeaseError>, on_denial: OnDenial) -> bool {
+    let Err(error @ (LeaseError::Unanswered { .. } | LeaseError::Denied { .. })) = answer else { return false };
+    tracing::debug!(error = error as &dyn std::error::Error, "a Lease call was not answered, or denied");
+    on_denial == OnDenial::Repeat || matches!(error, LeaseError::Unanswered { .. })
 }
 
 fn holder_identity(lease: &Lease) -> Option<&str> {
