@@ -92,7 +92,8 @@ impl Replica {
         let declined = |stream: &StreamName, at: usize| self.has_declined(stream, &self.roster.holders[at]);
         let dealt = deal(&self.roster.orphans, &mut seats, self.roster.bound(), declined);
         for (at, holder) in self.roster.holders.iter().enumerate() {
-            self.stuck.dealt(holder, seats[at].held > self.roster.seats[at].held, now);
+            let its_own = self.roster.orphans.iter().zip(&dealt).filter(|(_, to)| **to == Some(at));
+            self.stuck.dealt(holder, its_own.map(|(stream, _)| stream), now);
         }
         let mine = self.roster.seat_of(me).filter(|_| self.draining_since.is_none());
         let orphans = self.roster.orphans.iter().zip(dealt);

@@ -271,7 +271,7 @@ impl Replica {
                     self.note_declined(&stream, from, now);
                 }
                 if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
-                    self.stuck.progressed(&to, now);
+                    self.stuck.progressed(&to, &stream, now);
                 }
                 self.dirty = true;
                 self.align(&stream);

@@ -234,6 +234,24 @@ async fn a_member_that_does_not_claim_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_does_not_claim_some_of_its_sources_is_passed_over_though_it_claims_others() {
+    let mut cluster = cluster_of(&["a", "b"], 20, 1).await;
+    let unseen: Vec<_> = (0..20).map(|nth| cluster.add_source(&format!("unseen-{nth}"))).collect();
+    for stream in &unseen {
+        cluster.cannot_read("b", stream);
+    }
+    let start = Instant::now();
+    for nth in 0.. {
+        cluster.add_source(&format!("new-{nth}"));
+        sleep(SECOND / 5).await;
+        if unseen.iter().all(|stream| cluster.runs("a", stream)) {
+            break;
+        }
+        assert!(start.elapsed() < 4 * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn deletions_that_are_refused_by_the_thousand_make_few_calls_and_are_done_soon_when_they_are_not() {
     let mut cluster = cluster_of(&["a"], 4, 1).await;
     let names: Vec<_> = (0..3_000).map(|nth| cluster.add_source(&format!("preview-{nth}"))).collect();
