@@ -180,6 +180,8 @@ pub(super) struct Faults {
     swallowed_joins: AtomicU32,
     /// So many of the next renewals never arrive.
     lost_renewals: AtomicU32,
+    /// So many of the next renewals are answered as if there were no such Lease.
+    misled_renewals: AtomicU32,
     /// No deletion of a Lease with this in its name is answered.
     unanswered_deletions: Mutex<Option<String>>,
     /// How many deletions were asked for.
@@ -246,6 +248,10 @@ impl Faults {
         self.lost_renewals.store(count, Ordering::Relaxed);
     }
 
+    pub(super) fn mislead_renewals(&self, count: u32) {
+        self.misled_renewals.store(count, Ordering::Relaxed);
+    }
+
     /// Takes the permission for everything away, or gives it back.
     pub(super) fn forbid(&self, forbidden: bool) {
         self.forbidden.store(forbidden, Ordering::Relaxed);
@@ -304,9 +310,14 @@ impl FakeLeases {
     }
 }
 
+/// Once less from now on; whether any was left.
+fn one_of(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
 /// Ends never, as often as is left.
 async fn swallow(left: &AtomicU32) {
-    if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+    if one_of(left) {
         std::future::pending::<()>().await;
     }
 }
@@ -341,6 +352,9 @@ impl LeaseApi for FakeLeases {
         let (member, source) = (MemberLease::read(lease), SourceLease::read(lease).is_some());
         if member.as_ref().is_some_and(|member| member.holder().is_some()) {
             swallow(&self.faults.lost_renewals).await;
+            if one_of(&self.faults.misled_renewals) {
+                return Err(LeaseError::NotFound);
+            }
         }
         let declares = member.is_some_and(|member| member.death().is_some());
         self.faults.declarations.fetch_add(declares.into(), Ordering::Relaxed);

@@ -173,8 +173,9 @@ impl Member {
                         self.tell(Sign::Renewed { lease: renewed, issued });
                         break;
                     }
-                    Err(LeaseError::NotFound) => return false,
-                    Err(LeaseError::Conflict) => match self.look(&lease).await {
+                    // That there is none, a proxy may say in the API server's place, which would create it, or find a conflict.
+                    Err(LeaseError::Conflict | LeaseError::NotFound) => match self.look(&lease).await {
+                        Some(current) if current.version == lease.version => self.pause_after(issued.at).await,
                         Some(current) => lease = current,
                         None => return false,
                     },

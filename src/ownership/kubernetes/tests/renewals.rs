@@ -41,3 +41,15 @@ async fn renewals_in_a_row_that_hang_end_no_incarnation(
     assert_eq!(cluster.holder_of("a"), before);
     assert_eq!(cluster.members().len(), 2, "nobody was declared dead");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_finds_no_lease_ends_an_incarnation_only_if_there_is_none() {
+    let cluster = cluster_that_renews(5_000, 1_500).await;
+    let before = cluster.holder_of("a");
+    cluster.pods["a"].faults.mislead_renewals(2);
+    sleep(10 * SECOND).await;
+    assert_eq!(cluster.holder_of("a"), before);
+    cluster.api.remove(&cluster.member_of("a").unwrap().name);
+    cluster.until(5 * SECOND, "another", |cluster| cluster.member_of("a").is_some()).await;
+    assert_ne!(cluster.holder_of("a"), before);
+}
