@@ -35,28 +35,46 @@ const CONNECTIONS_PER_DELETION: usize = 4;
 /// What all deletions of this process share.
 pub(super) struct Deletions {
     turns: Semaphore,
-    /// How many events the next statement deletes: half as many after one that was cut off, since large events go slowly.
-    step: AtomicI64,
+    /// How many events the first statement of a deletion deletes.
+    first_step: AtomicI64,
 }
 
 impl Deletions {
     pub(super) fn over(connections: u32) -> Self {
         let turns = (connections as usize / CONNECTIONS_PER_DELETION).max(1);
-        Self { turns: Semaphore::new(turns), step: AtomicI64::new(MOST_PER_STATEMENT) }
+        Self { turns: Semaphore::new(turns), first_step: AtomicI64::new(MOST_PER_STATEMENT) }
+    }
+}
+
+/// How many events the next statement of one deletion deletes: half as many after one that was cut off, since large events go
+/// slowly. The next deletion begins where this one came to, because its first statement may have to be asked for again and again.
+struct Step<'a> {
+    deletions: &'a Deletions,
+    events: i64,
+}
+
+impl<'a> Step<'a> {
+    fn first(deletions: &'a Deletions) -> Self {
+        Self { deletions, events: deletions.first_step.load(Ordering::Relaxed) }
     }
 
-    fn step(&self) -> i64 {
-        self.step.load(Ordering::Relaxed)
+    /// Half as many. False when there are no fewer.
+    fn was_cut_off(&mut self) -> bool {
+        let fewer = self.events > 1;
+        self.comes_to((self.events / 2).max(1));
+        fewer
     }
 
-    /// A statement of this step took so long; `None`: it was cut off.
-    fn learn(&self, step: i64, took: Option<Duration>) {
-        let next = match took {
-            None => (step / 2).max(1),
-            Some(took) if took <= QUICK => (step * 2).min(MOST_PER_STATEMENT),
-            Some(_) => step,
-        };
-        self.step.store(next, Ordering::Relaxed);
+    /// A statement with more behind it took so long. The last one says nothing: it had less to delete.
+    fn took(&mut self, time: Duration) {
+        if time <= QUICK {
+            self.comes_to((self.events * 2).min(MOST_PER_STATEMENT));
+        }
+    }
+
+    fn comes_to(&mut self, events: i64) {
+        self.events = events;
+        self.deletions.first_step.store(events, Ordering::Relaxed);
     }
 }
 
@@ -84,22 +102,24 @@ impl PostgresStore {
     }
 
     async fn delete_events(&self, request: &Forget, fence: i64) -> Result<Answer<()>, StoreError> {
+        let mut step = Step::first(&self.deletions);
         loop {
             // It is never closed.
             let turn = self.deletions.turns.acquire().await;
-            let (step, began) = (self.deletions.step(), Instant::now());
-            let deleted = self.delete_next(request, fence, step).await;
+            let began = Instant::now();
+            let deleted = self.delete_next(request, fence, step.events).await;
             drop(turn);
             let row = match deleted {
-                Err(StoreError::TooSlow { .. }) if step > 1 => {
-                    self.deletions.learn(step, None);
-                    continue;
+                Err(error @ StoreError::TooSlow { .. }) => {
+                    if step.was_cut_off() {
+                        continue;
+                    }
+                    return Err(error);
                 }
                 deleted => deleted?,
             };
-            self.deletions.learn(step, Some(began.elapsed()));
             match row.try_get("outcome").map_err(|error| store_error(ACTION, error))? {
-                "more" => {}
+                "more" => step.took(began.elapsed()),
                 "applied" => return Ok(Answer::Applied(())),
                 // Locked, perhaps by a statement of ours that was cut off and is not rolled back yet; or adopted in the middle.
                 // Asked again, it begins again under the new fence.
@@ -123,16 +143,27 @@ mod tests {
     #[test]
     fn what_was_cut_off_goes_on_with_half_as_many_and_grows_again_only_while_that_is_quick() {
         let deletions = Deletions::over(8);
-        for cut_off in 0..20 {
-            assert!(deletions.step() >= 1, "after {cut_off}");
-            deletions.learn(deletions.step(), None);
+        let mut step = Step::first(&deletions);
+        while step.was_cut_off() {
+            assert!(step.events >= 1);
         }
-        assert_eq!(deletions.step(), 1);
+        assert_eq!(step.events, 1);
         for _ in 0..20 {
-            deletions.learn(deletions.step(), Some(QUICK));
+            step.took(QUICK);
         }
-        assert_eq!(deletions.step(), MOST_PER_STATEMENT);
-        deletions.learn(2500, Some(QUICK * 2));
-        assert_eq!(deletions.step(), 2500);
+        assert_eq!(step.events, MOST_PER_STATEMENT);
+        step.was_cut_off();
+        step.took(QUICK * 2);
+        assert_eq!(step.events, MOST_PER_STATEMENT / 2);
+    }
+
+    #[test]
+    fn a_stream_of_large_events_keeps_its_step_whatever_others_come_to() {
+        let deletions = Deletions::over(8);
+        let mut large = Step::first(&deletions);
+        large.was_cut_off();
+        assert_eq!(Step::first(&deletions).events, large.events, "the next one begins there");
+        Step::first(&deletions).took(QUICK);
+        assert_eq!(large.events, MOST_PER_STATEMENT / 2);
     }
 }
