@@ -63,8 +63,9 @@ impl Admission<'_> {
                 Err(OperatorError::Schema(MigrateError::Store(error))) if waiting_mends(&error) => {
                     Err(self.wait_for_database(&error))
                 }
-                Err(OperatorError::Schema(error @ MigrateError::TableInUse(_))) => {
-                    Err(Failed::Rest(in_one_line(&error), MIGRATION_REST))
+                Err(OperatorError::Schema(MigrateError::TableInUse(error))) => {
+                    self.tell_of(&error);
+                    Err(Failed::Rest(in_one_line(&MigrateError::TableInUse(error)), MIGRATION_REST))
                 }
                 migrated => migrated.map_err(Failed::GiveUp),
             }
@@ -94,10 +95,14 @@ impl Admission<'_> {
 
     /// Whoever asks the store meanwhile hears the same as `/readyz` says.
     fn wait_for_database(&self, error: &StoreError) -> Failed {
+        self.tell_of(error);
+        Failed::Wait(in_one_line(error))
+    }
+
+    fn tell_of(&self, error: &StoreError) {
         if let StoreError::Unavailable { action, source } = error {
             self.claim.send_replace(Claim::Unavailable { action, why: in_one_line(&**source).into() });
         }
-        Failed::Wait(in_one_line(error))
     }
 }
 
