@@ -123,6 +123,8 @@ pub(super) fn pool(options: PgConnectOptions, max_connections: u32, limits: Limi
         ("synchronous_commit", "on"),
         // The statements lock rows and then judge what is in them; what repeatable read locks, it refuses if it is newer.
         ("default_transaction_isolation", "read committed"),
+        // The turn of upkeep is an empty transaction, for as long as readers keep its other session waiting.
+        ("idle_in_transaction_session_timeout", "0"),
         // Short statements; compiling them takes longer than running them.
         ("jit", "off"),
         // Planning takes longer than running them too, and PostgreSQL would plan RESERVE again for every poll (0.45 ms beside
