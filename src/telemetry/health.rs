@@ -58,7 +58,7 @@ impl Health {
 
     /// This part takes its time and nothing is wrong with it, as at every start; says so in the log when that is news.
     pub fn is_under_way(&self, part: Part, what: &str) {
-        if self.is_news(part, what) {
+        if self.note(part, what) {
             tracing::info!(part = part.as_str(), what, "under way");
         }
     }
@@ -66,13 +66,13 @@ impl Health {
     /// This part is waited for, because something is wrong; says so in the log when that is news.
     pub fn waits(&self, part: Part, why: impl Into<String>) {
         let why = why.into();
-        if self.is_news(part, &why) {
+        if self.note(part, &why) {
             tracing::warn!(part = part.as_str(), why, "waiting");
         }
     }
 
-    /// Keeps why the part is pending.
-    fn is_news(&self, part: Part, why: &str) -> bool {
+    /// Keeps why the part is pending, and tells whether that is news.
+    fn note(&self, part: Part, why: &str) -> bool {
         self.lock().insert(part, why.to_owned()).as_deref() != Some(why)
     }
 

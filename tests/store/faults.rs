@@ -147,18 +147,23 @@ async fn a_caller_that_gives_up_leaves_the_pool_usable() {
     assert!(matches!(answer, Answer::Applied(appended) if appended.stored == 1), "{answer:?}");
 }
 
+/// The database sets this for all sessions, and what it is in each write to a row of the gate is kept in `seen`.
+async fn set_for_all_and_seen_in_writes(database: &Database, set: &str, seen: &str) {
+    database
+        .execute(format!(
+            "CREATE TABLE seen (setting text); \
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('{seen}')); RETURN NULL; END $$; \
+             CREATE TRIGGER see AFTER INSERT OR UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see(); \
+             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {set}', current_database()); END $$"
+        ))
+        .await;
+}
+
 #[tokio::test]
 async fn every_grant_is_durable_before_it_is_acknowledged_whatever_the_database_is_set_to() {
     let database = Database::migrated().await;
-    database
-        .run(
-            "CREATE TABLE seen (setting text); \
-             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
-             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; \
-             CREATE TRIGGER see AFTER INSERT OR UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see(); \
-             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
-        )
-        .await;
+    set_for_all_and_seen_in_writes(&database, "synchronous_commit = off", "synchronous_commit").await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.poll(events([1])).await;
     assert_eq!(database.all::<String>("SELECT setting FROM seen").await, ["on", "on", "on"]);
@@ -167,16 +172,8 @@ async fn every_grant_is_durable_before_it_is_acknowledged_whatever_the_database_
 #[tokio::test]
 async fn statements_are_read_committed_whatever_the_database_is_set_to() {
     let database = Database::migrated().await;
-    database
-        .run(
-            "CREATE TABLE seen (setting text); \
-             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS \
-             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END $$; \
-             CREATE TRIGGER see AFTER INSERT OR UPDATE ON headgate.source FOR EACH ROW EXECUTE FUNCTION see(); \
-             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', \
-             current_database()); END $$",
-        )
-        .await;
+    let set = "default_transaction_isolation = ''repeatable read''";
+    set_for_all_and_seen_in_writes(&database, set, "transaction_isolation").await;
     let mut replica = Replica::adopting(&database.store(), "a", "orders").await;
     replica.poll(events([1])).await;
     assert_eq!(database.all::<String>("SELECT DISTINCT setting FROM seen").await, ["read committed"]);

@@ -29,7 +29,7 @@ const RETRIED_WITHIN: u64 = 5_000_000 + COMMITTED_WITHIN;
 /// `http.timeout` in a campaign. Who took a source over waits so long for a request that was in flight then.
 const LONGEST_REQUEST: u64 = 5_000_000;
 /// A pause, or the loss of a line, that is shorter lets no row lapse, which was extended a second ago or less.
-const SHORTEST_TELLING: u64 = IN_FLIGHT - 1_000_000;
+pub(super) const SHORTEST_TELLING: u64 = IN_FLIGHT - 1_000_000;
 /// Nor does one of the database of less than half of that: each wait before another try is twice as long as the one
 /// before.
 const SHORTEST_OUTAGE: u64 = SHORTEST_TELLING / 2;

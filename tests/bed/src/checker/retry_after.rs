@@ -3,15 +3,13 @@
 //! The wait counts from the first byte of the answer: nobody can have read it earlier, and what the source notes as its end may
 //! come later on a busy machine. Only the next request is judged: one beside the answer is I2's, and those after it come later.
 
-use super::{Evidence, Nemesis, NemesisKind, Rule, SourceFindings, Violation};
+use super::{Evidence, Nemesis, NemesisKind, Rule, SourceFindings, Violation, excuse::SHORTEST_TELLING};
 use crate::access_log::Access;
 
 /// From the grant of a request to its first byte at the source: the slot and S (up to a second together), and its way (0.8 s).
 const GRANTED_BEFORE_US: u64 = 2_000_000;
 /// From the end of an answer until the row says what it asked for: its way (0.5 s), and a statement on a busy machine.
 const COMMITTED_WITHIN_US: u64 = 1_500_000;
-/// A shorter one takes no source from its holder.
-const SHORTEST_TELLING_PAUSE_US: u64 = 2_000_000;
 
 pub(super) fn check(
     source: &str,
@@ -54,7 +52,7 @@ fn was_not_stored(limited: &Access, next: &Access, evidence: &Evidence) -> bool 
     };
     let frozen = |nemesis: &Nemesis| {
         nemesis.kind == NemesisKind::Paused
-            && nemesis.until - nemesis.from >= SHORTEST_TELLING_PAUSE_US
+            && nemesis.until - nemesis.from >= SHORTEST_TELLING
             && nemesis.struck(&limited.replica, from, until)
     };
     struck(NemesisKind::Killed)
