@@ -8,11 +8,14 @@
 //!
 //! Who asks for a name that is being looked up waits for that answer: a name takes one place, however many sources stand
 //! behind it. And the names of one zone take a part of the places at most, so that a zone whose servers are silent leaves the
-//! others room. That is no fence against who owns many such zones; their sources back off, as any that fail.
+//! others room. Nothing in a name tells where the zone of its owner begins: `example.com` is one, `co.uk` holds those of many,
+//! and `svc.cluster.local` the namespaces of a cluster. So the names that end alike are counted at several depths, and the
+//! deeper, the fewer places they have. That is no fence against who owns many such zones; their sources back off, as any
+//! that fail.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
+    convert::Infallible,
     io,
     net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,16 +28,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::by_content::{ByContent, Digest};
+
 /// The most lookups at a time, a quarter of the threads that tokio has for what blocks. With a DNS that answers in 20 ms enough
 /// for 6,000 names a second.
 const PLACES: usize = 128;
 
-/// The most lookups at a time of the names of one zone: thousands of sources may be under one.
-const PLACES_OF_A_ZONE: usize = 48;
-
-/// Zones are spread over so many lanes by a hash that nobody outside can foresee. A fixed number of them, so that names that
-/// come and go leave nothing behind.
-const LANES: usize = 16;
+/// The most lookups at a time of names with the same last labels, and how many labels those are. Thousands of sources may be
+/// under two; two owners beside each other under three (`co.uk`) or four (namespaces of a cluster) leave each other half.
+const PLACES_OF_ZONES: [(usize, usize); 3] = [(4, 12), (3, 24), (2, 48)];
 
 /// Why a name led nowhere. The texts follow the name.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,8 +65,8 @@ pub(super) struct SystemNames {
     /// Blocks its thread.
     resolve: Arc<Resolve>,
     places: Arc<Semaphore>,
-    lanes: [Arc<Semaphore>; LANES],
-    lane_of_zone: RandomState,
+    /// Of the zones in which a lookup runs or waits now.
+    places_of_zones: ByContent<Semaphore>,
     running: Arc<Running>,
 }
 
@@ -77,22 +79,25 @@ impl SystemNames {
         Self {
             resolve: Arc::new(resolve),
             places: Arc::new(Semaphore::new(PLACES)),
-            lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(PLACES_OF_A_ZONE))),
-            lane_of_zone: RandomState::new(),
+            places_of_zones: ByContent::default(),
             running: Arc::default(),
         }
     }
 
-    fn lane(&self, name: &str) -> &Arc<Semaphore> {
-        let [first, ..] = self.lane_of_zone.hash_one(zone(name)).to_le_bytes();
-        &self.lanes[usize::from(first) % LANES]
+    fn places_of(&self, zone: &str, places: usize) -> Arc<Semaphore> {
+        let make = || Ok::<_, Infallible>(Arc::new(Semaphore::new(places)));
+        self.places_of_zones.get_or_make(Digest::of(&[zone.as_bytes()]), make).unwrap_or_else(|never| match never {})
     }
 
+    /// Waits for the deepest zone first, so that who waits there holds nothing that others need.
     async fn place(&self, name: &str) -> Place {
-        let of_zone = Arc::clone(self.lane(name)).acquire_owned().await;
-        let of_all = Arc::clone(&self.places).acquire_owned().await;
         let never_closed = "the semaphores of the lookups are never closed";
-        Place { _of_zone: of_zone.expect(never_closed), _of_all: of_all.expect(never_closed) }
+        let mut held = Vec::with_capacity(PLACES_OF_ZONES.len() + 1);
+        for (zone, places) in zones(name) {
+            held.push(self.places_of(zone, places).acquire_owned().await.expect(never_closed));
+        }
+        held.push(Arc::clone(&self.places).acquire_owned().await.expect(never_closed));
+        Place { _held: held }
     }
 
     fn running(&self, name: &str) -> Option<watch::Receiver<Option<Answer>>> {
@@ -140,8 +145,8 @@ impl Names for SystemNames {
 
 /// The right to block a thread.
 struct Place {
-    _of_zone: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    /// Of its zones, and of all.
+    _held: Vec<OwnedSemaphorePermit>,
 }
 
 /// One that runs, until its thread is free again, however that comes about.
@@ -162,10 +167,15 @@ fn locked(running: &Running) -> MutexGuard<'_, HashMap<String, watch::Receiver<O
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The last two labels: near enough to what one set of servers answers for.
-fn zone(name: &str) -> &str {
+/// The zones that a name may be of, the deepest first, with their places. All of a name with no more than two labels.
+fn zones(name: &str) -> impl Iterator<Item = (&str, usize)> {
     let name = name.trim_end_matches('.');
-    name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..])
+    PLACES_OF_ZONES.into_iter().enumerate().filter_map(move |(at, (labels, places))| {
+        let is_widest = at + 1 == PLACES_OF_ZONES.len();
+        let dot = name.rmatch_indices('.').nth(labels - 1);
+        let zone = dot.map(|(dot, _)| &name[dot + 1..]).or(is_widest.then_some(name));
+        zone.map(|zone| (zone, places))
+    })
 }
 
 #[cfg(test)]

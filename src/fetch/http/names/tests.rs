@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use rstest::rstest;
 use tokio::time::sleep;
 
 use super::*;
@@ -57,6 +58,9 @@ impl Drop for World {
     }
 }
 
+/// Of a zone of two labels.
+const PLACES_OF_A_ZONE: usize = 48;
+
 /// Long enough for what needs a thread, and no more than that.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -90,15 +94,12 @@ impl World {
             assert!(asked.elapsed() < SOON, "a place was not given back");
             sleep(Duration::from_millis(5)).await;
         }
-        assert!(self.names.lanes.iter().all(|lane| lane.available_permits() == PLACES_OF_A_ZONE));
         assert!(locked(&self.names.running).is_empty(), "nothing is kept of names that nobody asks for");
     }
 
-    /// A name of a zone that shares no lane with this one.
-    fn in_another_lane(&self, name: &str) -> String {
-        let of = |name: &str| Arc::as_ptr(self.names.lane(name));
-        let mut others = (0..).map(|other| format!("orders.other-{other}.example"));
-        others.find(|other| of(other) != of(name)).expect("there are many lanes")
+    /// What the zone of two labels has left.
+    fn places_left(&self, zone: &str) -> usize {
+        self.names.places_of(zone, PLACES_OF_A_ZONE).available_permits()
     }
 }
 
@@ -116,13 +117,26 @@ async fn lookups_that_were_given_up_take_no_more_threads_than_there_are_places_a
 }
 
 #[tokio::test]
-async fn a_silent_zone_leaves_the_names_of_others_room() {
+async fn a_silent_zone_leaves_the_names_of_every_other_room() {
     let world = World::new();
     world.ask_all_in_haste((0..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
     assert!(world.resolver.blocked.load(SeqCst) <= PLACES_OF_A_ZONE);
-    let other = world.in_another_lane("silent-0.attacker.example");
-    let found = world.ask(&other, SOON).await.expect("an address");
-    assert_eq!(found, [SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))]);
+    let others: Vec<_> = (0..100).map(|of| format!("orders.other-{of}.example")).collect();
+    for found in join_all(others.iter().map(|other| world.ask(other, SOON))).await {
+        assert_eq!(found.expect("an address"), [SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))]);
+    }
+}
+
+#[rstest]
+#[case::of_a_registry("attacker.co.uk", "orders.partner.co.uk")]
+#[case::of_a_cluster("attacker.svc.cluster.local", "orders.shop.svc.cluster.local")]
+#[tokio::test]
+async fn a_silent_zone_leaves_its_neighbours_under_one_suffix_room(#[case] silent: &str, #[case] neighbour: &str) {
+    let world = World::new();
+    for _ in 0..3 {
+        world.ask_all_in_haste((0..1000).map(|of| format!("silent-{of}.{silent}"))).await;
+    }
+    world.ask(neighbour, SOON).await.expect("an address");
 }
 
 #[tokio::test]
@@ -147,7 +161,7 @@ async fn who_waits_for_a_place_is_told_that_others_have_them_all() {
     let late = world.ask_in_haste("silent-0.attacker.example").await.expect_err("no answer");
     assert!(matches!(late, LookupError::Late), "{late}");
     world.ask_all_in_haste((1..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
-    while world.names.lane("silent-0.attacker.example").available_permits() > 0 {
+    while world.places_left("attacker.example") > 0 {
         world.ask_all_in_haste((1..1000).map(|of| format!("silent-{of}.attacker.example"))).await;
     }
     let no_place = world.ask_in_haste("orders.attacker.example").await.expect_err("no place");
@@ -165,14 +179,21 @@ async fn a_lookup_that_fails_or_breaks_off_gives_its_place_back() {
 }
 
 #[test]
-fn the_zone_of_a_name_is_what_its_servers_answer_for() {
+fn a_name_is_counted_in_each_zone_that_it_may_be_of() {
     for (name, expected) in [
-        ("a.b.orders.example.com", "example.com"),
-        ("orders.example.com.", "example.com"),
-        ("orders.shop.svc", "shop.svc"),
-        ("example.com", "example.com"),
-        ("orders", "orders"),
+        (
+            "a.b.orders.example.com",
+            &[("b.orders.example.com", 12), ("orders.example.com", 24), ("example.com", 48)][..],
+        ),
+        (
+            "orders.shop.svc.cluster.local.",
+            &[("shop.svc.cluster.local", 12), ("svc.cluster.local", 24), ("cluster.local", 48)],
+        ),
+        ("orders.partner.co.uk", &[("partner.co.uk", 24), ("co.uk", 48)]),
+        ("orders.example.com", &[("example.com", 48)]),
+        ("example.com", &[("example.com", 48)]),
+        ("orders", &[("orders", 48)]),
     ] {
-        assert_eq!(zone(name), expected, "{name}");
+        assert_eq!(zones(name).collect::<Vec<_>>(), expected, "{name}");
     }
 }
