@@ -57,7 +57,7 @@ mod secrets;
 mod tls;
 
 pub use egress::Egress;
-pub use proxy::Proxies;
+pub use proxy::{Proxies, ProxyError};
 pub use tls::TlsSetupError;
 
 const USER_AGENT: &str = concat!("headgate/", env!("CARGO_PKG_VERSION"));
@@ -81,6 +81,8 @@ struct Shared {
 pub enum SetupError {
     #[error("cannot load the TLS roots")]
     Tls(#[from] TlsSetupError),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("the name of the replica cannot stand in a header")]
     Replica,
 }
@@ -90,15 +92,15 @@ impl HttpTransports {
     /// `egress` says where they may be.
     ///
     /// # Errors
-    /// When the roots that the environment names cannot be read.
+    /// When the roots or the proxies that the environment names cannot be read.
     pub fn new(credentials: Arc<dyn Credentials>, replica: &str, egress: Egress) -> Result<Self, SetupError> {
-        Self::with_proxies(credentials, replica, egress, Proxies::from_environment())
+        Self::with_proxies(credentials, replica, egress, Proxies::from_environment()?)
     }
 
     /// As [`HttpTransports::new`], with these proxies and not those of the environment.
     ///
     /// # Errors
-    /// As [`HttpTransports::new`].
+    /// When the roots that the environment names cannot be read.
     pub fn with_proxies(
         credentials: Arc<dyn Credentials>,
         replica: &str,
