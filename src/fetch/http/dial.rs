@@ -44,6 +44,10 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(2);
 /// Between the attempts at the addresses of one name (RFC 8305 recommends 250 ms).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
+/// The most addresses of a family that are tried. The attempts run side by side, so this bounds the sockets that one CONNECT
+/// opens; the last of both families begins after 4 s at most.
+const MOST_OF_A_FAMILY: usize = 8;
+
 /// A peer that was connected to within this is near: it fills any buffer of ours before we have looked at it once.
 const NEAR: Duration = Duration::from_millis(2);
 
@@ -206,13 +210,12 @@ fn refuse(endpoint: &Endpoint, address: IpAddr, what: &str) -> FetchError {
     }
 }
 
-/// In the order of the resolver, families taken in turns.
+/// In the order of the resolver, families taken in turns (RFC 8305, 4).
 fn in_turns(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.is_ipv6() == first_is_ipv6);
-    // Two addresses of a family are tried at most: the rest of the list would not fit into the connect limit.
-    one.truncate(2);
-    other.truncate(2);
+    one.truncate(MOST_OF_A_FAMILY);
+    other.truncate(MOST_OF_A_FAMILY);
     let mut other = other.into_iter();
     let mut turns: Vec<_> = one.into_iter().flat_map(|address| [Some(address), other.next()]).flatten().collect();
     turns.extend(other);
@@ -295,6 +298,11 @@ mod tests {
     const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
     const NOWHERE: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
+    /// An address that is allowed, and refuses.
+    fn dead(number: u8) -> IpAddr {
+        Ipv4Addr::new(127, 0, 1, number).into()
+    }
+
     /// A listener at one address of loopback.
     async fn listening_at(address: IpAddr, port: u16) -> TcpListener {
         TcpListener::bind((address, port)).await.expect("a port")
@@ -312,7 +320,7 @@ mod tests {
             let tls = TlsConfigs::load().expect("the roots");
             let dialer = Dialer {
                 names: Box::new(names),
-                egress: Egress::new(&[HERE.into(), NOWHERE.into()], &[]),
+                egress: Egress::new(&[HERE.into(), NOWHERE.into(), "127.0.1.0/24".parse().expect("a network")], &[]),
                 proxies: Proxies::none(),
                 proxy_tls: tls.shared().clone(),
             };
@@ -338,6 +346,29 @@ mod tests {
         let there = listener.local_addr().expect("its address");
         let dialing = Dialing::to(there.port(), &[&[NOWHERE, HERE]]);
         assert_eq!(dialing.connect().await, Ok(there));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_reached_though_the_first_addresses_of_its_family_are_dead() {
+        let listener = listening_at(HERE, 0).await;
+        let there = listener.local_addr().expect("its address");
+        let dialing = Dialing::to(there.port(), &[&[dead(1), dead(2), dead(3), dead(4), dead(5), HERE]]);
+        assert_eq!(dialing.connect().await, Ok(there));
+    }
+
+    #[test]
+    fn addresses_are_tried_in_the_order_of_the_resolver_and_families_in_turns_as_far_as_the_time_lasts() {
+        let six = |number| SocketAddr::from((Ipv6Addr::from(number), 443));
+        let four = |number| SocketAddr::from((Ipv4Addr::new(10, 0, 0, number), 443));
+        assert_eq!(
+            in_turns(vec![six(1), six(2), six(3), four(1), four(2)]),
+            [six(1), four(1), six(2), four(2), six(3)]
+        );
+        assert_eq!(in_turns(vec![four(1), six(1), six(2), six(3)]), [four(1), six(1), six(2), six(3)]);
+        let tried = in_turns((0..100).map(six).chain((0..100).map(four)).collect());
+        assert_eq!((tried[14], tried[15]), (six(7), four(7)));
+        let attempts = u32::try_from(tried.len()).expect("a few");
+        assert!(NEXT_ADDRESS_AFTER * attempts <= CONNECT_WITHIN / 2, "the last one has time to answer");
     }
 
     #[tokio::test]
