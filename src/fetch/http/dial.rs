@@ -24,6 +24,7 @@ use super::{
     endpoint::Endpoint,
     line::{GatedSocket, Line},
     names::Names,
+    patience::ACKNOWLEDGED_WITHIN,
     proxy::{Proxies, Proxy, tunnel},
     tls,
 };
@@ -36,10 +37,11 @@ use crate::{
 /// source for long.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// Request bytes that the peer's kernel has not acknowledged for this long end the connection (`TCP_USER_TIMEOUT`). Not
-/// more than D, the time a reservation lasts beyond the last EXTEND (at least 2 s), or bytes delayed by the network could
-/// arrive beside the next request (R3 in DESIGN 2).
-const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(2);
+/// A silence before the first keepalive, and between the following ones: nine that are not answered end the connection, a
+/// minute after the peer fell silent. They also keep balancers from forgetting a source that computes for long.
+const SILENT_FOR: Duration = Duration::from_secs(15);
+const NEXT_KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
+const _: () = assert!(ACKNOWLEDGED_WITHIN.as_secs() < SILENT_FOR.as_secs(), "a lost keepalive would end a silence");
 
 /// Between the attempts at the addresses of one name (RFC 8305 recommends 250 ms).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -233,10 +235,7 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     if let Some(bytes) = receive_buffer {
         options.set_recv_buffer_size(bytes)?;
     }
-    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))?;
-    options.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)),
-    )?;
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENT_FOR).with_interval(NEXT_KEEPALIVE_AFTER))?;
     Ok(socket)
 }
 
@@ -273,11 +272,10 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_socket_gives_up_what_is_not_acknowledged_and_resets_when_it_closes() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    async fn a_socket_resets_when_it_closes_and_asks_a_silent_peer_whether_it_lives() {
+        let listener = listening_at(HERE, 0).await;
         let socket = connect_to(listener.local_addr().expect("its address")).await.expect("a connection");
         let options = SockRef::from(&socket);
-        assert_eq!(options.tcp_user_timeout().expect("an option"), Some(UNACKNOWLEDGED_FOR));
         assert_eq!(options.linger().expect("an option"), Some(Duration::ZERO));
         assert!(options.tcp_nodelay().expect("an option") && options.keepalive().expect("an option"));
     }

@@ -30,6 +30,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::patience::Patience;
 use crate::{clock::Moment, permit::Permit};
 
 /// The most that is read of an answer before its head is complete. HTTP's own limit is on each head, and a source that
@@ -168,17 +169,20 @@ fn refused() -> io::Error {
 pub(super) struct GatedSocket {
     socket: TcpStream,
     line: Arc<Line>,
+    patience: Patience,
 }
 
 impl GatedSocket {
     pub(super) fn new(socket: TcpStream, line: Arc<Line>) -> Self {
-        Self { socket, line }
+        Self { socket, line, patience: Patience::default() }
     }
 }
 
 impl AsyncRead for GatedSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        let this = &mut *self;
+        this.patience.returns(&this.socket, cx)?;
+        Pin::new(&mut this.socket).poll_read(cx, buf)
     }
 }
 
@@ -189,12 +193,14 @@ impl AsyncWrite for GatedSocket {
             Stance::Armed(_) => true,
             Stance::Standing | Stance::Kept(_) => return Poll::Ready(Err(refused())),
         };
+        let this = &mut *self;
+        this.patience.ends(&this.socket)?;
         if !armed {
-            return Pin::new(&mut self.socket).poll_write(cx, buf);
+            return Pin::new(&mut this.socket).poll_write(cx, buf);
         }
         // Tokio may say "not now" to share the thread fairly. The permit is spent after that.
-        ready!(self.socket.poll_write_ready(cx))?;
-        Poll::Ready(self.line.spend(&self.socket, buf))
+        ready!(this.socket.poll_write_ready(cx))?;
+        Poll::Ready(this.line.spend(&this.socket, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -250,7 +256,10 @@ mod tests {
         net::TcpListener,
     };
 
-    use super::*;
+    use super::{
+        super::patience::{ACKNOWLEDGED_WITHIN, UNACKNOWLEDGED_FOR},
+        *,
+    };
     use crate::permit::Attempt;
 
     async fn pair() -> (GatedSocket, Arc<Line>, TcpStream) {
@@ -331,6 +340,22 @@ mod tests {
         line.arm(good());
         assert!(socket.write_all(b"GET /").await.is_err());
         assert_eq!(line.reach(), Reach::NeverLeft(Kept::Dead));
+    }
+
+    #[tokio::test]
+    async fn what_was_written_must_be_acknowledged_soon_and_a_silence_behind_it_may_last() {
+        let (mut socket, line, _peer) = pair().await;
+        let given_up_after =
+            |socket: &GatedSocket| SockRef::from(&socket.socket).tcp_user_timeout().expect("an option");
+        line.arm(good());
+        tokio::time::pause();
+        for _ in 0..2 {
+            socket.write_all(b"GET /").await.expect("the permit is good");
+            assert_eq!(given_up_after(&socket), Some(UNACKNOWLEDGED_FOR));
+            let silence = ACKNOWLEDGED_WITHIN + Duration::from_secs(1);
+            tokio::time::timeout(silence, socket.read_u8()).await.expect_err("silence");
+            assert_eq!(given_up_after(&socket), None, "one lost keepalive would end the connection");
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `line` | the send check: the permit is spent next to the write system call |
+//! | `patience` | what was written must be acknowledged soon, and a silence behind it may last |
 //! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
 //! | `dial`, `names`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
 //! | `fetcher` | CONNECT and SEND of one source |
@@ -51,6 +52,7 @@ mod line;
 mod names;
 mod oauth2;
 mod page;
+mod patience;
 mod proxy;
 mod request;
 mod secrets;
