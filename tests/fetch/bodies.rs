@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{
     raw::{Source, items},
-    world::{connect, fetcher, may_be_served, poll, read, read_to_end, send},
+    world::{connect, fetcher, fetcher_mapping, may_be_served, poll, read, read_to_end, send},
 };
 
 /// Answers the first request of each connection with these bytes, then closes.
@@ -289,6 +289,35 @@ async fn lines_are_read_as_they_come() {
     let mut fetcher = fetcher(json!({ "url": source.url(), "decode": { "format": "NDJSON" } })).await;
     assert_eq!(poll(&mut fetcher).await.expect("a page"), ["1", "2"]);
     assert!(source.requests()[0].header("accept").is_some_and(|accept| accept.starts_with("application/x-ndjson")));
+}
+
+#[rstest]
+#[case::cut("Connection: close\r\n\r\n7\n10", &["7"], false)]
+#[case::with_a_line_end("Connection: close\r\n\r\n7\n1002\n", &["7", "1002"], true)]
+#[case::with_a_space("Connection: close\r\n\r\n7\n1002 ", &["7", "1002"], true)]
+#[case::a_text("Connection: close\r\n\r\n7\n\"1002\"", &["7", "1002"], true)]
+#[case::of_a_length("Content-Length: 6\r\n\r\n7\n1002", &["7", "1002"], true)]
+#[case::chunked("Transfer-Encoding: chunked\r\n\r\n6\r\n7\n1002\r\n0\r\n\r\n", &["7", "1002"], true)]
+#[tokio::test]
+async fn a_number_that_may_have_been_cut_is_not_taken(
+    #[case] answer: &str,
+    #[case] expected: &[&str],
+    #[case] is_whole: bool,
+) {
+    let source = answering(format!("HTTP/1.1 200 OK\r\n{answer}")).await;
+    let http = json!({ "url": source.url(), "decode": { "format": "NDJSON" } });
+    let mut fetcher = fetcher_mapping(http, json!({ "idPath": "$" })).await;
+    connect(&mut fetcher).await;
+    let mut page = send(&mut fetcher).await.expect("the head");
+    let (ids, outcome) = read(&mut page).await;
+    assert_eq!(ids, expected);
+    match outcome {
+        Ok(()) => assert!(is_whole),
+        Err(failure) => {
+            assert!(!is_whole && read_to_end(&failure), "{failure}");
+            assert!(failure.to_string().contains("cut inside item 2"), "{failure}");
+        }
+    }
 }
 
 /// The head of an object without `itemsPath`, and so many items of a kilobyte.

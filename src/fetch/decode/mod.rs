@@ -137,10 +137,7 @@ impl PageDecoder {
         if self.failed.is_none() {
             let read = match &mut self.shape {
                 Shape::Json(body) => body.finish(&self.items),
-                Shape::Lines(lines) => {
-                    lines.finish(&mut self.items);
-                    Ok(())
-                }
+                Shape::Lines(lines) => lines.end(&mut self.items),
             };
             self.settle(read);
         }
@@ -162,6 +159,14 @@ impl PageDecoder {
         match &self.failed {
             Some(error) if items.is_empty() => Err(error.clone()),
             _ => Ok(items),
+        }
+    }
+
+    /// To be called where nothing of the transport marks the end of the body: a number that its last line ends in may be the
+    /// begin of another, and is not taken.
+    pub fn end_may_be_a_cut(&mut self) {
+        if let Shape::Lines(lines) = &mut self.shape {
+            lines.may_be_cut = true;
         }
     }
 

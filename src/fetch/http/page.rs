@@ -99,10 +99,13 @@ impl HttpPage {
         head: &Response<()>,
         answered: Answered,
         inflate: Inflate,
-        decoder: PageDecoder,
+        mut decoder: PageDecoder,
         idle: IdleSlot,
     ) -> Self {
         let (first_byte, framed) = (answered.first_byte, is_framed(head, &answered.body));
+        if !framed {
+            decoder.end_may_be_a_cut();
+        }
         Self { first_byte, framed, reading: Reading::Streaming(answered), unread: Bytes::new(), inflate, decoder, idle }
     }
 
