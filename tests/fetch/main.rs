@@ -11,4 +11,5 @@ mod requests;
 mod secrecy;
 mod statuses;
 mod tls;
+mod tls_by_hand;
 mod world;

@@ -24,19 +24,19 @@ use crate::{
 };
 
 /// A certificate authority of the test's own.
-struct Authority {
+pub(crate) struct Authority {
     certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, as PEM.
-struct Identity {
+pub(crate) struct Identity {
     certificate: Certificate,
     key: KeyPair,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -44,7 +44,7 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    fn issues(&self, name: &str) -> Identity {
+    pub(crate) fn issues(&self, name: &str) -> Identity {
         self.issues_with(&CertificateParams::new([name.to_owned()]).expect("parameters"))
     }
 
@@ -66,7 +66,7 @@ impl Authority {
 }
 
 impl Identity {
-    fn acceptor(&self, clients_of: Option<&Authority>) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, clients_of: Option<&Authority>) -> TlsAcceptor {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -94,11 +94,11 @@ async fn steady(acceptor: TlsAcceptor) -> Source {
     .await
 }
 
-fn trusting(url: &str) -> Value {
+pub(crate) fn trusting(url: &str) -> Value {
     json!({ "url": url, "tls": { "caRef": { "kind": "ConfigMap", "name": "ca" } } })
 }
 
-fn with_ca(authority: &Authority) -> Arc<Vault> {
+pub(crate) fn with_ca(authority: &Authority) -> Arc<Vault> {
     let vault = Vault::empty();
     vault.put_config_map("ca", &[("ca.crt", &authority.pem())]);
     vault

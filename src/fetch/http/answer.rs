@@ -121,7 +121,11 @@ pub(super) fn broken(connection: &Connection, error: Option<&hyper::Error>, time
         Reach::NeverLeft(Kept::Dead) if connection.has_served() => never_left(FetchError::ClosedWhileIdle),
         Reach::NeverLeft(Kept::Dead) => never_left(closed_unused(endpoint, error.or_else(|| connection.error()))),
         Reach::Left { first_byte } => Failure {
-            error: error.map_or(FetchError::Timeout { after: timeout }, |error| explain(endpoint, error)),
+            error: match error {
+                None => FetchError::Timeout { after: timeout },
+                Some(error) if connection.has_served() => explain_behind_an_answer(endpoint, error),
+                Some(error) => explain(endpoint, error),
+            },
             progress: Progress::MayBeServed { first_byte },
         },
     }
@@ -146,8 +150,13 @@ pub(super) fn never_left(error: FetchError) -> Failure {
 
 /// An error of hyper in words. Its own texts hold no content, but tell users little.
 pub(super) fn explain(endpoint: &Endpoint, error: &hyper::Error) -> FetchError {
-    if let Some(error) = tls::rustls_error(error) {
-        return FetchError::TlsFailed { detail: tls::explain(endpoint, error) };
+    match tls::rustls_error(error) {
+        // Under TLS 1.3 a server judges the handshake when it is over for us.
+        Some(error @ rustls::Error::AlertReceived(_)) => {
+            return FetchError::TlsFailed { detail: tls::explain(endpoint, error) };
+        }
+        Some(error) => return tls::broke_off(endpoint, error),
+        None => {}
     }
     let too_much = io_kind(error) == Some(io::ErrorKind::QuotaExceeded);
     let detail = if error.is_parse_too_large() || too_much {
@@ -165,6 +174,14 @@ pub(super) fn explain(endpoint: &Endpoint, error: &hyper::Error) -> FetchError {
         }
     };
     FetchError::ConnectionFailed { detail }
+}
+
+/// As [`explain`], where the connection had brought an answer, or the head of one.
+pub(super) fn explain_behind_an_answer(endpoint: &Endpoint, error: &hyper::Error) -> FetchError {
+    match tls::rustls_error(error) {
+        Some(error) => tls::broke_off(endpoint, error),
+        None => explain(endpoint, error),
+    }
 }
 
 fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     Shared,
     access::{Access, invalid},
-    answer::{Meaning, broken, explain, gateway_timeout, judge, never_left, read_to_end},
+    answer::{Meaning, broken, explain, explain_behind_an_answer, gateway_timeout, judge, never_left, read_to_end},
     connection::{Connection, Passage, Unread},
     dial::CONNECT_WITHIN,
     endpoint::Endpoint,
@@ -312,7 +312,7 @@ fn token(head: &Response<()>, body: Result<Vec<u8>, FetchError>) -> Result<Token
 fn no_token(unread: Unread, endpoint: &Endpoint, late: impl FnOnce() -> FetchError) -> FetchError {
     let error = match unread {
         Unread::Late => return late(),
-        Unread::Broke(error) => explain(endpoint, &error),
+        Unread::Broke(error) => explain_behind_an_answer(endpoint, &error),
         Unread::TooLarge => FetchError::ConnectionFailed {
             detail: format!("its answer is too large for one (more than {DRAIN_BYTES} bytes)"),
         },

@@ -16,7 +16,7 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    answer::{broken, explain, read_to_end},
+    answer::{broken, explain_behind_an_answer, read_to_end},
     connection::Connection,
     inflate::{Inflate, PORTION},
 };
@@ -121,7 +121,8 @@ impl HttpPage {
                 Err(self.over(failure.error, failure.progress))
             }
             Ok(Some(Err(error))) => {
-                Err(self.over(explain(&answered.connection.endpoint, &error), Progress::MayBeServed { first_byte }))
+                let error = explain_behind_an_answer(&answered.connection.endpoint, &error);
+                Err(self.over(error, Progress::MayBeServed { first_byte }))
             }
             Ok(Some(Ok(piece))) => {
                 self.unread = piece;

@@ -203,19 +203,64 @@ pub(super) fn explain(endpoint: &Endpoint, error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(_) => {
             format!("the certificate of {endpoint} cannot be used; renew it at the source")
         }
-        rustls::Error::AlertReceived(
-            alert @ (AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnknownCA
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::AccessDenied),
-        ) => format!("{endpoint} refused the client certificate ({alert:?}); check `http.tls.clientCertSecretRef`"),
+        rustls::Error::AlertReceived(alert) if is_of_our_certificate(*alert) => {
+            format!("{endpoint} refused the client certificate ({alert:?}); check `http.tls.clientCertSecretRef`")
+        }
         rustls::Error::AlertReceived(alert) => format!("{endpoint} ended the handshake with the alert {alert:?}"),
         rustls::Error::InvalidMessage(_) => {
             format!("{endpoint} does not speak TLS on this port; check the scheme and port of `http.url`")
         }
         rustls::Error::PeerIncompatible(_) => format!("{endpoint} offers no TLS 1.2 or 1.3 that can be agreed on"),
         _ => format!("no TLS with {endpoint}: its handshake breaks the protocol"),
+    }
+}
+
+/// A TLS error when the handshake is long over: the connection broke, unless it is about our certificate, which a server may
+/// judge late.
+pub(super) fn broke_off(endpoint: &Endpoint, error: &rustls::Error) -> FetchError {
+    let detail = match error {
+        rustls::Error::AlertReceived(alert) if is_of_our_certificate(*alert) => {
+            return FetchError::TlsFailed { detail: explain(endpoint, error) };
+        }
+        rustls::Error::AlertReceived(alert) => format!("{endpoint} ended the connection with the TLS alert {alert:?}"),
+        _ => format!("what {endpoint} sent breaks the TLS of the connection"),
+    };
+    FetchError::ConnectionFailed { detail }
+}
+
+fn is_of_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use rustls::Error;
+
+    use super::*;
+    use crate::api::ReachableReason;
+
+    #[rstest]
+    #[case::a_server_that_goes(
+        Error::AlertReceived(AlertDescription::InternalError),
+        ReachableReason::ConnectionFailed
+    )]
+    #[case::damage(Error::DecryptError, ReachableReason::ConnectionFailed)]
+    #[case::a_late_judgement(Error::AlertReceived(AlertDescription::CertificateRequired), ReachableReason::TLSFailed)]
+    fn when_the_handshake_is_over_only_an_alert_about_our_certificate_is_a_failed_one(
+        #[case] error: Error,
+        #[case] reason: ReachableReason,
+    ) {
+        let url = url::Url::parse("https://orders.example/").expect("a URL");
+        let endpoint = Endpoint::of(&url).expect("of HTTP");
+        assert_eq!(broke_off(&endpoint, &error).reason(), reason);
     }
 }
