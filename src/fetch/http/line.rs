@@ -36,6 +36,9 @@ use crate::{clock::Moment, permit::Permit};
 /// The most that is read of an answer before its head is complete. HTTP's own limit is on each head, and a source that
 /// sends interim answers (100, 103) without end would keep a core busy until `http.timeout` strikes. Ample for a head of
 /// 64 KiB, some interim ones before it, and what is read ahead of the body.
+///
+/// It counts above TLS. Records of TLS that bring no byte to HTTP (session tickets, empty ones) are counted nowhere: a server
+/// that sends them without end keeps a core busy until `http.timeout`, though others get their turn between two reads.
 const MOST_BEFORE_THE_HEAD: usize = 256 * 1024;
 
 /// What one connection may do now, and what came of its last request. Shared by the layers of the connection.

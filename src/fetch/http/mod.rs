@@ -5,7 +5,7 @@
 //! | `line` | the send check: the permit is spent next to the write system call |
 //! | `patience` | what was written must be acknowledged soon, and a silence behind it may last |
 //! | `connection` | one HTTP/1.1 connection, without pool, retry or redirect |
-//! | `dial`, `names`, `egress`, `proxy`, `tls` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
+//! | `dial`, `names`, `egress`, `proxy`, `tls`, `tickets` | CONNECT: name, addresses that may be connected to, TCP, tunnel, TLS |
 //! | `fetcher` | CONNECT and SEND of one source |
 //! | `page`, `inflate`, `gzip`, `answer` | reading the response, and what it means |
 //! | `request`, `access`, `secrets`, `oauth2` | what is asked, and with which credentials |
@@ -56,6 +56,7 @@ mod patience;
 mod proxy;
 mod request;
 mod secrets;
+mod tickets;
 mod tls;
 
 pub use egress::Egress;

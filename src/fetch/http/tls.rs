@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
-    client::WantsClientCert,
+    client::{Resumption, WantsClientCert},
     crypto::{CryptoProvider, aws_lc_rs},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use super::{
     by_content::{ByContent, Digest},
     endpoint::Endpoint,
+    tickets::Tickets,
 };
 use crate::fetch::FetchError;
 
@@ -123,6 +124,7 @@ fn finished(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // The default, written down because it is part of the promise: 0-RTT data can be replayed by the network.
     config.enable_early_data = false;
+    config.resumption = Resumption::store(Arc::<Tickets>::default());
     config
 }
 
